@@ -1,0 +1,121 @@
+"""Writing files so that a crash, a full disk or Ctrl-C leaves either the old state or the new one.
+
+Order: write beside the target, fsync, rename over it, fsync the folder. What was begun and not finished is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cloister.errors import InputError, StorageError
+
+__all__ = ["new_directory", "read_bytes", "write_atomic"]
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write: {os.strerror(error.errno) if error.errno else type(error).__name__}",
+            where=str(path),
+            fix="Free space or choose another folder; nothing was left half-written",
+        ) from error
+
+
+def _fsync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+
+
+def write_atomic(path: Path, data: bytes | bytearray | memoryview, *, mode: int = 0o644) -> None:
+    """Replace `path` with `data` as one step.
+
+    Args:
+        path: the target; its folder is made where missing.
+        data: the whole content.
+        mode: permissions from the first byte on (0o600 for anything secret).
+
+    Raises:
+        StorageError: the file system refused; the old content is intact.
+    """
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _beside(path)
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _fsync_path(path.parent)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path, *, mode: int = 0o755) -> Iterator[Path]:
+    """Build a new folder beside its place; it appears whole, or not at all.
+
+    Args:
+        path: where the finished folder shall be; must not exist, unless as an empty folder.
+        mode: permissions of the folder.
+
+    Yields:
+        The folder to fill. Every file in it is fsynced before the rename.
+
+    Raises:
+        InputError: `path` exists and is not an empty folder.
+        StorageError: the file system refused; nothing remains.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError("the target exists", where=str(path), fix="Choose another place, or remove it first")
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _beside(path)
+        part.mkdir(mode=mode)
+        try:
+            yield part
+            for folder, _, names in os.walk(part):
+                for name in names:
+                    _fsync_path(Path(folder) / name)
+                _fsync_path(Path(folder))
+            if path.exists():
+                path.rmdir()
+            part.rename(path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        _fsync_path(path.parent)
+
+
+def read_bytes(path: Path, *, limit: int, what: str = "file") -> bytes:
+    """Read a whole file that must not be larger than `limit` bytes.
+
+    Raises:
+        InputError: it is missing, unreadable, a folder, or larger.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        raise InputError(f"cannot read the {what}: {reason}", where=str(path), fix="Check the path") from error
+    if len(data) > limit:
+        raise InputError(f"the {what} is larger than {limit} bytes", where=str(path), fix="Check that it is the right file")
+    return data

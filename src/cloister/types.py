@@ -1,0 +1,66 @@
+"""Identifiers, and the Protocols through which rooms of one layer meet.
+
+Nothing here does anything: a room implements a Protocol, a higher layer wires it to the room that needs it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from cloister.errors import InputError
+
+__all__ = ["KeyService", "RandomBytes", "Transport", "check_name"]
+
+RandomBytes = Callable[[int], bytes]
+"""A source of n random bytes; `os.urandom` everywhere but in tests."""
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\Z", re.ASCII)
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Return `name` if it is safe as an identifier and as a file name.
+
+    Args:
+        name: 1 to 63 of a-z, 0-9, '-' and '_', starting and ending with a letter or digit.
+        what: what is being named, for the message.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not _NAME.match(name):
+        raise InputError(
+            f"{what} {name[:70]!r} is not allowed",
+            fix="Use 1 to 63 of a-z, 0-9, '-' and '_', starting and ending with a letter or a digit",
+        )
+    return name
+
+
+class KeyService(Protocol):
+    """Keeps key-encryption keys (KEKs) and wraps data keys under them; a KEK never leaves it.
+
+    Implemented by the local keystore; an HSM and an attested broker follow the same contract.
+    """
+
+    def create(self, kek_id: str) -> None:
+        """Make a fresh KEK. Raises InputError where the id is taken."""
+
+    def wrap(self, kek_id: str, data_key: bytes) -> bytes:
+        """Return `data_key` (16 to 64 bytes) encrypted under the KEK. Raises InputError for an unknown id."""
+
+    def unwrap(self, kek_id: str, wrapped: bytes) -> bytes:
+        """Return the data key. Raises IntegrityError where `wrapped` was not made under this KEK and id."""
+
+    def destroy(self, kek_id: str) -> str:
+        """Destroy the KEK; return one honest sentence on what may survive."""
+
+
+class Transport(Protocol):
+    """Carries opaque, already signed and encrypted messages between named parties. Nothing in it is trusted."""
+
+    async def send(self, receiver: str, message: bytes) -> None:
+        """Hand `message` over for delivery, at least once, in any order. Raises StorageError where it cannot."""
+
+    async def receive(self, timeout: float) -> bytes | None:
+        """Return the next message addressed to this party, or None after `timeout` seconds."""
