@@ -1,6 +1,7 @@
 """What every benchmark shares: the conditions it ran under, and one JSON object on stdout.
 
-Order of a benchmark: parse arguments, measure, `emit`. A figure that was skipped is null, with its reason in `reasons`.
+Order of a benchmark: parse arguments, measure, `emit`. A figure that was skipped is null, with its reason in
+`reasons`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["arguments", "conditions", "emit", "median_seconds", "test_data"]
+__all__ = ["arguments", "conditions", "data_folder", "emit", "median_seconds"]
 
 _PACKAGES = ("cloister", "numpy", "cryptography", "pyarrow", "msgspec", "scikit-learn", "safetensors")
 
@@ -75,7 +76,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def test_data(given: Path | None) -> Path | None:
+def data_folder(given: Path | None) -> Path | None:
     """Return the folder of public data that was asked for, or that $CLOISTER_TEST_DATA names; else None."""
     if given is not None:
         return given
@@ -84,7 +85,7 @@ def test_data(given: Path | None) -> Path | None:
 
 
 def median_seconds(action: Callable[[], object], *, repeats: int, warmup: int = 1) -> float:
-    """Return the median wall time of `action` in seconds over `repeats` runs after `warmup` unmeasured ones."""
+    """Return the median wall time of `action` in seconds of `repeats` runs after `warmup` unmeasured ones."""
     for _ in range(warmup):
         action()
     times = []
