@@ -1,0 +1,231 @@
+"""What hub and sites say to each other, before it is signed and encrypted by a `Channel`.
+
+One tagged msgpack struct a message; unknown tags, unknown fields, wrong types and trailing bytes are refused. In the order of a
+study:
+
+    site -> hub   Join            who I am, my signed manifest, my row count
+    hub  -> site  RosterOffer     these members, in this order, for this epoch
+    site -> hub   Countersign     I agree to this plan with this roster
+    hub  -> site  RosterClosed    everybody's countersignature
+    site -> hub   Announce        secure sum, set-up message 1
+    hub  -> site  Announcements
+    site -> hub   Deal            secure sum, set-up message 2
+    hub  -> site  Bundle
+    site -> hub   Ready           set-up digest; from the first member also the sealed study keys
+    hub  -> site  StudyKeys
+    hub  -> site  RoundStart      round, attempt, and the outcome of the round before
+    site -> hub   Upload          masked vector
+    hub  -> site  Request         full list, proposal or certified list
+    site -> hub   Answer          signature or shares
+    hub  -> site  Finish          the last outcome
+    site -> hub   Done            the tag of the model it ended with
+    hub  -> site  Stop            the study ends early, with the reason
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from cloister.errors import ProtocolError
+
+__all__ = [
+    "Announce",
+    "Announcements",
+    "Answer",
+    "Bundle",
+    "Countersign",
+    "Deal",
+    "Done",
+    "Finish",
+    "Join",
+    "Message",
+    "Outcome",
+    "Ready",
+    "Request",
+    "RosterClosed",
+    "RosterOffer",
+    "RoundStart",
+    "Stop",
+    "StudyKeys",
+    "Upload",
+    "decode_message",
+    "encode_message",
+]
+
+MAX_MEMBERS = 10_000
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+Index = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_MEMBERS)]
+Bodies = Annotated[list[bytes], msgspec.Meta(max_length=MAX_MEMBERS)]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all messages."""
+
+
+class Join(_Message, tag="join", frozen=True):
+    """A site offers to take part: exported identity (JSON), signed manifest (DSSE), rows it trains on."""
+
+    identity: bytes
+    manifest: bytes
+    rows: Annotated[int, msgspec.Meta(ge=1, lt=2**48)]
+
+
+class RosterOffer(_Message, tag="roster-offer", frozen=True):
+    """The hub's proposal for an epoch: identities (JSON), manifest digests and row counts in one order."""
+
+    epoch: Index
+    members: Bodies
+    manifests: Annotated[list[Digest], msgspec.Meta(max_length=MAX_MEMBERS)]
+    rows: Annotated[list[int], msgspec.Meta(max_length=MAX_MEMBERS)]
+
+
+class Countersign(_Message, tag="countersign", frozen=True):
+    """A site's signed agreement to plan and roster (DSSE)."""
+
+    envelope: bytes
+
+
+class RosterClosed(_Message, tag="roster-closed", frozen=True):
+    """All countersignatures, in roster order."""
+
+    countersignatures: Bodies
+
+
+class Announce(_Message, tag="announce", frozen=True):
+    """Secure sum, set-up message 1 of one site."""
+
+    body: bytes
+
+
+class Announcements(_Message, tag="announcements", frozen=True):
+    """Secure sum, set-up message 1 of all sites, in roster order."""
+
+    bodies: Bodies
+
+
+class Deal(_Message, tag="deal", frozen=True):
+    """Secure sum, set-up message 2 of one site."""
+
+    body: bytes
+
+
+class Bundle(_Message, tag="bundle", frozen=True):
+    """Secure sum, set-up message 2 of all sites as far as it concerns the receiver."""
+
+    body: bytes
+
+
+class Ready(_Message, tag="ready", frozen=True):
+    """A site holds the epoch's secrets. The first member adds the study key, sealed to each who may read checkpoints."""
+
+    setup_digest: Digest
+    study_keys: bytes | None = None
+
+
+class StudyKeys(_Message, tag="study-keys", frozen=True):
+    """The first member's signed envelope of sealed study keys."""
+
+    envelope: bytes
+
+
+class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The result of one round: who is in the sum, and the sum itself (ring integers, little-endian)."""
+
+    round: Index
+    attempt: Index
+    survivors: Names
+    total: bytes
+
+
+class RoundStart(_Message, tag="round-start", frozen=True):
+    """Begin a round. `outcome` is that of the round before, absent for the first and after a burnt attempt."""
+
+    round: Index
+    attempt: Index
+    outcome: Outcome | None = None
+
+
+class Upload(_Message, tag="upload", frozen=True):
+    """A masked vector. `evaluation` is present only where the plan declares the rows public."""
+
+    attempt: Index
+    body: bytes
+    evaluation: Annotated[list[float], msgspec.Meta(max_length=64)] | None = None
+
+
+class Request(_Message, tag="request", frozen=True):
+    """Secure sum, step 3, hub to site."""
+
+    attempt: Index
+    body: bytes
+
+
+class Answer(_Message, tag="answer", frozen=True):
+    """Secure sum, step 3, site to hub."""
+
+    attempt: Index
+    body: bytes
+
+
+class Finish(_Message, tag="finish", frozen=True):
+    """The outcome of the last round."""
+
+    outcome: Outcome
+
+
+class Done(_Message, tag="done", frozen=True):
+    """The site has its final model; `tag` is what the hub compares, never the model."""
+
+    tag: Digest
+    evaluation: Annotated[list[float], msgspec.Meta(max_length=64)] | None = None
+
+
+class Stop(_Message, tag="stop", frozen=True):
+    """The study ends before its last round."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=500)]
+
+
+Message = (
+    Join
+    | RosterOffer
+    | Countersign
+    | RosterClosed
+    | Announce
+    | Announcements
+    | Deal
+    | Bundle
+    | Ready
+    | StudyKeys
+    | RoundStart
+    | Upload
+    | Request
+    | Answer
+    | Finish
+    | Done
+    | Stop
+)
+
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_message(message: Message) -> bytes:
+    """Return the msgpack bytes of a message."""
+    return _encoder.encode(message)
+
+
+def decode_message(data: bytes, *, peer: str) -> Message:
+    """Parse a message strictly.
+
+    Raises:
+        ProtocolError: not exactly one message of a known kind.
+    """
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolError("sent a message that cannot be parsed", peer=peer, fix="Check that both run the same version") from error
