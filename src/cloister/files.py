@@ -11,10 +11,11 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cloister.errors import InputError, StorageError
 
-__all__ = ["new_directory", "read_bytes", "write_atomic"]
+__all__ = ["atomic_file", "new_directory", "read_bytes", "write_atomic"]
 
 
 @contextlib.contextmanager
@@ -41,6 +42,36 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 
 
+@contextlib.contextmanager
+def atomic_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Write a file that takes `path`'s place when the block ends, and leaves no trace when it raises.
+
+    Args:
+        path: the target; its folder is made where missing.
+        mode: permissions from the first byte on (0o600 for anything secret).
+
+    Yields:
+        The file to write. An OSError within the block counts as a failure to write it.
+
+    Raises:
+        StorageError: the file system refused; the old content is intact.
+    """
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _beside(path)
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _fsync_path(path.parent)
+
+
 def write_atomic(path: Path, data: bytes | bytearray | memoryview, *, mode: int = 0o644) -> None:
     """Replace `path` with `data` as one step.
 
@@ -52,20 +83,8 @@ def write_atomic(path: Path, data: bytes | bytearray | memoryview, *, mode: int 
     Raises:
         StorageError: the file system refused; the old content is intact.
     """
-    with _storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = _beside(path)
-        try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        _fsync_path(path.parent)
+    with atomic_file(path, mode=mode) as file:
+        file.write(data)
 
 
 @contextlib.contextmanager
@@ -115,7 +134,11 @@ def read_bytes(path: Path, *, limit: int, what: str = "file") -> bytes:
             data = file.read(limit + 1)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        raise InputError(f"cannot read the {what}: {reason}", where=str(path), fix="Check the path") from error
+        raise InputError(
+            f"cannot read the {what}: {reason}", where=str(path), fix="Check the path"
+        ) from error
     if len(data) > limit:
-        raise InputError(f"the {what} is larger than {limit} bytes", where=str(path), fix="Check that it is the right file")
+        raise InputError(
+            f"the {what} is larger than {limit} bytes", where=str(path), fix="Check that it is the right file"
+        )
     return data

@@ -1,0 +1,159 @@
+"""AES-256-GCM (NIST SP 800-38D). Associated data is mandatory: it says what the bytes are and where they belong.
+
+Two ways in, never mixed under one key:
+
+- `encrypt` and `decrypt`: independent messages, a random nonce in front. At most 2**32 messages under one key.
+- `Sealer` and `Opener`: an ordered stream under a key made for it alone. The nonce is the message's number and does not
+  travel, so a message that is dropped, repeated, moved or altered does not open. The end of the stream is not marked;
+  whoever needs that says "final" in the associated data.
+
+Neither hides the length. GCM does not commit to its key; where several keys might be tried, commit to the key beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from cloister.crypto._base import Buffer, HoldsSecret, check_length
+from cloister.errors import InputError, IntegrityError
+
+__all__ = ["KEY_BYTES", "NONCE_BYTES", "TAG_BYTES", "Opener", "Sealer", "decrypt", "encrypt"]
+
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 12
+TAG_BYTES: Final = 16
+_MAX_MESSAGE: Final = 2**31 - 1 - TAG_BYTES  # what the library takes in one call
+_MAX_MESSAGES: Final = 2**32
+
+
+def _cipher(key: bytes, associated_data: bytes) -> AESGCM:
+    check_length(key, KEY_BYTES, "an AES-256 key")
+    _check_associated_data(associated_data)
+    return AESGCM(key)
+
+
+def _check_associated_data(associated_data: bytes) -> None:
+    if not associated_data:
+        raise InputError("associated data is empty", fix="Name what is encrypted and for whom")
+
+
+def _altered() -> IntegrityError:
+    return IntegrityError(
+        "encrypted bytes do not open: they were altered, or key or context is another one",
+        fix="Get them again from their source",
+    )
+
+
+def encrypt(key: bytes, plaintext: Buffer, associated_data: bytes) -> bytes:
+    """Return nonce | ciphertext | tag, 28 bytes longer than `plaintext`.
+
+    Args:
+        key: 32 bytes.
+        plaintext: at most 2**31 - 17 bytes; longer things go through `sealedfile`.
+        associated_data: at least one byte; authenticated, not stored.
+
+    Raises:
+        InputError: wrong key length, empty associated data, too long.
+    """
+    cipher = _cipher(key, associated_data)
+    if len(plaintext) > _MAX_MESSAGE:
+        raise InputError(f"a message is longer than {_MAX_MESSAGE} bytes", fix="Seal it as a file")
+    nonce = os.urandom(NONCE_BYTES)
+    return b"".join((nonce, cipher.encrypt(nonce, plaintext, associated_data)))
+
+
+def decrypt(key: bytes, sealed: Buffer, associated_data: bytes) -> bytes:
+    """Return the plaintext of what `encrypt` made under the same key and associated data.
+
+    Raises:
+        InputError: wrong key length or empty associated data.
+        IntegrityError: anything else is not as it was.
+    """
+    cipher = _cipher(key, associated_data)
+    if not NONCE_BYTES + TAG_BYTES <= len(sealed) <= NONCE_BYTES + _MAX_MESSAGE + TAG_BYTES:
+        raise _altered()
+    view = memoryview(sealed)
+    try:
+        return cipher.decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], associated_data)
+    except InvalidTag:
+        raise _altered() from None
+
+
+class _Stream(HoldsSecret):
+    """A key, a reused buffer, and the number of the next message."""
+
+    __slots__ = ("_buffer", "_capacity", "_cipher", "_count", "_view")
+
+    def __init__(self, key: bytes, capacity: int) -> None:
+        check_length(key, KEY_BYTES, "an AES-256 key")
+        if not 0 < capacity <= _MAX_MESSAGE:
+            raise InputError(
+                f"capacity must be between 1 and {_MAX_MESSAGE} bytes", fix="Choose another capacity"
+            )
+        self._cipher = AESGCM(key)
+        self._capacity = capacity
+        self._buffer = bytearray(capacity + TAG_BYTES)
+        self._view = memoryview(self._buffer)
+        self._count = 0
+
+    def _nonce(self, associated_data: bytes, length: int) -> bytes:
+        _check_associated_data(associated_data)
+        if length > self._capacity:
+            raise InputError(f"a message exceeds the stream's {self._capacity} bytes", fix="Split it")
+        if self._count >= _MAX_MESSAGES:
+            raise InputError(
+                "the stream's key is used up after 2**32 messages", fix="Start a stream under a new key"
+            )
+        return self._count.to_bytes(NONCE_BYTES, "big")
+
+
+class Sealer(_Stream):
+    """Encrypts an ordered stream of messages under a key that nothing else uses.
+
+    Args:
+        key: 32 fresh bytes; a second Sealer under the same key repeats nonces and breaks both.
+        capacity: the longest plaintext, in bytes.
+    """
+
+    __slots__ = ()
+
+    def seal(self, plaintext: Buffer, associated_data: bytes) -> memoryview:
+        """Return ciphertext | tag, 16 bytes longer than `plaintext`, in a buffer that the next call overwrites.
+
+        Raises:
+            InputError: longer than the capacity, empty associated data, or 2**32 messages are through.
+        """
+        nonce = self._nonce(associated_data, len(plaintext))
+        self._count += 1  # before encrypting: whatever happens, this nonce is not used again
+        out = self._view[: len(plaintext) + TAG_BYTES]
+        self._cipher.encrypt_into(nonce, plaintext, associated_data, out)
+        return out.toreadonly()
+
+
+class Opener(_Stream):
+    """Opens what a `Sealer` under the same key made, in the same order; a failed message does not advance it."""
+
+    __slots__ = ()
+
+    def open(self, sealed: Buffer, associated_data: bytes) -> memoryview:
+        """Return the plaintext in a buffer that the next call overwrites.
+
+        Raises:
+            InputError: longer than the capacity, empty associated data, or 2**32 messages are through.
+            IntegrityError: altered, out of order, or under other associated data.
+        """
+        if len(sealed) < TAG_BYTES:
+            raise _altered()
+        nonce = self._nonce(associated_data, len(sealed) - TAG_BYTES)
+        out = self._view[: len(sealed) - TAG_BYTES]
+        try:
+            self._cipher.decrypt_into(nonce, sealed, associated_data, out)
+        except InvalidTag:
+            out[:] = bytes(len(out))
+            raise _altered() from None
+        self._count += 1
+        return out.toreadonly()
