@@ -5,8 +5,7 @@ and a nonce. The two direction keys are HKDF(X25519(fresh, fresh), plan | initia
 identity's long-term key later does not open what was said.
 
 Every message after that is `Frame`: header | AES-256-GCM ciphertext | Ed25519 signature over header and ciphertext. The header
-(study, sender, receiver, session, sequence) is the associated data. The nonce is the sequence number, and a key is used in one
-direction only.
+(study, sender, receiver, session, sequence) is the associated data, and a key is used in one direction only.
 
 Invariants:
 - a frame is delivered once and in the order it was sent, whatever the transport duplicates or reorders;
@@ -23,7 +22,7 @@ from typing import Annotated
 
 import msgspec
 
-from cloister.crypto import AgreementKey, Identity, Opener, PublicIdentity, Sealer, hkdf, sha256
+from cloister.crypto import AgreementKey, HoldsSecret, Identity, PublicIdentity, decrypt, encrypt, hkdf, sha256
 from cloister.errors import ProtocolError
 from cloister.types import RandomBytes
 
@@ -93,7 +92,7 @@ def peek(message: bytes) -> str:
     return _parse(message)[0].sender
 
 
-class Channel:
+class Channel(HoldsSecret):
     """One party's end of a session with one peer.
 
     Args:
@@ -119,8 +118,7 @@ class Channel:
         signed = self._out + self._ephemeral.public + (nonce := random(32))
         self.hello = _encode(Hello(self._out, self._ephemeral.public, nonce, identity.sign(_LABEL + b"/hello" + signed)))
         self._session = b""
-        self._sealer: Sealer | None = None
-        self._opener: Opener | None = None
+        self._keys: tuple[bytes, bytes] | None = None  # mine, theirs
         self._sent = 0
         self._delivered = 0
         self._early: list[Frame] = []
@@ -132,14 +130,14 @@ class Channel:
     @property
     def ready(self) -> bool:
         """True once both hellos are exchanged."""
-        return self._sealer is not None
+        return self._keys is not None
 
     def seal(self, payload: bytes) -> bytes:
         """Return the next signed and encrypted frame for `payload`."""
-        if self._sealer is None:
+        if self._keys is None:
             raise ProtocolError("no session with this party yet", peer=self._peer.name)
         sequence = self._sent
-        ciphertext = bytes(self._sealer.seal(payload, self._associated(self._out, sequence)))
+        ciphertext = encrypt(self._keys[0], payload, self._associated(self._out, sequence))
         signature = self._identity.sign(self._signed(self._out, sequence, ciphertext))
         self._sent += 1
         return _encode(Frame(self._out, self._session, sequence, ciphertext, signature))
@@ -159,7 +157,7 @@ class Channel:
                 self._on_hello(message, parsed)
                 early, self._early = self._early, []
                 return [payload for frame in early for payload in self._on_frame(frame)]
-            if self._opener is None:
+            if self._keys is None:
                 return self._keep_early(parsed)
             return self._on_frame(parsed)
         except ProtocolError as error:
@@ -176,8 +174,7 @@ class Channel:
         forward, backward = (
             hkdf(shared, salt=self._session, info=_LABEL + direction + self._study) for direction in (b"/initiator/", b"/responder/")
         )
-        mine, theirs = (forward, backward) if self._initiator else (backward, forward)
-        self._sealer, self._opener = Sealer(mine), Opener(theirs)
+        self._keys = (forward, backward) if self._initiator else (backward, forward)
 
     def _keep_early(self, frame: Frame) -> list[bytes]:
         # the transport may reorder: a frame can overtake its own hello
@@ -187,7 +184,7 @@ class Channel:
         return []
 
     def _on_frame(self, frame: Frame) -> list[bytes]:
-        if self._opener is None or frame.session != self._session:
+        if self._keys is None or frame.session != self._session:
             raise ProtocolError("sent a message of another session")
         if frame.sequence < self._delivered or frame.sequence in self._waiting:
             return []  # a duplicate; the transport may deliver at least once
@@ -197,7 +194,7 @@ class Channel:
         self._waiting[frame.sequence] = frame
         payloads = []
         while (following := self._waiting.pop(self._delivered, None)) is not None:
-            payloads.append(bytes(self._opener.open(following.ciphertext, self._associated(self._in, following.sequence))))
+            payloads.append(decrypt(self._keys[1], following.ciphertext, self._associated(self._in, following.sequence)))
             self._delivered += 1
         return payloads
 

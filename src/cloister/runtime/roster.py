@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from cloister.crypto import Identity, PublicIdentity, canonical_bytes, open_envelope, sha256, sign_envelope
+from cloister.crypto import Identity, PublicIdentity, canonical_bytes, keyring, open_envelope, sha256, sign_envelope
 from cloister.errors import IntegrityError, ProtocolError
 
 __all__ = [
@@ -62,7 +62,7 @@ def read_countersignature(envelope: bytes, signer: PublicIdentity) -> Countersig
         ProtocolError: it is not signed by `signer`, or says something else than a countersignature may.
     """
     try:
-        payload = open_envelope(envelope, COUNTERSIGNATURE_TYPE, {signer.fingerprint: signer})
+        payload = open_envelope(envelope, COUNTERSIGNATURE_TYPE, keyring([signer]))
         statement = msgspec.json.decode(payload, type=Countersignature)
     except (IntegrityError, msgspec.DecodeError) as error:
         raise ProtocolError("countersignature does not verify", peer=signer.name) from error

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cloister.crypto import Identity, PublicIdentity, canonical_bytes, hpke_open, hpke_seal, open_envelope, sign_envelope
+from cloister.crypto import Identity, PublicIdentity, canonical_bytes, hpke_open, hpke_seal, keyring, open_envelope, sign_envelope
 from cloister.errors import IntegrityError, ProtocolError
 from cloister.types import RandomBytes
 
@@ -59,7 +59,7 @@ def open_study_key(envelope: bytes, dealer: PublicIdentity, identity: Identity, 
         ProtocolError: the envelope is not the dealer's, is for another study or epoch, or does not name this reader.
     """
     try:
-        payload = open_envelope(envelope, _TYPE, {dealer.fingerprint: dealer})
+        payload = open_envelope(envelope, _TYPE, keyring([dealer]))
         keys = msgspec.json.decode(payload, type=_SealedKeys)
         if (keys.plan, keys.epoch) != (plan_digest.hex(), epoch) or identity.name not in keys.keys:
             raise ProtocolError("dealt a study key for another study or reader", peer=dealer.name)

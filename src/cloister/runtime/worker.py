@@ -14,8 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
-from cloister.errors import InputError
-from cloister.learning import FeatureMap, Plan, build_model, evaluation_sums, train
+from cloister.learning import ClientRows, FeatureMap, Plan, build_model, evaluation_sums, train
 from cloister.vault import Schema
 
 __all__ = ["LocalWorker"]
@@ -31,23 +30,22 @@ class LocalWorker:
         schema: the schema the plan names; its digest is checked by the site.
         rows: opens the training rows; called once, when the first model arrives.
         evaluation: opens held-out rows, or None where the site has none.
-        random: order of batches; from the operating system unless a test says otherwise.
+        insecure_test_random: order of batches; from the operating system unless a test says otherwise.
     """
 
     def __init__(
-        self, plan: Plan, schema: Schema, rows: OpenRows, *, evaluation: OpenRows | None = None, random: StreamRandom | None = None
+        self, plan: Plan, schema: Schema, rows: OpenRows, *, evaluation: OpenRows | None = None, insecure_test_random: StreamRandom | None = None
     ) -> None:
         self._plan = plan
         self._features = FeatureMap.build(schema, plan.data)
         self._model = build_model(plan.model, self._features.width)
         self._open_rows = rows
         self._open_evaluation = evaluation
-        self._random = random or StreamRandom()
-        self._train: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        self._held_out: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._random = insecure_test_random
+        self._opened: tuple[ClientRows, tuple[NDArray[np.float64], NDArray[np.float64]] | None] | None = None
 
     def __repr__(self) -> str:
-        return f"LocalWorker({'rows open' if self._train else 'rows closed'})"
+        return f"LocalWorker({'rows open' if self._opened else 'rows closed'})"
 
     @property
     def size(self) -> int:
@@ -58,35 +56,20 @@ class LocalWorker:
         """float64[d]: the initial model that the plan's public seed gives."""
         return self._model.initial(self._plan.model.seed)
 
-    def update(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Train from `params` on the site's rows.
-
-        Args:
-            params: float64[d], the global model.
-
-        Returns:
-            float64[d]: trained minus global.
-        """
-        self._open()
-        assert self._train is not None  # noqa: S101 - for the type checker; _open raises otherwise
-        trained = train(self._model, params[np.newaxis], [self._train], self._plan.training, self._random)
-        return trained[0] - params
+    def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return float64[d]: the model after local training on the site's rows, from the global model `params`."""
+        rows, _ = self._open()
+        return train(self._model, params, rows, self._plan.training, insecure_test_random=self._random)[0]
 
     def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Return the addable evaluation sums of `params` on the held-out rows, or None where there are none."""
-        self._open()
-        if self._held_out is None:
-            return None
-        return evaluation_sums(self._model, params, *self._held_out)
+        _, held_out = self._open()
+        return None if held_out is None else evaluation_sums(self._model, params, *held_out)
 
-    def _open(self) -> None:
-        if self._train is not None:
-            return
-        features = self._features
-        table = self._open_rows()
-        if not table.num_rows:
-            raise InputError("the dataset has no rows", fix="Add rows to the dataset, or leave the study")
-        features = features.fit(table)
-        self._train = features.transform(table)
-        if self._open_evaluation is not None:
-            self._held_out = features.transform(self._open_evaluation())
+    def _open(self) -> tuple[ClientRows, tuple[NDArray[np.float64], NDArray[np.float64]] | None]:
+        if self._opened is None:
+            table = self._open_rows()
+            features = self._features.fit(table)
+            held_out = None if self._open_evaluation is None else features.transform(self._open_evaluation())
+            self._opened = ClientRows.stack([features.transform(table)]), held_out
+        return self._opened

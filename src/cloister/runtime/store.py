@@ -1,0 +1,167 @@
+"""A finished study on disk: what a release is made from.
+
+    studies/NAME/
+        record.dsse.json     what was agreed and done, signed by whoever keeps it
+        study-keys.dsse.json the study key, sealed to each of its readers by the first member
+        model.checkpoint     the released model, encrypted under the study key
+
+The model is never there in the clear. Reading verifies the signature, opens the study key with the reader's identity, and opens
+the checkpoint bound to plan and round; a folder that was edited, or mixed with another, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.crypto import Identity, PublicIdentity, canonical_bytes, keyring, open_envelope, sign_envelope
+from cloister.errors import InputError, IntegrityError
+from cloister.files import new_directory, read_bytes, write_atomic
+from cloister.learning import Plan, load_checkpoint, parse_plan, save_checkpoint
+from cloister.runtime.study import StudyResult
+from cloister.runtime.studykey import open_study_key
+from cloister.types import check_name
+
+__all__ = ["RoundEntry", "StudyRecord", "StudyState", "load_study", "save_study"]
+
+_TYPE = "application/vnd.cloister.study-record+json"
+_LIMIT = 256 << 20
+_RECORD, _KEYS, _CHECKPOINT = "record.dsse.json", "study-keys.dsse.json", "model.checkpoint"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class RoundEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One finished round: which attempt it took and whose updates are in it."""
+
+    round: Count
+    attempt: Count
+    survivors: tuple[str, ...]
+
+
+class StudyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was agreed and done, without the model.
+
+    Attributes:
+        plan: the plan as TOML.
+        hub, members: exported public identities (JSON), members in roster order.
+        rows: training rows by site.
+        manifests, countersignatures: signed envelopes by site.
+        epoch, setup_digest: the epoch the rounds ran in; hex.
+        rounds: one entry a round.
+        model_digest: hex SHA-256 of the released parameters, float64 little-endian.
+        clamped: by site, coordinates beyond the plan's value_range.
+        transport: how messages travelled; "memory" is one process.
+    """
+
+    plan: str
+    hub: str
+    members: tuple[str, ...]
+    rows: dict[str, Count]
+    manifests: dict[str, str]
+    countersignatures: dict[str, str]
+    epoch: Count
+    setup_digest: str
+    rounds: tuple[RoundEntry, ...]
+    clamped: dict[str, Count]
+    transport: Literal["memory"]
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """A study read back: everything a release needs, the model opened.
+
+    Attributes:
+        record: what was agreed and done.
+        plan: the parsed plan.
+        hub: the hub's public identity.
+        members: the sites' public identities in roster order.
+        model: float64[d], the model to be released.
+    """
+
+    record: StudyRecord
+    plan: Plan
+    hub: PublicIdentity
+    members: tuple[PublicIdentity, ...]
+    model: NDArray[np.float64] = field(repr=False)
+
+
+def record_of(result: StudyResult) -> StudyRecord:
+    """Return the record of a finished study."""
+    return StudyRecord(
+        plan=result.plan.to_toml(),
+        hub=result.hub.to_json().decode(),
+        members=tuple(member.to_json().decode() for member in result.members),
+        rows=dict(result.rows),
+        manifests={name: envelope.decode() for name, envelope in result.manifests.items()},
+        countersignatures={name: envelope.decode() for name, envelope in result.countersignatures.items()},
+        epoch=result.epoch,
+        setup_digest=result.setup_digest.hex(),
+        rounds=tuple(RoundEntry(done.round, done.attempt, done.survivors) for done in result.rounds),
+        clamped=dict(result.clamped),
+        transport="memory",
+    )
+
+
+def save_study(studies: Path, result: StudyResult, keeper: Identity) -> Path:
+    """Write a finished study under its plan's name.
+
+    Args:
+        studies: the folder of studies.
+        result: the finished study.
+        keeper: signs the record.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        InputError: a study of that name is there already.
+        StorageError: the file system refused; nothing remains.
+    """
+    target = studies / check_name(result.plan.study.name, "study")
+    envelope = sign_envelope(_TYPE, canonical_bytes(msgspec.to_builtins(record_of(result))), [keeper])
+    with new_directory(target, mode=0o700) as folder:
+        write_atomic(folder / _RECORD, envelope, mode=0o600)
+        write_atomic(folder / _KEYS, result.study_keys, mode=0o600)
+        save_checkpoint(
+            folder / _CHECKPOINT, result.study_key, plan_digest=result.plan.digest, round=len(result.rounds),
+            arrays={"model": result.model},
+        )
+    return target
+
+
+def load_study(studies: Path, name: str, *, keeper: PublicIdentity, reader: Identity) -> StudyState:
+    """Read a finished study back.
+
+    Args:
+        studies: the folder of studies.
+        name: the study's name.
+        keeper: who must have signed the record.
+        reader: one of those the study key is sealed to.
+
+    Raises:
+        InputError: there is no such study.
+        IntegrityError: its files are not what was written.
+    """
+    folder = studies / check_name(name, "study")
+    if not folder.is_dir():
+        raise InputError(f"there is no study {name!r}", where=str(studies), fix="Run `cloister study run` first")
+    payload = open_envelope(read_bytes(folder / _RECORD, limit=_LIMIT, what="study record"), _TYPE, keyring([keeper]))
+    try:
+        record = msgspec.json.decode(payload, type=StudyRecord)
+    except msgspec.DecodeError as error:
+        raise IntegrityError(f"the study record does not parse: {error}", where=str(folder)) from None
+    plan = parse_plan(record.plan.encode(), allow_two=True)
+    members = tuple(PublicIdentity.from_json(member.encode()) for member in record.members)
+    envelope = read_bytes(folder / _KEYS, limit=_LIMIT, what="study keys")
+    key = open_study_key(envelope, members[0], reader, plan.digest, record.epoch)
+    arrays: Mapping[str, NDArray[np.float64]] = load_checkpoint(
+        folder / _CHECKPOINT, key, plan_digest=plan.digest, round=len(record.rounds)
+    )
+    return StudyState(record, plan, PublicIdentity.from_json(record.hub.encode()), members, arrays["model"])
