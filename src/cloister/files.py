@@ -1,6 +1,7 @@
 """Writing files so that a crash, a full disk or Ctrl-C leaves either the old state or the new one.
 
-Order: write beside the target, fsync, rename over it, fsync the folder. What was begun and not finished is removed.
+Order: write beside the target, fsync, rename over it, fsync the folder. What was begun and not finished is
+removed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every module of this room shares: the token that unlocks secret bytes, and the manners of objects that hold secrets."""
+"""Shared by this room: the token that unlocks secret bytes, and the manners of objects that hold them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SecretAccess:
 
 
 SECRET_ACCESS: Final = SecretAccess()
-"""Passed to a method that returns secret bytes. It protects against nothing but accidents: a search for its name in
-a code base finds every place where secrets leave their objects."""
+"""Passed to a method that returns secret bytes. It protects against accidents only: searching a code base for
+its name finds every place where secrets leave their objects."""
 
 
 def require_secret_access(token: SecretAccess) -> None:
@@ -34,7 +34,7 @@ def require_secret_access(token: SecretAccess) -> None:
 
 
 class HoldsSecret:
-    """Base of objects with secrets inside: not printed, not pickled, not copied, compared by identity only."""
+    """Base of objects with secrets inside: not printed, pickled or copied, and compared by identity only."""
 
     __slots__ = ()
 

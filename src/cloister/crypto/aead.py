@@ -1,13 +1,14 @@
-"""AES-256-GCM (NIST SP 800-38D). Associated data is mandatory: it says what the bytes are and where they belong.
+"""AES-256-GCM (NIST SP 800-38D). Associated data is mandatory: it says what the bytes are for.
 
 Two ways in, never mixed under one key:
 
-- `encrypt` and `decrypt`: independent messages, a random nonce in front. At most 2**32 messages under one key.
-- `Sealer` and `Opener`: an ordered stream under a key made for it alone. The nonce is the message's number and does not
-  travel, so a message that is dropped, repeated, moved or altered does not open. The end of the stream is not marked;
-  whoever needs that says "final" in the associated data.
+- `encrypt` and `decrypt`: independent messages, a random nonce in front. At most 2**32 messages a key.
+- `Sealer` and `Opener`: an ordered stream under a key made for it alone. The nonce is the message's number
+  and does not travel, so a message that is dropped, repeated, moved or altered does not open. The end of the
+  stream is not marked; whoever needs that says "final" in the associated data.
 
-Neither hides the length. GCM does not commit to its key; where several keys might be tried, commit to the key beside it.
+Neither hides the length. GCM does not commit to its key; where several keys might be tried, commit to the key
+beside it.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Sealer(_Stream):
     __slots__ = ()
 
     def seal(self, plaintext: Buffer, associated_data: bytes) -> memoryview:
-        """Return ciphertext | tag, 16 bytes longer than `plaintext`, in a buffer that the next call overwrites.
+        """Return ciphertext | tag, 16 bytes longer, in a buffer that the next call overwrites.
 
         Raises:
             InputError: longer than the capacity, empty associated data, or 2**32 messages are through.
@@ -135,7 +136,7 @@ class Sealer(_Stream):
 
 
 class Opener(_Stream):
-    """Opens what a `Sealer` under the same key made, in the same order; a failed message does not advance it."""
+    """Opens what a `Sealer` under the same key made, in order; a message that fails does not count."""
 
     __slots__ = ()
 

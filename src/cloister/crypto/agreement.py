@@ -1,6 +1,6 @@
 """X25519 key agreement (RFC 7748).
 
-The result of `exchange` is not a key: it goes through `kdf.hkdf` with an info that names both sides and the use.
+What `exchange` returns is not a key yet: it goes through `kdf.hkdf`, whose info names both sides and the use.
 """
 
 from __future__ import annotations

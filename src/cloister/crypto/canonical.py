@@ -1,7 +1,8 @@
-"""One value, one sequence of bytes: JSON canonicalisation (RFC 8785), for everything that is hashed or signed.
+"""One value, one sequence of bytes: JSON canonicalisation (RFC 8785), for what is hashed or signed.
 
-Keys are sorted by UTF-16 code units, numbers are written as ECMAScript writes them, nothing is optional. Integers beyond +-2**53, NaN,
-infinities, lone surrogates and keys that are not strings are refused: JSON has no agreed form for them.
+Keys are sorted by UTF-16 code units, numbers are written as ECMAScript writes them, nothing is optional.
+Integers beyond +-2**53, NaN, infinities, lone surrogates and keys that are not strings are refused: JSON has
+no agreed form for them.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def canonical_bytes(value: Any) -> bytes:
     """Return the canonical UTF-8 JSON of `value`.
 
     Args:
-        value: None, bool, int, float, str, list, tuple, dict with str keys, or a `msgspec.Struct` (bytes fields become base64), nested at
-            most 64 deep.
+        value: None, bool, int, float, str, list, tuple, dict with str keys, or a `msgspec.Struct` (bytes
+            fields become base64), nested at most 64 deep.
 
     Raises:
         InputError: something in it has no canonical form.
@@ -65,13 +66,13 @@ def _write(value: Any, depth: int) -> str:
 def _object(value: dict[Any, Any], depth: int) -> str:
     if not all(isinstance(key, str) for key in value):
         raise InputError("a key is not a text and has no canonical form", fix="Use text keys")
-    # big-endian UTF-16 sorts as its code units do (section 3.2.3); half surrogates are refused when the text is encoded
+    # big-endian UTF-16 sorts as its code units do (section 3.2.3); half a surrogate is refused at the end
     keys = sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
     return "{" + ",".join(f"{_write(key, depth + 1)}:{_write(value[key], depth + 1)}" for key in keys) + "}"
 
 
 def _number(value: float) -> str:
-    """Write a float as ECMAScript's Number::toString does; Python's repr gives the same shortest digits in another layout."""
+    """Write a float as ECMAScript does: the shortest digits, which Python's repr finds too, laid out anew."""
     if not math.isfinite(value):
         raise InputError("NaN and infinity have no canonical form", fix="Leave the field out or use null")
     if value == 0:

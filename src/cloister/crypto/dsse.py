@@ -1,12 +1,14 @@
 """Signed envelopes: DSSE v1.0 (github.com/secure-systems-lab/dsse), in JSON.
 
-What is signed is PAE(type, payload): the type is inside the signature, so that a manifest is never taken for a plan. Payload and signatures
-are in standard base64; the URL-safe alphabet, which the specification also lets a reader accept, is not.
+What is signed is PAE(type, payload): the type is inside the signature, so that a manifest is never taken for
+a plan. Payload and signatures are in standard base64; the URL-safe alphabet, which the specification also
+lets a reader accept, is not.
 
 `open_envelope`, in this order:
 1. the envelope parses, within its size, with no field more or less;
 2. its type is the expected one;
-3. every signature whose key id the caller knows verifies; those of unknown keys are ignored, and count for nothing;
+3. every signature whose key id the caller knows verifies; those of unknown keys are ignored, and count for
+   nothing;
 4. at least `required` different keys have signed.
 Only then the payload is returned; nothing has parsed it before.
 """
@@ -95,7 +97,7 @@ def sign_envelope(payload_type: str, payload: bytes, signers: Sequence[Signer]) 
 
 
 def countersign(data: bytes, payload_type: str, signer: Signer) -> bytes:
-    """Return the envelope with `signer`'s signature added, or replaced; the others are kept as they are, unverified.
+    """Return the envelope with `signer`'s signature added or replaced; the others are kept, unverified.
 
     Raises:
         IntegrityError: not an envelope, or of another type.
@@ -146,7 +148,7 @@ def open_envelope(
 
 
 def envelope_signers(data: bytes) -> tuple[str, ...]:
-    """Return the key ids that claim to have signed; nothing is verified. Raises IntegrityError for no envelope."""
+    """Return the key ids that claim to have signed; nothing is verified. Raises IntegrityError."""
     return tuple(signature.keyid for signature in _decode(data).signatures)
 
 

@@ -1,6 +1,7 @@
 """Hashes, HMAC, comparison in constant time, and the list of what is refused.
 
-`sha256(a, b)` hashes the bytes a | b one after the other: where parts vary in length, hash `framed(a, b)`, which no other parts give.
+`sha256(a, b)` hashes the bytes a | b one after the other: where parts vary in length, hash `framed(a, b)`,
+which no other parts give.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def hmac_sha256(key: bytes, *parts: Buffer) -> bytes:
 
 
 def framed(*parts: Buffer) -> bytes:
-    """Return the parts, each behind its length in 8 bytes: different lists of parts never give the same bytes."""
+    """Return the parts, each behind its length in 8 bytes, so that other parts give other bytes."""
     return b"".join(piece for part in parts for piece in (len(part).to_bytes(8, "big"), bytes(part)))
 
 
@@ -103,8 +104,8 @@ def constant_time_equal(left: bytes, right: bytes) -> bool:
 def refuse_weak(name: str) -> None:
     """Raise InputError, with the reason, where `name` is an algorithm known to be broken.
 
-    Names are read loosely: "SHA-1", "sha1", "aes-256-ecb", "rsa-2048". A name that passes is not thereby good: callers choose from
-    their own list.
+    Names are read loosely: "SHA-1", "sha1", "aes-256-ecb", "rsa-2048". A name that passes is not thereby good:
+    callers choose from a list of their own.
     """
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     for pattern, title, reason in _WEAK:

@@ -1,12 +1,12 @@
 """Hybrid public key encryption (RFC 9180), base mode, single shot: HKDF-SHA256 and AES-256-GCM.
 
-Two key encapsulations: X25519 (RFC 9180, 0x0020) for traffic of the day, and ML-KEM-768 with X25519 (X-Wing, 0x647a) for what
-must stay closed when quantum computers come.
+Two key encapsulations: X25519 (RFC 9180, 0x0020) for traffic of the day, and ML-KEM-768 with X25519 (X-Wing,
+0x647a) for what must stay closed when quantum computers come.
 
-The library's public interface takes no associated data, only the private one does. Here both contexts go into HPKE's
-info, as label | SHA-256(info) | SHA-256(associated data): every call encapsulates anew and info enters the key schedule, so
-bytes sealed under one context do not open under another, exactly as with an AAD. An implementation elsewhere that follows
-RFC 9180 opens them with this info and an empty AAD.
+The library's public interface takes no associated data, only the private one does. Here both contexts go into
+HPKE's info, as label | SHA-256(info) | SHA-256(associated data): every call encapsulates anew and info enters
+the key schedule, so bytes sealed under one context do not open under another, exactly as with an AAD. An
+implementation elsewhere that follows RFC 9180 opens them with this info and an empty AAD.
 
 Base mode says nothing about the sender. The sealed form is enc | ciphertext | tag.
 """
@@ -149,7 +149,7 @@ def _context(info: bytes, associated_data: bytes) -> bytes:
 
 
 def hpke_seal(public: HpkePublicKey, plaintext: bytes, *, info: bytes, associated_data: bytes) -> bytes:
-    """Return `plaintext` encrypted to the owner of `public`: 48 bytes longer with X25519, 1136 with the hybrid.
+    """Return `plaintext` encrypted to the owner of `public`: 48 bytes longer (X25519) or 1136 (hybrid).
 
     Args:
         public: the recipient's key.

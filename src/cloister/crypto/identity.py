@@ -4,13 +4,15 @@
 - agreement: X25519, for sessions;
 - sealing: HPKE with ML-KEM-768 and X25519, for what is stored.
 
-`PublicIdentity` is signed by its own signing key over all the rest, and cannot be constructed with a signature that does not
-verify: who holds one holds keys that belong together and whose signing key's owner vouches for the other two. It does not say that the owner is
-who the name claims: that is what `TrustStore` and a comparison of fingerprints are for.
+`PublicIdentity` is signed by its own signing key over all the rest, and cannot be constructed with a
+signature that does not verify: who holds one holds keys that belong together and whose signing key's owner
+vouches for the other two. It does not say that the owner is who the name claims: that is what `TrustStore`
+and a comparison of fingerprints are for.
 
-`Identity` adds the private keys. Its file holds them under AES-256-GCM with a key that scrypt makes of a passphrase; the associated data is the public
-identity, so keys cannot be put under another name. The file is written with mode 0600 and refused where group or others may read it:
-a key that has been readable must be considered read.
+`Identity` adds the private keys. Its file holds them under AES-256-GCM with a key that scrypt makes of a
+passphrase; the associated data is the public identity, so keys cannot be put under another name. The file is
+written with mode 0600 and refused where group or others may read it: a key that has been readable must be
+considered read.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _MAX_MEMORY: Final = 1 << 30  # a stored cost must not let a forged file exhaust
 
 
 class ScryptCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much a guess costs: 128 * n * r bytes of memory, p times. The default is 128 MiB and about half a second."""
+    """What a guess costs: 128 * n * r bytes of memory, p times. The default is 128 MiB and half a second."""
 
     n: int = 2**17
     r: int = 8

@@ -1,16 +1,18 @@
 """A pseudo-random generator: the AES-256-CTR keystream, made at the speed of memory.
 
-Definition. Block i (from 0) of the stream under a key is the keystream of AES-256-CTR (NIST SP 800-38A) over 131,072 bytes with the initial
-counter block i (12 bytes, big-endian) | 00000002 (hex). The same bytes are the AES-256-GCM ciphertext of zeros under nonce i, which is how they
-are computed here: the library runs GCM faster than CTR. The tag is thrown away. Any AES-CTR reproduces the stream; a test does.
+Definition. Block i (from 0) of the stream under a key is the keystream of AES-256-CTR (NIST SP 800-38A) over
+131,072 bytes with the initial counter block i (12 bytes, big-endian) | 00000002 (hex). The same bytes are the
+AES-256-GCM ciphertext of zeros under nonce i, which is how they are computed here: the library runs GCM
+faster than CTR. The tag is thrown away. Any AES-CTR reproduces the stream; a test does.
 
 A key is used for one stream. Rings of 8, 16 and 32 bits read the stream as little-endian words.
 
-`apply_masks` works block by block, all keys on one block of the target before the next, so that target, keystream and zeros stay in the
-processor's cache; nothing is copied.
+`apply_masks` works block by block, all keys on one block of the target before the next, so that target,
+keystream and zeros stay in the processor's cache; nothing is copied.
 
-`StreamRandom` draws numbers from a stream. All its draws use only operations that IEEE 754 rounds correctly (no library logarithm or sine), so that
-one key gives the same bits on every machine: an initial model can be pinned by its digest.
+`StreamRandom` draws numbers from a stream. All its draws use only operations that IEEE 754 rounds correctly
+(no library logarithm or sine), so that one key gives the same bits on every machine: an initial model can be
+pinned by its digest.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _SQRT_HALF: Final = 0.7071067811865476
 
 
 def _fill(cipher: AESGCM, block: int, out: memoryview) -> None:
-    """Write the first len(out) - 16 bytes of keystream block `block` into `out`, and a meaningless tag behind them."""
+    """Write the first len(out) - 16 bytes of keystream block `block` into `out`, and a tag nobody reads."""
     cipher.encrypt_into(block.to_bytes(NONCE_BYTES, "big"), _ZEROS[: len(out) - TAG_BYTES], None, out)
 
 
@@ -52,7 +54,7 @@ def _cipher(key: bytes) -> AESGCM:
 
 
 class Keystream(HoldsSecret):
-    """The stream under one 32-byte key. It has no position: every method starts at the beginning, or at `offset`."""
+    """The stream under one 32-byte key. It has no position: methods start at `offset`, or at 0."""
 
     __slots__ = ("_cipher",)
 
@@ -139,8 +141,8 @@ def _apply(target: NDArray[Any], streams: list[tuple[AESGCM, Any]], offset: int)
 class StreamRandom(HoldsSecret):
     """Numbers from a stream: the same key gives the same numbers, on every machine.
 
-    For initialisation and public choices a key from the plan; for batches and anything private `StreamRandom.system()`. Masks and
-    noise of a privacy claim do not come from here.
+    For initialisation and public choices a key from the plan; for batches and anything private
+    `StreamRandom.system()`. Masks and noise of a privacy claim do not come from here.
 
     Args:
         key: 32 bytes.
@@ -160,7 +162,10 @@ class StreamRandom(HoldsSecret):
 
     @classmethod
     def from_seed(cls, seed: int, purpose: str) -> StreamRandom:
-        """Return the stream of a public seed (0 to 2**64 - 1) for one purpose; other purposes get unrelated streams."""
+        """Return the stream of a public seed (0 to 2**64 - 1) for one purpose.
+
+        Other purposes get unrelated streams.
+        """
         if not 0 <= seed < 2**64 or not purpose:
             raise InputError("a seed must be 0 to 2**64 - 1 and its purpose named", fix="Correct the seed")
         return cls(hkdf(seed.to_bytes(8, "big"), info=b"cloister seed v1 " + purpose.encode()))
@@ -203,7 +208,7 @@ class StreamRandom(HoldsSecret):
         return (words % bound).astype(np.int64).reshape(shape)
 
     def permutation(self, count: int) -> NDArray[np.int64]:
-        """Return 0 to count - 1 in random order (two equal sort keys, of chance count**2 / 2**65, keep their order)."""
+        """Return 0 to count - 1 in random order (equal sort keys, chance count**2 / 2**65, keep theirs)."""
         return np.argsort(self.words(count), kind="stable").astype(np.int64, copy=False)
 
     def normal(self, shape: int | tuple[int, ...] = ()) -> NDArray[np.float64]:
@@ -225,9 +230,10 @@ class StreamRandom(HoldsSecret):
 
 
 def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the natural logarithm of positive x within 4 units in the last place of max(1, |log x|), by + - * / alone.
+    """Return the natural logarithm of positive x, within 1e-15 of max(1, |log x|), by + - * / alone.
 
-    x = m 2**e with m in [sqrt(1/2), sqrt(2)); log m = 2 artanh(s), s = (m - 1) / (m + 1), |s| < 0.172, by its series to s**21.
+    x = m 2**e with m in [sqrt(1/2), sqrt(2)); log m = 2 artanh(s), s = (m - 1) / (m + 1), |s| < 0.172, by its
+    series to s**21.
     """
     mantissa, exponent = np.frexp(x)
     low = mantissa < _SQRT_HALF

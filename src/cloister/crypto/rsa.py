@@ -1,4 +1,4 @@
-"""RSA-OAEP with SHA-256 (RFC 8017), 3072 bits or more, for key stores and HSMs that speak it; everything else uses `hpke`.
+"""RSA-OAEP with SHA-256 (RFC 8017) from 3072 bits, for key stores and HSMs; everything else uses `hpke`.
 
 PKCS#1 v1.5 encryption does not exist here: its padding is an oracle.
 """
@@ -46,7 +46,7 @@ class RsaPublicKey:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RsaPublicKey:
-        """Return the key in SubjectPublicKeyInfo DER. Raises InputError where it is none, or below 3072 bits."""
+        """Return the key in SubjectPublicKeyInfo DER. Raises InputError: it is none, or below 3072 bits."""
         try:
             key = serialization.load_der_public_key(data)
         except (ValueError, UnsupportedAlgorithm):
@@ -98,7 +98,7 @@ class RsaKey(HoldsSecret):
         return cls(rsa.generate_private_key(public_exponent=65537, key_size=bits))
 
     def decrypt(self, ciphertext: bytes, label: bytes) -> bytes:
-        """Return the plaintext. Raises IntegrityError where it was altered, or is for another key or label."""
+        """Return the plaintext. Raises IntegrityError: it was altered, or is for another key or label."""
         try:
             return self._key.decrypt(ciphertext, _oaep(label))
         except ValueError:
@@ -118,7 +118,7 @@ class RsaKey(HoldsSecret):
 
     @classmethod
     def from_pem(cls, data: bytes, passphrase: str) -> RsaKey:
-        """Return the key in an encrypted PEM. Raises PassphraseError or InputError where it does not open."""
+        """Return the key in an encrypted PEM. Raises PassphraseError or InputError if it does not open."""
         return cls._checked(load_private(data, passphrase))
 
     def to_pem(self, passphrase: str) -> bytes:

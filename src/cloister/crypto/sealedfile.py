@@ -1,18 +1,19 @@
 """Files encrypted to people: any size, any number of recipients, streamed.
 
-    magic                "CLOISTER-SEALED-1\\n"
+    magic                CLOISTER-SEALED-1 and a line feed
     length of header     4 bytes, big-endian
-    header               JSON: commitment to the file key; per recipient fingerprint and the file key, sealed to it
-    chunks               each 256 KiB of plaintext (the last one 0 to 256 KiB) under AES-256-GCM, 16 bytes longer
+    header               JSON: a commitment to the file key; per recipient fingerprint and sealed file key
+    chunks               256 KiB of plaintext each (the last: 0 to 256 KiB) under AES-256-GCM, 16 bytes longer
 
-The file key is fresh. Each recipient gets it by HPKE with ML-KEM-768 and X25519, bound to the recipient's fingerprint. Chunks are encrypted
-under HKDF(file key, salt = SHA-256 of everything before them), the nonce being the chunk's number and the associated data saying whether it is the
-last (the STREAM construction; Hoang, Reyhanitabar, Rogaway, Vizar 2015). So a changed header, a chunk that is changed, moved, repeated or left out,
-a cut and an appended byte all fail; and since AES-GCM does not commit to its key, the commitment prevents a file that opens to different
-contents for different recipients.
+The file key is fresh. Each recipient gets it by HPKE with ML-KEM-768 and X25519, bound to the recipient's
+fingerprint. Chunks are encrypted under HKDF(file key, salt = SHA-256 of everything before them), the nonce
+being the chunk's number and the associated data saying whether it is the last (the STREAM construction;
+Hoang, Reyhanitabar, Rogaway, Vizar 2015). So a changed header, a chunk that is changed, moved, repeated or
+left out, a cut and an appended byte all fail; and since AES-GCM does not commit to its key, the commitment
+prevents a file that opens to different contents for different recipients.
 
-A sealed file does not say who sealed it, and it shows length and recipients' fingerprints. `open_file` puts the target in its place only when the last chunk
-has verified; until then nothing is released.
+A sealed file does not say who sealed it, and it shows length and recipients' fingerprints. `open_file` puts
+the target in its place only when the last chunk has verified; until then nothing is released.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from cloister.files import atomic_file
 
 __all__ = ["open_bytes", "open_file", "seal_bytes", "seal_file", "sealed_recipients"]
 
-_MAGIC: Final = b"CLOISTER-SEALED-1\n"
+_MAGIC: Final = bCLOISTER-SEALED-1 and a line feed
 _CHUNK: Final = 256 << 10
 _MAX_RECIPIENTS: Final = 1000
 _MAX_HEADER: Final = 4 << 20
@@ -78,7 +79,7 @@ def open_file(source: Path, target: Path, identity: Identity) -> None:
 
 
 def seal_bytes(plaintext: bytes, recipients: Sequence[PublicIdentity]) -> bytes:
-    """Return `plaintext` encrypted to `recipients`, in the same format. Raises InputError without recipients."""
+    """Return `plaintext` encrypted to `recipients`, in the same format. Raises InputError for none."""
     writer = io.BytesIO()
     _seal(io.BytesIO(plaintext), writer, recipients)
     return writer.getvalue()

@@ -1,10 +1,11 @@
 """Shamir's secret sharing over the prime field of 2**256 + 297 elements.
 
-A secret is 32 bytes, any value. Holder i (from 0) has the value of a random polynomial of degree threshold - 1 at x = i + 1, as 33
-bytes; the secret is its value at 0. Fewer than `threshold` shares say nothing at all about it.
+A secret is 32 bytes, any value. Holder i (from 0) has the value at x = i + 1 of a random polynomial of degree
+threshold - 1, as 33 bytes; the secret is its value at 0. Fewer than `threshold` shares say nothing about it.
 
-Shares carry no proof: whoever combines must know by other means (a signed hash of each share) that they are the dealt ones.
-Python's integers do not run in constant time; shares and secrets here are of one use and are not computed under an observer's clock.
+Shares carry no proof: whoever combines must know by other means (a signed hash of each share) that they are
+the dealt ones. Python's integers do not run in constant time; shares and secrets here are of one use and are
+not computed under an observer's clock.
 
 Source: A. Shamir, "How to share a secret", CACM 22(11), 1979.
 """
@@ -84,13 +85,14 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     """Return the secret from the shares of at least `threshold` holders.
 
     Args:
-        shares: holder's number (from 0) to its 33-byte share. Of more than `threshold`, those with the lowest numbers are used.
+        shares: holder's number (from 0) to its 33-byte share. Of more than `threshold`, those with the lowest
+            numbers are used.
         threshold: the one it was split with.
 
     Raises:
         InputError: too few shares, or a number out of range.
-        IntegrityError: a share is malformed, or the result is not a 32-byte secret, so that a share is wrong. A wrong share mostly gives a
-            wrong secret instead: check the result against what is known of it.
+        IntegrityError: a share is malformed, or the result is not a 32-byte secret, so that a share is wrong.
+            A wrong share mostly gives a wrong secret instead: check the result against what is known of it.
     """
     if threshold < 1 or len(shares) < threshold:
         raise InputError(

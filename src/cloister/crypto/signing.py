@@ -1,9 +1,11 @@
-"""Signatures: Ed25519 (RFC 8032), ECDSA P-256 with SHA-256 (FIPS 186-5), RSA-PSS with SHA-256 and 3072 bits or more (RFC 8017).
+"""Signatures: Ed25519 (RFC 8032), ECDSA P-256 (FIPS 186-5), RSA-PSS from 3072 bits (RFC 8017).
 
-Ed25519 is what Cloister signs with; the other two exist for keys that an organisation already has. A signature says that the key's owner
-signed these bytes, so the bytes must say what they are for: `dsse` puts a type in front, everything else a label.
+Ed25519 is what Cloister signs with; those two, with SHA-256, exist for keys that an organisation already has.
+A signature says that the key's owner signed these bytes, so the bytes must say what they are for: `dsse` puts
+a type in front, everything else a label.
 
-ECDSA signatures are DER and can be re-encoded by anybody into another valid one: a signature is never used as an identifier.
+ECDSA signatures are DER and can be re-encoded by anybody into another valid one: a signature is never used as
+an identifier.
 """
 
 from __future__ import annotations
@@ -161,7 +163,7 @@ class SigningKey(HoldsSecret):
         return cls(rsa.generate_private_key(public_exponent=65537, key_size=3072))
 
     def sign(self, message: Buffer) -> bytes:
-        """Return the signature over `message`: 64 bytes (Ed25519), DER (P-256), or as long as the modulus (RSA)."""
+        """Return the signature over `message`: 64 bytes (Ed25519), DER (P-256), or a modulus long (RSA)."""
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
             return self._key.sign(message)
         if isinstance(self._key, ec.EllipticCurvePrivateKey):
@@ -189,7 +191,7 @@ class SigningKey(HoldsSecret):
         return cls._checked(load_private(data, passphrase))
 
     def to_pem(self, passphrase: str) -> bytes:
-        """Return encrypted PKCS#8 in PEM (PBES2: PBKDF2-HMAC-SHA-256 with 600,000 rounds, AES-256-CBC), for other tools."""
+        """Return PKCS#8 in PEM under PBKDF2-HMAC-SHA-256 (600,000 rounds) and AES-256-CBC, for other tools."""
         return private_pem(self._key, passphrase)
 
     @classmethod

@@ -1,14 +1,14 @@
 """Whose public identities are trusted, and how new keys follow old ones.
 
-A trusted identity is a file NAME.json in one folder, put there by the owner of the folder after comparing fingerprints. Under a name there is one
-identity. Another one replaces it only
+A trusted identity is a file NAME.json in one folder, put there by the owner of the folder after comparing
+fingerprints. Under a name there is one identity. Another one replaces it only
 
-- with a succession: for each change of keys a DSSE envelope {old, new}, signed by the old identity and by the new one, leading without a gap
-  from the trusted identity to the offered one; or
+- with a succession: for each change of keys a DSSE envelope {old, new}, signed by the old identity and by the
+  new one, leading without a gap from the trusted identity to the offered one; or
 - with `replace=True`, the owner's word.
 
-A succession proves that whoever held the old keys wanted the new ones. Where the old keys were stolen, that is the thief: then the owner
-compares fingerprints again.
+A succession proves that whoever held the old keys wanted the new ones. Where the old keys were stolen, that
+is the thief: then the owner compares fingerprints again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Export(
 
 
 def declare_successor(old: Identity, new: Identity) -> bytes:
-    """Return the envelope that says `new` follows `old`, signed by both. Raises InputError for different names."""
+    """Return the envelope saying that `new` follows `old`, signed by both. Raises InputError: two names."""
     if old.name != new.name:
         raise InputError("a successor keeps the name", fix="Make a new identity for a new name")
     payload = canonical_bytes(_Succession(old.public, new.public))
@@ -86,7 +86,8 @@ def read_export(data: bytes) -> tuple[PublicIdentity, tuple[bytes, ...]]:
 def _open_succession(envelope: bytes) -> _Succession:
     """Return the statement if both of the identities it names have signed it.
 
-    The payload must be read to know who should have signed; it is read strictly, and believed only once both have.
+    The payload must be read to know who should have signed; it is read strictly, and believed only once both
+    have.
     """
     try:
         claimed = msgspec.json.decode(_payload_of(envelope), type=_Succession)
