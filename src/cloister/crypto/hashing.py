@@ -104,7 +104,7 @@ def constant_time_equal(left: bytes, right: bytes) -> bool:
 def refuse_weak(name: str) -> None:
     """Raise InputError, with the reason, where `name` is an algorithm known to be broken.
 
-    Names are read loosely: "SHA-1", "sha1", "aes-256-ecb", "rsa-2048". A name that passes is not thereby good:
+    Names are read loosely: "SHA-1", "sha1", "aes-ecb", "rsa-2048". A name that passes is not therefore good:
     callers choose from a list of their own.
     """
     plain = re.sub(r"[^a-z0-9]", "", name.lower())

@@ -36,7 +36,7 @@ from cloister.files import atomic_file
 
 __all__ = ["open_bytes", "open_file", "seal_bytes", "seal_file", "sealed_recipients"]
 
-_MAGIC: Final = bCLOISTER-SEALED-1 and a line feed
+_MAGIC: Final = b"CLOISTER-SEALED-1\n"
 _CHUNK: Final = 256 << 10
 _MAX_RECIPIENTS: Final = 1000
 _MAX_HEADER: Final = 4 << 20
