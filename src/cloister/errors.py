@@ -12,8 +12,8 @@
     │   └── RoundBurnt                 this round cannot finish; a fresh attempt may
     └── PolicyRefused         exit 3   a policy or a budget says no
 
-Every error says what was wrong, where, and what to do about it. Messages name fields, files, lines and peers; they never hold
-a value read from a row, a key, or a passphrase.
+Every error says what was wrong, where, and what to do about it. Messages name fields, files, lines and peers;
+they never hold a value read from a row, a key, or a passphrase.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class SchemaError(InputError):
         fix: what to do next.
     """
 
-    def __init__(self, what: str, *, line: int | None = None, column: str | None = None, fix: str = "") -> None:
+    def __init__(
+        self, what: str, *, line: int | None = None, column: str | None = None, fix: str = ""
+    ) -> None:
         parts = [f"line {line}" if line is not None else "", f"column {column}" if column is not None else ""]
         super().__init__(what, where=", ".join(p for p in parts if p), fix=fix)
         self.line = line

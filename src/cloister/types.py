@@ -57,10 +57,12 @@ class KeyService(Protocol):
 
 
 class Transport(Protocol):
-    """Carries opaque, already signed and encrypted messages between named parties. Nothing in it is trusted."""
+    """Carries opaque, already signed and encrypted messages between named parties. Nothing in it is
+    trusted."""
 
     async def send(self, receiver: str, message: bytes) -> None:
-        """Hand `message` over for delivery, at least once, in any order. Raises StorageError where it cannot."""
+        """Hand `message` over for delivery, at least once, in any order. Raises StorageError where it
+        cannot."""
 
     async def receive(self, timeout: float) -> bytes | None:
         """Return the next message addressed to this party, or None after `timeout` seconds."""

@@ -1,18 +1,21 @@
 """A signed, encrypted, ordered channel between two parties of one study, over a transport nobody trusts.
 
-Set-up is one `Hello` each way: a fresh X25519 key, signed by the sender's identity together with the plan's digest, both names
-and a nonce. The two direction keys are HKDF(X25519(fresh, fresh), plan | initiator's hello | responder's hello): reading an
-identity's long-term key later does not open what was said.
+Set-up is one `Hello` each way: a fresh X25519 key, signed by the sender's identity together with the plan's
+digest, both names and a nonce. The two direction keys are HKDF(X25519(fresh, fresh), plan | initiator's hello
+| responder's hello): reading an identity's long-term key later does not open what was said.
 
-Every message after that is `Frame`: header | AES-256-GCM ciphertext | Ed25519 signature over header and ciphertext. The header
-(study, sender, receiver, session, sequence) is the associated data, and a key is used in one direction only.
+Every message after that is `Frame`: header | AES-256-GCM ciphertext | Ed25519 signature over header and
+ciphertext. The header (study, sender, receiver, session, sequence) is the associated data, and a key is used
+in one direction only.
 
 Invariants:
 - a frame is delivered once and in the order it was sent, whatever the transport duplicates or reorders;
 - a frame of another study, session, sender or receiver, or with any bit changed, raises and changes nothing;
-- a hello is answered once: a second hello of the same peer is refused, so a session cannot be reset from outside.
+- a hello is answered once: a second hello of the same peer is refused, so a session cannot be reset from
+  outside.
 
-What it does not do: hide who talks to whom, how much and when; resist a quantum computer (stated in the threat model).
+What it does not do: hide who talks to whom, how much and when; resist a quantum computer (stated in the
+threat model).
 """
 
 from __future__ import annotations
@@ -22,7 +25,16 @@ from typing import Annotated
 
 import msgspec
 
-from cloister.crypto import AgreementKey, HoldsSecret, Identity, PublicIdentity, decrypt, encrypt, hkdf, sha256
+from cloister.crypto import (
+    AgreementKey,
+    HoldsSecret,
+    Identity,
+    PublicIdentity,
+    decrypt,
+    encrypt,
+    hkdf,
+    sha256,
+)
 from cloister.errors import ProtocolError
 from cloister.types import RandomBytes
 
@@ -79,7 +91,11 @@ def _parse(message: bytes) -> tuple[Route, Hello | Frame]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError("sent bytes that are no channel message") from error
     if route.version != VERSION:
-        raise ProtocolError(f"speaks channel version {route.version}, not {VERSION}", peer=route.sender, fix="Install the same version at both ends")
+        raise ProtocolError(
+            f"speaks channel version {route.version}, not {VERSION}",
+            peer=route.sender,
+            fix="Install the same version at both ends",
+        )
     return route, parsed
 
 
@@ -104,7 +120,12 @@ class Channel(HoldsSecret):
     """
 
     def __init__(
-        self, identity: Identity, peer: PublicIdentity, study: bytes, *, initiator: bool,
+        self,
+        identity: Identity,
+        peer: PublicIdentity,
+        study: bytes,
+        *,
+        initiator: bool,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         random = insecure_test_random or os.urandom
@@ -116,7 +137,9 @@ class Channel(HoldsSecret):
         self._study = study
         self._ephemeral: AgreementKey | None = AgreementKey.generate(random)
         signed = self._out + self._ephemeral.public + (nonce := random(32))
-        self.hello = _encode(Hello(self._out, self._ephemeral.public, nonce, identity.sign(_LABEL + b"/hello" + signed)))
+        self.hello = _encode(
+            Hello(self._out, self._ephemeral.public, nonce, identity.sign(_LABEL + b"/hello" + signed))
+        )
         self._session = b""
         self._keys: tuple[bytes, bytes] | None = None  # mine, theirs
         self._sent = 0
@@ -143,7 +166,8 @@ class Channel(HoldsSecret):
         return _encode(Frame(self._out, self._session, sequence, ciphertext, signature))
 
     def receive(self, message: bytes) -> list[bytes]:
-        """Take one message from the transport; return the payloads that are now in order (often one, sometimes none).
+        """Take one message from the transport; return the payloads that are now in order (often one,
+        sometimes none).
 
         Raises:
             ProtocolError: not from this peer, not for this study or session, or not well formed.
@@ -172,7 +196,8 @@ class Channel(HoldsSecret):
         shared = self._ephemeral.exchange(hello.key)
         self._ephemeral = None
         forward, backward = (
-            hkdf(shared, salt=self._session, info=_LABEL + direction + self._study) for direction in (b"/initiator/", b"/responder/")
+            hkdf(shared, salt=self._session, info=_LABEL + direction + self._study)
+            for direction in (b"/initiator/", b"/responder/")
         )
         self._keys = (forward, backward) if self._initiator else (backward, forward)
 
@@ -194,7 +219,9 @@ class Channel(HoldsSecret):
         self._waiting[frame.sequence] = frame
         payloads = []
         while (following := self._waiting.pop(self._delivered, None)) is not None:
-            payloads.append(decrypt(self._keys[1], following.ciphertext, self._associated(self._in, following.sequence)))
+            payloads.append(
+                decrypt(self._keys[1], following.ciphertext, self._associated(self._in, following.sequence))
+            )
             self._delivered += 1
         return payloads
 
@@ -203,4 +230,3 @@ class Channel(HoldsSecret):
 
     def _signed(self, route: bytes, sequence: int, ciphertext: bytes) -> bytes:
         return _LABEL + b"/frame" + route + self._session + sequence.to_bytes(8, "big") + sha256(ciphertext)
-

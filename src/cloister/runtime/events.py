@@ -1,11 +1,22 @@
-"""What a study reports while it runs: names, numbers and reasons, never data. Progress bars, logs and the report read these."""
+"""What a study reports while it runs: names, numbers and reasons, never data. Progress bars, logs and the
+report read these."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Burnt", "Event", "OnEvent", "Refused", "RosterAgreed", "RoundDone", "SetupDone", "Stalled", "Stopped"]
+__all__ = [
+    "Burnt",
+    "Event",
+    "OnEvent",
+    "Refused",
+    "RosterAgreed",
+    "RoundDone",
+    "SetupDone",
+    "Stalled",
+    "Stopped",
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,8 @@ class RoundDone:
         attempt: which attempt of the epoch it took.
         survivors: whose updates are in the sum.
         seconds: from start to sum.
-        metrics: evaluation of the model this round started from, where the plan declares rows public; else None.
+        metrics: evaluation of the model this round started from, where the plan declares rows public; else
+            None.
         site_metrics: the same by site.
     """
 

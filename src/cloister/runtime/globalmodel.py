@@ -1,8 +1,9 @@
 """The global model, computed alike by everybody who may see it.
 
-Hub (where the plan says hub_view = "sum") and sites each start from the plan's pinned initial model and apply every round's sum
-through the same server step, elementwise in float64, so they hold the same bits without anybody sending a model. A site whose hub
-showed it another sum ends with another digest, and its next mask does not cancel.
+Hub (where the plan says hub_view = "sum") and sites each start from the plan's pinned initial model and apply
+every round's sum through the same server step, elementwise in float64, so they hold the same bits without
+anybody sending a model. A site whose hub showed it another sum ends with another digest, and its next mask
+does not cancel.
 """
 
 from __future__ import annotations
@@ -12,21 +13,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.crypto import sha256
-from cloister.learning import Plan, build_algorithm, mean_update, site_weights
+from cloister.learning import Plan, ServerState, build_algorithm, mean_update, site_weights
 from cloister.secagg import Encoding, RingVector
 
-__all__ = ["GlobalModel", "model_bytes_digest", "weights_by_site"]
+__all__ = ["GlobalModel", "weights_by_site"]
 
 
 def weights_by_site(plan: Plan, rows: Mapping[str, int]) -> dict[str, float]:
     """Return each site's weight in (0, 1], from the public row counts of the roster."""
     return dict(zip(rows, site_weights(list(rows.values()), plan.training.weights), strict=True))
-
-
-def model_bytes_digest(params: NDArray[np.float64]) -> bytes:
-    """Return the SHA-256 of float64[d] parameters, little-endian."""
-    return sha256(np.ascontiguousarray(params, dtype="<f8").data)
 
 
 class GlobalModel:
@@ -47,11 +42,18 @@ class GlobalModel:
         return self._state.params
 
     @property
+    def state(self) -> ServerState:
+        """Model and optimiser state, for checkpoints."""
+        return self._state
+
+    @property
     def rounds(self) -> int:
         """How many rounds it has seen."""
         return self._state.rounds
 
-    def apply(self, total: RingVector, survivors: Sequence[str], weights: Mapping[str, float], encoding: Encoding) -> None:
+    def apply(
+        self, total: RingVector, survivors: Sequence[str], weights: Mapping[str, float], encoding: Encoding
+    ) -> None:
         """Decode one round's sum of weighted updates and take the server step.
 
         Args:

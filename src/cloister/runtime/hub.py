@@ -1,18 +1,21 @@
 """The hub, as a state machine: messages and times in, messages and events out.
 
-It relays, counts and adds; it holds ciphertext, round metadata, and the sum of updates where the plan says hub_view = "sum". Order:
+It relays, counts and adds; it holds ciphertext, round metadata, and the sum of updates where the plan says
+hub_view = "sum". Order:
 
     1. hello to every site of the plan; collect Join until all are there or the deadline passes
     2. offer a roster, collect countersignatures, publish them
-    3. relay the secure-sum set-up; it is all or nothing: who is missing or caught lying is left out, and a new epoch begins
+    3. relay the secure-sum set-up; it is all or nothing: who is missing or caught lying is left out, and a
+       new epoch begins
     4. rounds: start, collect masked uploads, close, collect answers, publish the outcome
     5. finish: publish the last outcome, compare the tags of the models the sites ended with
 
-Deadlines. Too few uploads: nothing is chosen yet, so the hub waits on (`Stalled`), up to `PATIENCE` deadlines. Too few answers
-after a choice: the attempt is burnt and a fresh one begins, while the plan has attempts left.
+Deadlines. Too few uploads: nothing is chosen yet, so the hub waits on (`Stalled`), up to `PATIENCE`
+deadlines. Too few answers after a choice: the attempt is burnt and a fresh one begins, while the plan has
+attempts left.
 
-A message that does not verify is refused, reported and without effect. Integrity of the sum against the hub itself is out of
-scope; sites protect their updates from it, not the result.
+A message that does not verify is refused, reported and without effect. Integrity of the sum against the hub
+itself is out of scope; sites protect their updates from it, not the result.
 """
 
 from __future__ import annotations
@@ -26,9 +29,18 @@ from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, PlanError, ProtocolError, RoundBurnt
-from cloister.learning import Plan, metrics_from_sums
+from cloister.learning import Plan, initial_model, metrics_from_sums, plan_model
 from cloister.runtime.channel import Channel, peek
-from cloister.runtime.events import Burnt, Event, Refused, RosterAgreed, RoundDone, SetupDone, Stalled, Stopped
+from cloister.runtime.events import (
+    Burnt,
+    Event,
+    Refused,
+    RosterAgreed,
+    RoundDone,
+    SetupDone,
+    Stalled,
+    Stopped,
+)
 from cloister.runtime.globalmodel import GlobalModel, weights_by_site
 from cloister.runtime.messages import (
     Announce,
@@ -56,7 +68,7 @@ from cloister.runtime.messages import (
 from cloister.runtime.roster import manifest_digest, read_countersignature
 from cloister.runtime.studykey import open_study_key
 from cloister.secagg import Encoding, EpochContext, Roster, RoundSum, SecureSumHub
-from cloister.vault import read_manifest
+from cloister.vault import Schema, read_manifest
 
 __all__ = ["Hub", "Outgoing", "Step"]
 
@@ -98,36 +110,48 @@ class Hub:
         plan: the study's plan.
         identity: the hub's own keys.
         sites: public identities of the plan's sites, by name.
-        initial: float64[d], the plan's initial model; needed for its size, and as the start where the hub may see the model.
+        schema: the public schema the plan names; it says what the model's parameters and metrics mean.
         insecure_test_random: source of session keys in tests.
     """
 
     def __init__(
-        self, plan: Plan, identity: Identity, sites: Mapping[str, PublicIdentity], initial: NDArray[np.float64], *,
+        self,
+        plan: Plan,
+        identity: Identity,
+        sites: Mapping[str, PublicIdentity],
+        schema: Schema,
+        *,
         insecure_test_random: Callable[[int], bytes] | None = None,
     ) -> None:
         if plan.hub.identity != identity.public.fingerprint:
-            raise PlanError("the plan names another hub", where="[hub] identity", fix="Use the identity the plan names")
+            raise PlanError(
+                "the plan names another hub", where="[hub] identity", fix="Use the identity the plan names"
+            )
         for entry in plan.sites:
             if entry.name not in sites or sites[entry.name].fingerprint != entry.identity:
                 raise PlanError(
-                    "no trusted identity with the fingerprint in the plan", where=f"[[sites]] {entry.name}",
+                    "no trusted identity with the fingerprint in the plan",
+                    where=f"[[sites]] {entry.name}",
                     fix="`cloister keys trust` the identity the site exported",
                 )
         self._plan = plan
         self._identity = identity
         self._sites = {entry.name: sites[entry.name] for entry in plan.sites}
-        self._size = initial.size
+        features, self._shape = plan_model(plan, schema)
+        self._label_unit = features.label_unit
         self._channels = {
-            name: Channel(identity, site, plan.digest, initiator=True, insecure_test_random=insecure_test_random)
+            name: Channel(
+                identity, site, plan.digest, initiator=True, insecure_test_random=insecure_test_random
+            )
             for name, site in self._sites.items()
         }
-        self.model = GlobalModel(plan, initial) if plan.aggregation.hub_view == "sum" else None
+        self.model = (
+            GlobalModel(plan, initial_model(plan, schema)) if plan.aggregation.hub_view == "sum" else None
+        )
         self.joined: dict[str, Join] = {}
         self.epochs: list[_Epoch] = []
         self.rounds: list[RoundDone] = []
         self.final_metrics: tuple[dict[str, float], dict[str, dict[str, float]]] | None = None
-        self.last_total: NDArray[np.unsignedinteger] | None = None
         self.stopped: str | None = None
         self.finished = False
         self._excluded: set[str] = set()
@@ -153,10 +177,15 @@ class Hub:
             return None
         epoch = self.epochs[-1]
         return open_study_key(
-            self.epochs[-1].study_keys or b"", epoch.roster.members[0], self._identity, self._plan.digest, epoch.number
+            self.epochs[-1].study_keys or b"",
+            epoch.roster.members[0],
+            self._identity,
+            self._plan.digest,
+            epoch.number,
         )
 
-    # --- inputs ----------------------------------------------------------------------------------------------------
+    # --- inputs
+    # ----------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> Step:
         """Greet every site of the plan."""
@@ -196,7 +225,8 @@ class Hub:
                 self._conclude()
         return self._step
 
-    # --- dispatch --------------------------------------------------------------------------------------------------
+    # --- dispatch
+    # --------------------------------------------------------------------------------------------------
 
     def _handle(self, peer: str, message: Message, now: float) -> None:
         match message:
@@ -229,7 +259,8 @@ class Hub:
             self._excluded.add(str(liar))
             self._offer([name for name in self._members() if name != liar], now)
 
-    # --- steps 1 and 2: joining and the roster ---------------------------------------------------------------------
+    # --- steps 1 and 2: joining and the roster
+    # ---------------------------------------------------------------------
 
     def _on_join(self, peer: str, join: Join, now: float) -> None:
         if PublicIdentity.from_json(join.identity).fingerprint != self._sites[peer].fingerprint:
@@ -244,7 +275,11 @@ class Hub:
             self._offer(list(self._sites), now)
 
     def _offer(self, names: list[str], now: float) -> None:
-        names = [name for name in self._sites if name in names and name in self.joined and name not in self._excluded]
+        names = [
+            name
+            for name in self._sites
+            if name in names and name in self.joined and name not in self._excluded
+        ]
         if len(names) < self._plan.study.minimum_sites:
             self._stop(f"{len(names)} sites take part, the plan asks for {self._plan.study.minimum_sites}")
             return
@@ -252,20 +287,31 @@ class Hub:
         rows = {name: self.joined[name].rows for name in names}
         number = len(self.epochs)
         context = EpochContext(
-            plan_digest=self._plan.digest, roster=roster, epoch=number, attempts=self._plan.attempts,
-            params=self._plan.params(len(names)), bits=self._plan.aggregation.bits, hub_view=self._plan.aggregation.hub_view,
+            plan_digest=self._plan.digest,
+            roster=roster,
+            epoch=number,
+            attempts=self._plan.attempts,
+            params=self._plan.params(len(names)),
+            bits=self._plan.aggregation.bits,
+            hub_view=self._plan.aggregation.hub_view,
         )
         encoding = Encoding(
-            bits=self._plan.aggregation.bits, parties=len(names), value_range=self._plan.aggregation.value_range
+            bits=self._plan.aggregation.bits,
+            parties=len(names),
+            value_range=self._plan.aggregation.value_range,
         )
         self.epochs.append(
-            _Epoch(number, roster, context, weights_by_site(self._plan, rows), encoding, SecureSumHub(context))
+            _Epoch(
+                number, roster, context, weights_by_site(self._plan, rows), encoding, SecureSumHub(context)
+            )
         )
         self._enter("roster", now)
         self._broadcast(
             RosterOffer(
-                number, [member.to_json() for member in roster.members],
-                [manifest_digest(self.joined[name].manifest) for name in names], list(rows.values()),
+                number,
+                [member.to_json() for member in roster.members],
+                [manifest_digest(self.joined[name].manifest) for name in names],
+                list(rows.values()),
             )
         )
 
@@ -281,7 +327,8 @@ class Hub:
             self._enter("announce", now)
             self._broadcast(RosterClosed([epoch.countersignatures[name] for name in self._members()]))
 
-    # --- step 3: set-up --------------------------------------------------------------------------------------------
+    # --- step 3: set-up
+    # --------------------------------------------------------------------------------------------
 
     def _on_announce(self, peer: str, message: Announce, now: float) -> None:
         bodies = self._current().secure_sum.on_announcement(peer, message.body)
@@ -313,12 +360,15 @@ class Hub:
         self._broadcast(StudyKeys(epoch.study_keys))
         self._begin(None, now)
 
-    # --- step 4: rounds --------------------------------------------------------------------------------------------
+    # --- step 4: rounds
+    # --------------------------------------------------------------------------------------------
 
     def _begin(self, outcome: Outcome | None, now: float) -> None:
         self._attempts_used += 1
         if self._attempts_used > self._plan.attempts:
-            self._stop(f"all {self._plan.attempts} attempts of the plan are used; raise spare_rounds for less reliable sites")
+            self._stop(
+                f"all {self._plan.attempts} attempts of the plan are used; raise spare_rounds for less reliable sites"
+            )
             return
         self._attempt += 1
         self._current().secure_sum.begin(self._attempt)
@@ -380,18 +430,23 @@ class Hub:
         self._note(done)
         if self.model is not None:
             self.model.apply(result.total, result.survivors, epoch.weights, epoch.encoding)
-        self.last_total = result.total
-        total = np.ascontiguousarray(result.total).astype(result.total.dtype.newbyteorder("<"), copy=False).tobytes()
+        total = (
+            np.ascontiguousarray(result.total)
+            .astype(result.total.dtype.newbyteorder("<"), copy=False)
+            .tobytes()
+        )
         outcome = Outcome(self._round, self._attempt, list(result.survivors), total)
         self._round += 1
         if self._round < self._plan.training.rounds:
-            # sites check that an outcome follows the round it belongs to, so a lost attempt never carries one twice
+            # sites check that an outcome follows the round it belongs to, so a lost attempt never carries one
+            # twice
             self._begin(outcome, now)
         else:
             self._enter("done", now)
             self._broadcast(Finish(outcome))
 
-    # --- step 5: the end -------------------------------------------------------------------------------------------
+    # --- step 5: the end
+    # -------------------------------------------------------------------------------------------
 
     def _on_done(self, peer: str, message: Done) -> None:
         self._done[peer] = message
@@ -406,14 +461,17 @@ class Hub:
         if len({done.tag for done in self._done.values()}) != 1:
             self._stop("the sites ended with different models")
             return
-        evaluations = {name: done.evaluation for name, done in self._done.items() if done.evaluation is not None}
+        evaluations = {
+            name: done.evaluation for name, done in self._done.items() if done.evaluation is not None
+        }
         metrics, by_site = self._metrics(evaluations)
         if metrics is not None and by_site is not None:
             self.final_metrics = metrics, by_site
         self._phase = "finished"
         self.finished = True
 
-    # --- helpers ---------------------------------------------------------------------------------------------------
+    # --- helpers
+    # ---------------------------------------------------------------------------------------------------
 
     def _metrics(
         self, evaluations: Mapping[str, list[float]]
@@ -421,9 +479,13 @@ class Hub:
         if not evaluations or not self._plan.data.public_rows:
             return None, None
         sums = {name: np.asarray(values, dtype=np.float64) for name, values in evaluations.items()}
-        kind = self._plan.model.kind
-        whole = metrics_from_sums(kind, np.sum(list(sums.values()), axis=0))
-        return whole, {name: metrics_from_sums(kind, values) for name, values in sums.items()}
+
+        def metrics(values: NDArray[np.float64]) -> dict[str, float]:
+            return metrics_from_sums(self._shape, values, unit=self._label_unit)
+
+        return metrics(np.sum(list(sums.values()), axis=0)), {
+            name: metrics(values) for name, values in sums.items()
+        }
 
     def _current(self) -> _Epoch:
         return self.epochs[-1]

@@ -1,7 +1,7 @@
 """What hub and sites say to each other, before it is signed and encrypted by a `Channel`.
 
-One tagged msgpack struct a message; unknown tags, unknown fields, wrong types and trailing bytes are refused. In the order of a
-study:
+One tagged msgpack struct a message; unknown tags, unknown fields, wrong types and trailing bytes are refused.
+In the order of a study:
 
     site -> hub   Join            who I am, my signed manifest, my row count
     hub  -> site  RosterOffer     these members, in this order, for this epoch
@@ -120,7 +120,8 @@ class Bundle(_Message, tag="bundle", frozen=True):
 
 
 class Ready(_Message, tag="ready", frozen=True):
-    """A site holds the epoch's secrets. The first member adds the study key, sealed to each who may read checkpoints."""
+    """A site holds the epoch's secrets. The first member adds the study key, sealed to each who may read
+    checkpoints."""
 
     setup_digest: Digest
     study_keys: bytes | None = None
@@ -142,7 +143,8 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RoundStart(_Message, tag="round-start", frozen=True):
-    """Begin a round. `outcome` is that of the round before, absent for the first and after a burnt attempt."""
+    """Begin a round. `outcome` is that of the round before, absent for the first and after a burnt
+    attempt."""
 
     round: Index
     attempt: Index
@@ -228,4 +230,6 @@ def decode_message(data: bytes, *, peer: str) -> Message:
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProtocolError("sent a message that cannot be parsed", peer=peer, fix="Check that both run the same version") from error
+        raise ProtocolError(
+            "sent a message that cannot be parsed", peer=peer, fix="Check that both run the same version"
+        ) from error

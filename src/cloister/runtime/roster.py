@@ -1,7 +1,8 @@
 """Who takes part: countersignatures over plan and roster.
 
-A site signs only a roster whose every member the plan names and its owner trusts, in which it stands itself with its own
-manifest and row count, and which has the plan's minimum of members. Nothing is computed before everybody's signature is there.
+A site signs only a roster whose every member the plan names and its owner trusts, in which it stands itself
+with its own manifest and row count, and which has the plan's minimum of members. Nothing is computed before
+everybody's signature is there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ from typing import Annotated
 
 import msgspec
 
-from cloister.crypto import Identity, PublicIdentity, canonical_bytes, keyring, open_envelope, sha256, sign_envelope
+from cloister.crypto import (
+    Identity,
+    PublicIdentity,
+    canonical_bytes,
+    keyring,
+    open_envelope,
+    sha256,
+    sign_envelope,
+)
 from cloister.errors import IntegrityError, ProtocolError
 
 __all__ = [
@@ -72,10 +81,17 @@ def read_countersignature(envelope: bytes, signer: PublicIdentity) -> Countersig
 
 
 def check_countersignatures(
-    envelopes: Sequence[bytes], members: Sequence[PublicIdentity], *, plan: bytes, roster: bytes, epoch: int,
-    manifests: Mapping[str, bytes], rows: Mapping[str, int],
+    envelopes: Sequence[bytes],
+    members: Sequence[PublicIdentity],
+    *,
+    plan: bytes,
+    roster: bytes,
+    epoch: int,
+    manifests: Mapping[str, bytes],
+    rows: Mapping[str, int],
 ) -> None:
-    """Require from every member, in order, its signature over exactly this plan, roster, epoch, manifest and row count.
+    """Require from every member, in order, its signature over exactly this plan, roster, epoch, manifest and
+    row count.
 
     Raises:
         ProtocolError: naming the first member for whom that does not hold.

@@ -3,15 +3,16 @@
 It takes part in one study. Its order, each step refused out of turn:
 
     1. hello and Join: my identity, my signed manifest, my row count
-    2. RosterOffer: every member is named by the plan and trusted by my owner, the minimum is met, my own entry is right;
-       only then Countersign. One roster an epoch; a later epoch has a higher number
+    2. RosterOffer: every member is named by the plan and trusted by my owner, the minimum is met, my own
+       entry is right; only then Countersign. One roster an epoch; a later epoch has a higher number
     3. RosterClosed: everybody countersigned the same plan and roster
     4. secure-sum set-up: Announce, Deal, Ready; the first member deals the study key
     5. RoundStart: apply the round before, train, encode, mask, Upload
     6. Request: answered by the rules of `secagg`; the machine there decides, not the hub
     7. Finish: apply the last round, Done
 
-It holds the only plain copy of its update, for the length of one call. What it logs are names, numbers and reasons.
+It holds the only plain copy of its update, for the length of one call. What it logs are names, numbers and
+reasons.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.learning import Plan, client_update
 from cloister.runtime.channel import Channel
-from cloister.runtime.globalmodel import GlobalModel, model_bytes_digest, weights_by_site
+from cloister.runtime.globalmodel import GlobalModel, weights_by_site
 from cloister.runtime.messages import (
     Announce,
     Announcements,
@@ -89,8 +89,16 @@ class Site:
     """
 
     def __init__(
-        self, plan: Plan, identity: Identity, hub: PublicIdentity, *, trusted: Mapping[str, PublicIdentity], manifest: bytes,
-        rows: int, worker: LocalWorker, insecure_test_random: RandomBytes | None = None,
+        self,
+        plan: Plan,
+        identity: Identity,
+        hub: PublicIdentity,
+        *,
+        trusted: Mapping[str, PublicIdentity],
+        manifest: bytes,
+        rows: int,
+        worker: LocalWorker,
+        insecure_test_random: RandomBytes | None = None,
     ) -> None:
         self._plan = plan
         self._identity = identity
@@ -101,20 +109,19 @@ class Site:
         self._worker = worker
         self._random = insecure_test_random
         self._check_plan()
-        self._channel = Channel(identity, hub, plan.digest, initiator=False, insecure_test_random=insecure_test_random)
+        self._channel = Channel(
+            identity, hub, plan.digest, initiator=False, insecure_test_random=insecure_test_random
+        )
         self._epoch: _Epoch | None = None
         self._highest_epoch = -1
         self._attempt = -1
         self._attempts_used = 0
         self._expected: tuple[type[Message], ...] = (RosterOffer,)
-        self._initial = worker.initial()
-        self._check_initial()
-        self._model = GlobalModel(plan, self._initial)
+        self._model = GlobalModel(plan, worker.initial)
         self.study_key: bytes | None = None
         self.finished = False
         self.stopped: str | None = None
         self.clamped = 0
-        self.curve: list[NDArray[np.float64] | None] = []
 
     def __repr__(self) -> str:
         return f"Site({self._identity.name}, round {self._model.rounds})"
@@ -171,28 +178,28 @@ class Site:
             case Finish():
                 return self._on_finish(message)
             case _:
-                raise ProtocolError(f"sent {type(message).__name__}, which only sites send", peer=self._hub.name)
+                raise ProtocolError(
+                    f"sent {type(message).__name__}, which only sites send", peer=self._hub.name
+                )
 
-    # --- before the study: is this plan one we can honour? ---------------------------------------------------------
+    # --- before the study: is this plan one we can honour?
+    # ---------------------------------------------------------
 
     def _check_plan(self) -> None:
         entry = next((site for site in self._plan.sites if site.name == self._identity.name), None)
         if entry is None or entry.identity != self._identity.public.fingerprint:
             raise PolicyRefused(
-                "the plan does not name this site with this identity", where=self._identity.name,
+                "the plan does not name this site with this identity",
+                where=self._identity.name,
                 fix="Ask the plan's author to enter the fingerprint that `cloister keys show` prints",
             )
         if self._plan.hub.identity != self._hub.fingerprint:
-            raise PolicyRefused("the hub is not the one the plan names", where=self._hub.name, fix="Use the plan's hub")
-
-    def _check_initial(self) -> None:
-        if self._plan.model.initial != model_bytes_digest(self._initial).hex():
             raise PolicyRefused(
-                "the initial model is not the one pinned in the plan", where="[model] initial",
-                fix="Run the version of Cloister the plan was made with, or pin the plan anew",
+                "the hub is not the one the plan names", where=self._hub.name, fix="Use the plan's hub"
             )
 
-    # --- step 2 and 3: the roster ----------------------------------------------------------------------------------
+    # --- step 2 and 3: the roster
+    # ----------------------------------------------------------------------------------
 
     def _on_roster_offer(self, offer: RosterOffer) -> list[Message]:
         if offer.epoch <= self._highest_epoch:
@@ -206,7 +213,8 @@ class Site:
         if len(members) < self._plan.study.minimum_sites:
             raise PolicyRefused(
                 f"the roster has {len(members)} sites, the plan asks for {self._plan.study.minimum_sites}",
-                where=self._plan.study.name, fix="Wait until more sites take part",
+                where=self._plan.study.name,
+                fix="Wait until more sites take part",
             )
         rows = dict(zip(names, offer.rows, strict=True))
         manifests = dict(zip(names, offer.manifests, strict=True))
@@ -217,18 +225,25 @@ class Site:
         self._attempt = -1
         self._expected = (RosterClosed, RosterOffer)
         statement = Countersignature(
-            self._plan.digest.hex(), self._epoch.roster.digest.hex(), offer.epoch, self.name,
-            manifests[self.name].hex(), self._rows,
+            self._plan.digest.hex(),
+            self._epoch.roster.digest.hex(),
+            offer.epoch,
+            self.name,
+            manifests[self.name].hex(),
+            self._rows,
         )
         return [Countersign(countersign(self._identity, statement))]
 
     def _accept_member(self, member: PublicIdentity) -> PublicIdentity:
         named = {site.name: site.identity for site in self._plan.sites}
         if named.get(member.name) != member.fingerprint:
-            raise PolicyRefused("the roster has a member the plan does not name", where=member.name, fix="Do not take part")
+            raise PolicyRefused(
+                "the roster has a member the plan does not name", where=member.name, fix="Do not take part"
+            )
         if member.fingerprint not in self._trusted:
             raise PolicyRefused(
-                "the roster has a member your organisation does not trust", where=member.name,
+                "the roster has a member your organisation does not trust",
+                where=member.name,
                 fix="Check its fingerprint with its owner, then `cloister keys trust` it",
             )
         return member
@@ -240,11 +255,22 @@ class Site:
         plan = self._plan
         params = plan.params(len(members))
         return _Epoch(
-            number=number, roster=roster, rows=rows, manifests=manifests, weights=weights_by_site(plan, rows),
-            encoding=Encoding(bits=plan.aggregation.bits, parties=len(members), value_range=plan.aggregation.value_range),
+            number=number,
+            roster=roster,
+            rows=rows,
+            manifests=manifests,
+            weights=weights_by_site(plan, rows),
+            encoding=Encoding(
+                bits=plan.aggregation.bits, parties=len(members), value_range=plan.aggregation.value_range
+            ),
             context=EpochContext(
-                plan_digest=plan.digest, roster=roster, epoch=number, attempts=plan.attempts, params=params,
-                bits=plan.aggregation.bits, hub_view=plan.aggregation.hub_view,
+                plan_digest=plan.digest,
+                roster=roster,
+                epoch=number,
+                attempts=plan.attempts,
+                params=params,
+                bits=plan.aggregation.bits,
+                hub_view=plan.aggregation.hub_view,
             ),
             members={member.name: member for member in members},
         )
@@ -252,14 +278,20 @@ class Site:
     def _on_roster_closed(self, closed: RosterClosed) -> list[Message]:
         epoch = self._current()
         check_countersignatures(
-            closed.countersignatures, epoch.roster.members, plan=self._plan.digest, roster=epoch.roster.digest,
-            epoch=epoch.number, manifests=epoch.manifests, rows=epoch.rows,
+            closed.countersignatures,
+            epoch.roster.members,
+            plan=self._plan.digest,
+            roster=epoch.roster.digest,
+            epoch=epoch.number,
+            manifests=epoch.manifests,
+            rows=epoch.rows,
         )
         epoch.secure_sum = SecureSumSite(epoch.context, self._identity, insecure_test_random=self._random)
         self._expected = (Announcements, RosterOffer)
         return [Announce(epoch.secure_sum.announce())]
 
-    # --- step 4: set-up of the secure sum --------------------------------------------------------------------------
+    # --- step 4: set-up of the secure sum
+    # --------------------------------------------------------------------------
 
     def _on_announcements(self, message: Announcements) -> list[Message]:
         self._expected = (Bundle, RosterOffer)
@@ -287,13 +319,16 @@ class Site:
         self._expected = (RoundStart, RosterOffer)
         return []
 
-    # --- steps 5 to 7: rounds --------------------------------------------------------------------------------------
+    # --- steps 5 to 7: rounds
+    # --------------------------------------------------------------------------------------
 
     def _on_round_start(self, start: RoundStart) -> list[Message]:
         if start.outcome is not None:
             self._apply(start.outcome)
         if start.round != self._model.rounds:
-            raise ProtocolError(f"started round {start.round} where round {self._model.rounds} is due", peer=self._hub.name)
+            raise ProtocolError(
+                f"started round {start.round} where round {self._model.rounds} is due", peer=self._hub.name
+            )
         self._attempts_used += 1
         if start.attempt <= self._attempt or self._attempts_used > self._plan.attempts:
             raise ProtocolError("started an attempt that was used or is beyond the plan", peer=self._hub.name)
@@ -325,7 +360,10 @@ class Site:
         members = set(epoch.rows)
         if outcome.round != self._model.rounds or not set(outcome.survivors) <= members:
             raise ProtocolError("sent the outcome of another round", peer=self._hub.name)
-        if len(set(outcome.survivors)) != len(outcome.survivors) or len(outcome.survivors) < epoch.context.params.minimum:
+        if (
+            len(set(outcome.survivors)) != len(outcome.survivors)
+            or len(outcome.survivors) < epoch.context.params.minimum
+        ):
             raise ProtocolError("sent an outcome with too few survivors", peer=self._hub.name)
         params = self._model.params
         if len(outcome.total) != params.size * epoch.encoding.dtype.itemsize:

@@ -3,15 +3,15 @@
     studies/NAME/
         record.dsse.json     what was agreed and done, signed by whoever keeps it
         study-keys.dsse.json the study key, sealed to each of its readers by the first member
-        model.checkpoint     the released model, encrypted under the study key
+        model.checkpoint     the last global model and server state, encrypted under the study key
 
-The model is never there in the clear. Reading verifies the signature, opens the study key with the reader's identity, and opens
-the checkpoint bound to plan and round; a folder that was edited, or mixed with another, is refused.
+The model is never there in the clear. Reading verifies the signature, opens the study key with the reader's
+identity, and opens the checkpoint bound to plan and round; a folder that was edited, or mixed with another,
+is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from cloister.crypto import Identity, PublicIdentity, canonical_bytes, keyring, open_envelope, sign_envelope
 from cloister.errors import InputError, IntegrityError
 from cloister.files import new_directory, read_bytes, write_atomic
-from cloister.learning import Plan, load_checkpoint, parse_plan, save_checkpoint
+from cloister.learning import Plan, build_algorithm, load_checkpoint, parse_plan, save_checkpoint
 from cloister.runtime.study import StudyResult
 from cloister.runtime.studykey import open_study_key
 from cloister.types import check_name
 
-__all__ = ["RoundEntry", "StudyRecord", "StudyState", "load_study", "save_study"]
+__all__ = ["RoundEntry", "StudyRecord", "StudyState", "load_study", "record_of", "save_study"]
 
 _TYPE = "application/vnd.cloister.study-record+json"
 _LIMIT = 256 << 20
@@ -55,7 +55,6 @@ class StudyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         manifests, countersignatures: signed envelopes by site.
         epoch, setup_digest: the epoch the rounds ran in; hex.
         rounds: one entry a round.
-        model_digest: hex SHA-256 of the released parameters, float64 little-endian.
         clamped: by site, coordinates beyond the plan's value_range.
         transport: how messages travelled; "memory" is one process.
     """
@@ -125,14 +124,11 @@ def save_study(studies: Path, result: StudyResult, keeper: Identity) -> Path:
         StorageError: the file system refused; nothing remains.
     """
     target = studies / check_name(result.plan.study.name, "study")
-    envelope = sign_envelope(_TYPE, canonical_bytes(msgspec.to_builtins(record_of(result))), [keeper])
+    envelope = sign_envelope(_TYPE, canonical_bytes(record_of(result)), [keeper])
     with new_directory(target, mode=0o700) as folder:
         write_atomic(folder / _RECORD, envelope, mode=0o600)
         write_atomic(folder / _KEYS, result.study_keys, mode=0o600)
-        save_checkpoint(
-            folder / _CHECKPOINT, result.study_key, plan_digest=result.plan.digest, round=len(result.rounds),
-            arrays={"model": result.model},
-        )
+        save_checkpoint(folder / _CHECKPOINT, result.study_key, result.plan.digest, result.state)
     return target
 
 
@@ -151,8 +147,12 @@ def load_study(studies: Path, name: str, *, keeper: PublicIdentity, reader: Iden
     """
     folder = studies / check_name(name, "study")
     if not folder.is_dir():
-        raise InputError(f"there is no study {name!r}", where=str(studies), fix="Run `cloister study run` first")
-    payload = open_envelope(read_bytes(folder / _RECORD, limit=_LIMIT, what="study record"), _TYPE, keyring([keeper]))
+        raise InputError(
+            f"there is no study {name!r}", where=str(studies), fix="Run `cloister study run` first"
+        )
+    payload = open_envelope(
+        read_bytes(folder / _RECORD, limit=_LIMIT, what="study record"), _TYPE, keyring([keeper])
+    )
     try:
         record = msgspec.json.decode(payload, type=StudyRecord)
     except msgspec.DecodeError as error:
@@ -161,7 +161,6 @@ def load_study(studies: Path, name: str, *, keeper: PublicIdentity, reader: Iden
     members = tuple(PublicIdentity.from_json(member.encode()) for member in record.members)
     envelope = read_bytes(folder / _KEYS, limit=_LIMIT, what="study keys")
     key = open_study_key(envelope, members[0], reader, plan.digest, record.epoch)
-    arrays: Mapping[str, NDArray[np.float64]] = load_checkpoint(
-        folder / _CHECKPOINT, key, plan_digest=plan.digest, round=len(record.rounds)
-    )
-    return StudyState(record, plan, PublicIdentity.from_json(record.hub.encode()), members, arrays["model"])
+    state = load_checkpoint(folder / _CHECKPOINT, key, plan.digest)
+    model = build_algorithm(plan.training).final(state)
+    return StudyState(record, plan, PublicIdentity.from_json(record.hub.encode()), members, model)

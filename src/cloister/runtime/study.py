@@ -1,8 +1,8 @@
 """A whole study in one process: a hub and its sites over the in-memory network.
 
-Everything is as between organisations except the wire and the walls between processes: every message is serialised, signed and
-encrypted, every update is masked, every machine sees only its own mailbox. It is for trying a plan out, for the demo and for
-simulation; the result says so (`transport = "memory"`).
+Everything is as between organisations except the wire and the walls between processes: every message is
+serialised, signed and encrypted, every update is masked, every machine sees only its own mailbox. It is for
+trying a plan out, for the demo and for simulation; the result says so (`transport = "memory"`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity, StreamRandom
 from cloister.errors import CloisterError, PlanError, ProtocolError
-from cloister.learning import Plan
+from cloister.learning import Plan, ServerState
 from cloister.runtime.events import Event, OnEvent, RoundDone
 from cloister.runtime.hub import Hub, Step
 from cloister.runtime.site import Site
@@ -62,8 +62,10 @@ class StudyResult:
         setup_digest: 32-byte digest of the secure sum's set-up.
         study_keys: signed envelope with the study key sealed to every reader.
         rounds: one record a round.
-        final_metrics: evaluation of the released model over all sites and by site, where rows are declared public.
-        model: float64[d], the released model, from the hub or, with hub_view = "none", from the first site.
+        final_metrics: evaluation of the released model over all sites and by site, where rows are declared
+            public.
+        model: float64[d], the model to release.
+        state: the last server state, from the hub or, with hub_view = "none", from the first site.
         study_key: the key of its checkpoints; secret.
         clamped: by site, how many coordinates exceeded the plan's value_range.
         traffic: bytes by (sender, receiver).
@@ -81,7 +83,8 @@ class StudyResult:
     study_keys: bytes
     rounds: tuple[RoundDone, ...]
     final_metrics: tuple[dict[str, float], dict[str, dict[str, float]]] | None
-    model: NDArray[np.float64]
+    model: NDArray[np.float64] = field(repr=False)
+    state: ServerState = field(repr=False)
     study_key: bytes = field(repr=False)
     clamped: Mapping[str, int]
     traffic: Mapping[tuple[str, str], int]
@@ -95,16 +98,21 @@ class Study:
         plan: a complete plan with its initial model pinned.
         hub: the identity the plan names as hub.
         sites: one `Party` for each site of the plan that takes part.
-        insecure_test_random: replaces the operating system's randomness, in tests and paired benchmarks alone.
+        insecure_test_random: replaces the operating system's randomness, in tests and paired benchmarks
+            alone.
     """
 
     def __init__(
-        self, plan: Plan, hub: Identity, sites: Sequence[Party], *, insecure_test_random: RandomBytes | None = None
+        self,
+        plan: Plan,
+        hub: Identity,
+        sites: Sequence[Party],
+        *,
+        insecure_test_random: RandomBytes | None = None,
     ) -> None:
-        if not plan.model.initial:
+        if not sites:
             raise PlanError(
-                "the initial model is not pinned", where="[model] initial",
-                fix="Run `cloister study init` on the plan, or pin_initial(plan)",
+                "no site takes part", where="[[sites]]", fix="Give one Party for each site of the plan"
             )
         self.plan = plan
         self.hub_identity = hub
@@ -114,26 +122,29 @@ class Study:
         public = {party.identity.name: party.identity.public for party in sites}
         trusted = {identity.fingerprint: identity for identity in public.values()}
         self.sites = {party.identity.name: self._site(party, trusted) for party in sites}
-        first = self._worker_of(sites[0])
-        self.hub = Hub(plan, hub, public, first.initial(), insecure_test_random=insecure_test_random)
+        self.hub = Hub(plan, hub, public, sites[0].dataset.schema, insecure_test_random=insecure_test_random)
 
     def _worker_of(self, party: Party) -> LocalWorker:
         evaluation = party.evaluation
         random = StreamRandom(self._random(32)) if self._random is not None else None
         return LocalWorker(
-            self.plan, party.dataset.schema, party.dataset.table,
-            evaluation=None if evaluation is None else evaluation.table, insecure_test_random=random,
+            self.plan,
+            party.dataset.schema,
+            party.dataset.table,
+            evaluation=None if evaluation is None else evaluation.table,
+            insecure_test_random=random,
         )
 
     def _site(self, party: Party, trusted: Mapping[str, PublicIdentity]) -> Site:
-        if party.dataset.schema.digest().hex() != self.plan.data.schema:
-            raise PlanError(
-                "the dataset has another schema than the plan", where=party.identity.name,
-                fix="Add the rows with the schema the plan was made for",
-            )
         return Site(
-            self.plan, party.identity, self.hub_identity.public, trusted=trusted, manifest=party.dataset.envelope,
-            rows=party.dataset.rows, worker=self._worker_of(party), insecure_test_random=self._random,
+            self.plan,
+            party.identity,
+            self.hub_identity.public,
+            trusted=trusted,
+            manifest=party.dataset.envelope,
+            rows=party.dataset.rows,
+            worker=self._worker_of(party),
+            insecure_test_random=self._random,
         )
 
     def run(self, on_event: OnEvent | None = None) -> StudyResult:
@@ -147,13 +158,19 @@ class Study:
         """
         asyncio.run(self._run(on_event or (lambda event: None)))
         if self.hub.stopped is not None:
-            raise ProtocolError(f"the study stopped: {self.hub.stopped}", fix="Nothing was released; start it again once that is mended")
+            raise ProtocolError(
+                f"the study stopped: {self.hub.stopped}",
+                fix="Nothing was released; start it again once that is mended",
+            )
         return self._result()
 
     async def _run(self, on_event: Callable[[Event], None]) -> None:
         transports = {name: self._network.join(name) for name in self.sites}
         hub_transport = self._network.join(self.hub_identity.name)
-        tasks = [asyncio.create_task(self._run_site(self.sites[name], transport)) for name, transport in transports.items()]
+        tasks = [
+            asyncio.create_task(self._run_site(self.sites[name], transport))
+            for name, transport in transports.items()
+        ]
         tasks.append(asyncio.create_task(self._run_hub(hub_transport, on_event)))
         try:
             # the first party that fails ends the study: in one process there is nobody to wait for
@@ -192,11 +209,20 @@ class Study:
             raise CloisterError("the study ended without a study key")
         names = [member.name for member in epoch.roster.members]
         return StudyResult(
-            plan=self.plan, hub=self.hub_identity.public, members=epoch.roster.members,
+            plan=self.plan,
+            hub=self.hub_identity.public,
+            members=epoch.roster.members,
             rows={name: hub.joined[name].rows for name in names},
             manifests={name: hub.joined[name].manifest for name in names},
-            countersignatures=dict(epoch.countersignatures), epoch=epoch.number,
-            setup_digest=next(iter(epoch.ready.values())), study_keys=epoch.study_keys, rounds=tuple(hub.rounds),
-            final_metrics=hub.final_metrics, model=source.released(), study_key=first.study_key,
-            clamped={name: self.sites[name].clamped for name in names}, traffic=Counter(self._network.carried),
+            countersignatures=dict(epoch.countersignatures),
+            epoch=epoch.number,
+            setup_digest=next(iter(epoch.ready.values())),
+            study_keys=epoch.study_keys,
+            rounds=tuple(hub.rounds),
+            final_metrics=hub.final_metrics,
+            model=source.released(),
+            state=source.state,
+            study_key=first.study_key,
+            clamped={name: self.sites[name].clamped for name in names},
+            traffic=Counter(self._network.carried),
         )

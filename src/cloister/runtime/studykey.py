@@ -1,7 +1,7 @@
 """The study key: what checkpoints are encrypted under.
 
-The first member of the roster draws it, seals it to every member (and to the hub where the plan lets the hub see the model), and
-signs the whole, so the hub that relays it can neither read nor replace it.
+The first member of the roster draws it, seals it to every member (and to the hub where the plan lets the hub
+see the model), and signs the whole, so the hub that relays it can neither read nor replace it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cloister.crypto import Identity, PublicIdentity, canonical_bytes, hpke_open, hpke_seal, keyring, open_envelope, sign_envelope
+from cloister.crypto import (
+    Identity,
+    PublicIdentity,
+    canonical_bytes,
+    hpke_open,
+    hpke_seal,
+    keyring,
+    open_envelope,
+    sign_envelope,
+)
 from cloister.errors import IntegrityError, ProtocolError
 from cloister.types import RandomBytes
 
@@ -33,7 +42,11 @@ def _bound(plan_digest: bytes, epoch: int, reader: str) -> bytes:
 
 
 def deal_study_key(
-    identity: Identity, plan_digest: bytes, epoch: int, readers: Sequence[PublicIdentity], *,
+    identity: Identity,
+    plan_digest: bytes,
+    epoch: int,
+    readers: Sequence[PublicIdentity],
+    *,
     insecure_test_random: RandomBytes | None = None,
 ) -> tuple[bytes, bytes]:
     """Draw a study key and seal it to every reader.
@@ -44,7 +57,9 @@ def deal_study_key(
     key = (insecure_test_random or os.urandom)(32)
     sealed = {
         reader.name: base64.b64encode(
-            hpke_seal(reader.sealing_key, key, info=_INFO, associated_data=_bound(plan_digest, epoch, reader.name))
+            hpke_seal(
+                reader.sealing_key, key, info=_INFO, associated_data=_bound(plan_digest, epoch, reader.name)
+            )
         ).decode()
         for reader in readers
     }
@@ -52,11 +67,14 @@ def deal_study_key(
     return key, sign_envelope(_TYPE, payload, [identity])
 
 
-def open_study_key(envelope: bytes, dealer: PublicIdentity, identity: Identity, plan_digest: bytes, epoch: int) -> bytes:
+def open_study_key(
+    envelope: bytes, dealer: PublicIdentity, identity: Identity, plan_digest: bytes, epoch: int
+) -> bytes:
     """Return the study key addressed to `identity`.
 
     Raises:
-        ProtocolError: the envelope is not the dealer's, is for another study or epoch, or does not name this reader.
+        ProtocolError: the envelope is not the dealer's, is for another study or epoch, or does not name this
+            reader.
     """
     try:
         payload = open_envelope(envelope, _TYPE, keyring([dealer]))
@@ -64,8 +82,10 @@ def open_study_key(envelope: bytes, dealer: PublicIdentity, identity: Identity, 
         if (keys.plan, keys.epoch) != (plan_digest.hex(), epoch) or identity.name not in keys.keys:
             raise ProtocolError("dealt a study key for another study or reader", peer=dealer.name)
         key = hpke_open(
-            identity.sealing, base64.b64decode(keys.keys[identity.name], validate=True),
-            info=_INFO, associated_data=_bound(plan_digest, epoch, identity.name),
+            identity.sealing,
+            base64.b64decode(keys.keys[identity.name], validate=True),
+            info=_INFO,
+            associated_data=_bound(plan_digest, epoch, identity.name),
         )
     except (IntegrityError, msgspec.DecodeError, ValueError) as error:
         raise ProtocolError("dealt a study key that does not open", peer=dealer.name) from error

@@ -1,7 +1,7 @@
 """The in-memory `Transport`: mailboxes in one process.
 
-What passes through is what passes on a network, the signed and encrypted bytes of `Channel`, and nothing else. It counts what it
-carries, for the report. It can be told to lose a party, for tests of drop-out.
+What passes through is what passes on a network, the signed and encrypted bytes of `Channel`, and nothing
+else. It counts what it carries, for the report. It can be told to lose a party, for tests of drop-out.
 """
 
 from __future__ import annotations

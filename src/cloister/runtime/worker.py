@@ -1,8 +1,8 @@
 """The part of a site that touches its rows: features, local training, evaluation.
 
-It gets the global model and gives back an update; it knows no key, no mask and no network. It opens the encrypted dataset when
-the first model arrives, not before, and what it computes from rows leaves it only as an update, or as evaluation sums where the
-plan declares the rows public.
+It gets the global model and gives back an update; it knows no key, no mask and no network. It opens the
+encrypted dataset when the first model arrives, not before, and what it computes from rows leaves it only as
+an update, or as evaluation sums where the plan declares the rows public.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
-from cloister.learning import ClientRows, FeatureMap, Plan, build_model, evaluation_sums, train
+from cloister.learning import ClientRows, Plan, evaluation_sums, initial_model, plan_model, train
 from cloister.vault import Schema
 
 __all__ = ["LocalWorker"]
@@ -27,18 +27,30 @@ class LocalWorker:
 
     Args:
         plan: the study's plan.
-        schema: the schema the plan names; its digest is checked by the site.
+        schema: the schema of the rows; one with another digest than the plan's is refused.
         rows: opens the training rows; called once, when the first model arrives.
         evaluation: opens held-out rows, or None where the site has none.
         insecure_test_random: order of batches; from the operating system unless a test says otherwise.
+
+    Attributes:
+        initial: float64[d], the initial model the plan pins, drawn here from its public seed.
+
+    Raises:
+        PlanError: the schema is not the plan's, or the pinned initial model is not the one its seed gives.
     """
 
     def __init__(
-        self, plan: Plan, schema: Schema, rows: OpenRows, *, evaluation: OpenRows | None = None, insecure_test_random: StreamRandom | None = None
+        self,
+        plan: Plan,
+        schema: Schema,
+        rows: OpenRows,
+        *,
+        evaluation: OpenRows | None = None,
+        insecure_test_random: StreamRandom | None = None,
     ) -> None:
         self._plan = plan
-        self._features = FeatureMap.build(schema, plan.data)
-        self._model = build_model(plan.model, self._features.width)
+        self._features, self._model = plan_model(plan, schema)
+        self.initial = initial_model(plan, schema)
         self._open_rows = rows
         self._open_evaluation = evaluation
         self._random = insecure_test_random
@@ -47,22 +59,15 @@ class LocalWorker:
     def __repr__(self) -> str:
         return f"LocalWorker({'rows open' if self._opened else 'rows closed'})"
 
-    @property
-    def size(self) -> int:
-        """Number of parameters of the model."""
-        return self._model.size
-
-    def initial(self) -> NDArray[np.float64]:
-        """float64[d]: the initial model that the plan's public seed gives."""
-        return self._model.initial(self._plan.model.seed)
-
     def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return float64[d]: the model after local training on the site's rows, from the global model `params`."""
+        """Return float64[d]: the model after local training on the site's rows, from the global model
+        `params`."""
         rows, _ = self._open()
         return train(self._model, params, rows, self._plan.training, insecure_test_random=self._random)[0]
 
     def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Return the addable evaluation sums of `params` on the held-out rows, or None where there are none."""
+        """Return the addable evaluation sums of `params` on the held-out rows, or None where there are
+        none."""
         _, held_out = self._open()
         return None if held_out is None else evaluation_sums(self._model, params, *held_out)
 
