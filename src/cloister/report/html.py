@@ -1,0 +1,159 @@
+"""report.html: one file that a manager can read, print and keep.
+
+It loads nothing and runs nothing (a content policy in the page forbids both); its style is inlined, its
+charts are inline SVG. Every text goes through `markup.element`, which escapes it. Light, dark, narrow screens
+and paper are all served by the style sheet.
+
+Order of the page: the result in words, three figures, the seven stages, accuracy, curves, who took part, who
+could see what, the certificate in words, what is not protected, how to verify, where the rows came from.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Final
+
+from cloister.report.icons import icon
+from cloister.report.markup import Markup, element
+from cloister.report.model import Report, Stage
+from cloister.report.sections import (
+    about_section,
+    accuracy_section,
+    certificate_section,
+    curves_section,
+    limits_section,
+    section,
+    sites_section,
+    verify_section,
+    who_sees_section,
+)
+from cloister.report.texts import say
+from cloister.report.words import (
+    bytes_in_words,
+    headline,
+    outcome,
+    percent,
+    percent_range,
+    points_in_words,
+    seconds_in_words,
+    with_words,
+)
+
+__all__ = ["report_html"]
+
+_ZONES: Final = (("inside", 0, 2), ("between", 2, 4), ("out", 4, 7))
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def report_html(report: Report) -> str:
+    """Return the whole page, UTF-8 text."""
+    report = with_words(report)
+    style = resources.files("cloister.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", f"{report.title} · Cloister"),
+        element("style", Markup(style)),
+    )
+    parts = (
+        _stages(report),
+        accuracy_section(report),
+        curves_section(report),
+        sites_section(report),
+        who_sees_section(report),
+        certificate_section(report),
+        limits_section(report),
+        verify_section(report),
+        about_section(report),
+    )
+    body = element("body", _opening(report), element("main", *parts, id="results"))
+    lang = "zh-CN" if report.lang == "zh" else "en"
+    return "<!doctype html>\n" + element("html", head, body, lang=lang) + "\n"
+
+
+def _opening(report: Report) -> Markup:
+    lang, subject = report.lang, report.subject
+    space = "" if lang == "zh" else " "
+    warnings = [element("li", warning) for warning in report.warnings]
+    return element(
+        "header",
+        element("a", say(lang, "skip"), class_="skip", href="#results"),
+        element(
+            "p", element("strong", "Cloister"), f" · {say(lang, 'report')} · {report.title}", class_="eyebrow"
+        ),
+        element("h1", headline(report)),
+        element("p", outcome(report), class_="lead"),
+        element(
+            "p", say(lang, "no_row_moved", site=subject.site), space, report.source.note, class_="promise"
+        ),
+        element("ul", *warnings, class_="warnings", aria_label=say(lang, "warnings"))
+        if warnings
+        else Markup(""),
+        _figures(report),
+    )
+
+
+def _figures(report: Report) -> Markup:
+    lang, metrics = report.lang, report.metrics
+    cards = [
+        _figure(
+            say(lang, "together"), percent(metrics.federated, lang), say(lang, "together_note"), "together"
+        )
+    ]
+    if metrics.local:
+        ranked = sorted(metrics.local.items(), key=lambda item: item[1])
+        (low_site, low), (high_site, high) = ranked[0], ranked[-1]
+        span = percent_range(low, high, lang)
+        note = say(lang, "alone_note", low_site=low_site, high_site=high_site)
+        cards.append(_figure(say(lang, "alone"), span, note, "alone"))
+    if metrics.centralised is not None:
+        gap = round(metrics.centralised - metrics.federated, 3)
+        key = "centralised_above" if gap > 0 else "centralised_below" if gap < 0 else "centralised_same"
+        note = say(lang, key, points=points_in_words(gap, lang))
+        cards.append(
+            _figure(say(lang, "centralised"), percent(metrics.centralised, lang), note, "centralised")
+        )
+    return element("dl", *cards, class_="figures")
+
+
+def _figure(name: str, value: str, note: str, kind: str) -> Markup:
+    return element(
+        "div", element("dt", name), element("dd", value), element("dd", note, class_="small"), class_=kind
+    )
+
+
+def _stages(report: Report) -> Markup:
+    lang = report.lang
+    subject = {"site": report.subject.site, "sites": report.subject.sites}
+    total = sum(stage.seconds for stage in report.stages)
+    zones = []
+    for zone, first, end in _ZONES:
+        label = element("p", say(lang, f"zone_{zone}", **subject), class_="zone-name")
+        steps = element(
+            "ol", *(_stage(report, stage) for stage in report.stages[first:end]), start=str(first + 1)
+        )
+        zones.append(element("div", label, steps, class_=f"zone {zone}"))
+    return section(
+        "stages",
+        say(lang, "h_stages"),
+        element("div", *zones, class_="way"),
+        note=say(lang, "h_stages_note", seconds=seconds_in_words(total)),
+    )
+
+
+def _stage(report: Report, stage: Stage) -> Markup:
+    lang = report.lang
+    moved = element(
+        "span", bytes_in_words(stage.bytes), " ", element("span", say(lang, f"bytes_{stage.name}"))
+    )
+    return element(
+        "li",
+        element("span", icon(stage.name), class_="dot"),
+        element("h3", say(lang, f"stage_{stage.name}")),
+        element("p", seconds_in_words(stage.seconds), class_="time"),
+        element("p", moved, class_="moved"),
+        element("p", say(lang, f"does_{stage.name}"), class_="does"),
+    )
