@@ -1,0 +1,244 @@
+"""From a table of the vault to numbers a model takes, by public rules or by a site's own statistics.
+
+Each feature column becomes one or more columns of X, in the plan's order:
+
+    number, integer   scaling "bounds": from its bounds to [-1, 1]; "local": its value boolean           0 or
+    1 category          one 0/1 column for each level but the first missing allowed   in addition one 0/1
+    column; the value itself becomes the middle (0 after scaling), a level none
+
+With scaling "local" every column of X is then z-scored with the site's own mean and standard deviation (ddof
+1; a constant column becomes 0): `fit` finds them, and they stay with the site. The label of a regression is
+scaled from its bounds to [-1, 1] in both, so that all sites mean the same model; labels of a classifier
+become 0 .. classes - 1.
+
+A map is frozen, plain data: it serialises as it is. Values are checked against the schema again here, because
+rows to predict do not come from a vault; messages name columns, never values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from cloister.errors import InputError, PlanError, SchemaError
+from cloister.learning.columns import column_numbers, table_column, to_unit
+from cloister.learning.heads import Array
+from cloister.learning.sections import DataSection, ModelSection
+from cloister.vault import Column, Schema
+
+__all__ = ["FeatureMap"]
+
+
+class FeatureMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the columns of a table become X and y; see the module's docstring. Made by `build`.
+
+    Attributes:
+        scaling: "bounds" or "local".
+        columns: the schema's declaration of each feature, in order.
+        label_name: the label's column.
+        label: the schema's declaration of the label.
+        classes: 0 for a regression, else the number of classes.
+        means: under "local", what `fit` found for each column of X; None before.
+        deviations: likewise, standard deviations, none of them 0.
+    """
+
+    scaling: Literal["bounds", "local"]
+    columns: dict[str, Column]
+    label_name: str
+    label: Column
+    classes: int
+    means: tuple[float, ...] | None = None
+    deviations: tuple[float, ...] | None = None
+
+    @classmethod
+    def build(cls, schema: Schema, data: DataSection, model: ModelSection) -> FeatureMap:
+        """Return the map that a plan and its schema define.
+
+        Raises:
+            PlanError: the schema is not the plan's, lacks a column or its role, or the label does not fit the
+            model. SchemaError: bounds or categories of a column are still open.
+        """
+        if schema.digest().hex() != data.schema:
+            raise PlanError(
+                "the schema is not the one that the plan names",
+                where="[data] schema",
+                fix="Use the plan's schema, or write this one's digest and have the plan signed again",
+            )
+        schema.require_complete()
+        columns = {name: _column(schema, name, "feature") for name in data.features}
+        for name, column in columns.items():
+            if column.type == "text":
+                raise PlanError(
+                    f"text column {name!r} cannot be a feature", where="[data] features", fix="Leave it out"
+                )
+        label = _column(schema, data.label, "label")
+        return cls(
+            scaling=data.scaling,
+            columns=columns,
+            label_name=data.label,
+            label=label,
+            classes=_classes(label, model),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns of X."""
+        return tuple(name for column, spec in self.columns.items() for name in _names(column, spec))
+
+    @property
+    def width(self) -> int:
+        """Columns of X, f."""
+        return len(self.names)
+
+    @property
+    def label_unit(self) -> float:
+        """How many of the label's own units one unit of y is; 1 for a classifier."""
+        if self.classes or self.label.bounds is None:
+            return 1.0
+        return (self.label.bounds[1] - self.label.bounds[0]) / 2.0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The label's values in the order of their numbers; empty for a regression."""
+        if self.classes and self.label.type == "integer" and self.label.bounds is not None:
+            low = int(self.label.bounds[0])
+            return tuple(str(low + number) for number in range(self.classes))
+        if self.label.type == "boolean":
+            return ("false", "true")
+        return (self.label.categories or ()) if self.classes else ()
+
+    def fit(self, table: pa.Table) -> FeatureMap:
+        """Return the map with this table's means and deviations under "local", itself under "bounds"."""
+        if self.scaling == "bounds":
+            return self
+        raw = self._raw(table)
+        present = ~np.isnan(raw)
+        rows = present.sum(axis=0)
+        filled = np.where(present, raw, 0.0)
+        means = filled.sum(axis=0) / np.maximum(rows, 1)
+        squares = np.square(np.where(present, raw - means, 0.0)).sum(axis=0)
+        deviations = np.sqrt(squares / np.maximum(rows - 1, 1))
+        # below the rounding error of the mean a column is constant
+        constant = deviations <= 1e-12 * np.abs(means)
+        deviations[constant | (deviations == 0.0)] = 1.0
+        return msgspec.structs.replace(
+            self, means=tuple(means.tolist()), deviations=tuple(deviations.tolist())
+        )
+
+    def transform(self, table: pa.Table) -> tuple[Array, Array]:
+        """Return (X float64[n, f], y float64[n]) of a table.
+
+        Raises:
+            SchemaError: a column is absent, or a value is missing, outside its bounds or categories.
+            InputError: scaling is "local" and `fit` has not been called.
+        """
+        return self.transform_features(table), self.transform_label(table)
+
+    def transform_features(self, table: pa.Table) -> Array:
+        """Return X alone, for rows without a label; as `transform`."""
+        if self.scaling == "local" and (self.means is None or self.deviations is None):
+            raise InputError(
+                'with scaling = "local" a site must fit the map to its own rows first',
+                fix="Call fit on its table",
+            )
+        X = self._raw(table)
+        if self.scaling == "local":
+            X -= np.asarray(self.means)
+            X /= np.asarray(self.deviations)
+        np.nan_to_num(X, copy=False, nan=0.0)
+        return X
+
+    def transform_label(self, table: pa.Table) -> Array:
+        """Return y alone; as `transform`."""
+        label = self.label
+        values = column_numbers(table_column(table, self.label_name), self.label_name, label)
+        if np.isnan(values).any():
+            raise SchemaError(
+                "the label is missing in a row", column=self.label_name, fix="Leave the row out"
+            )
+        if not self.classes:
+            return to_unit(values, label)
+        low = label.bounds[0] if label.type == "integer" and label.bounds is not None else 0.0
+        return values - low
+
+    def label_values(self, predictions: Array) -> Array:
+        """Return a regression's predictions in the label's own unit; a classifier's as they are."""
+        if self.classes or self.label.bounds is None:
+            return predictions
+        return self.label.bounds[0] + (predictions + 1.0) * self.label_unit
+
+    def _raw(self, table: pa.Table) -> Array:
+        """Return X before local scaling, with NaN where a number may be missing and is."""
+        X = np.zeros((table.num_rows, self.width))
+        at = 0
+        for name, column in self.columns.items():
+            values = column_numbers(table_column(table, name), name, column)
+            absent = np.isnan(values)
+            if column.type == "category":
+                levels = np.where(absent, 0.0, values).astype(np.intp)
+                rows = np.flatnonzero(levels)
+                X[rows, at + levels[rows] - 1] = 1.0
+                at += len(column.categories or ()) - 1
+            else:
+                scaled = self.scaling == "bounds" and column.type != "boolean"
+                X[:, at] = to_unit(values, column) if scaled else values
+                at += 1
+            if column.missing == "allow":
+                X[:, at] = absent
+                at += 1
+        return X
+
+
+def _names(name: str, column: Column) -> list[str]:
+    if column.type == "category":
+        names = [f"{name}={level}" for level in (column.categories or ())[1:]]
+    else:
+        names = [name]
+    return [*names, f"{name} missing"] if column.missing == "allow" else names
+
+
+def _column(schema: Schema, name: str, role: Literal["feature", "label"]) -> Column:
+    field = "[data] features" if role == "feature" else "[data] label"
+    column = schema.columns.get(name)
+    if column is None:
+        near = difflib.get_close_matches(name, schema.columns, n=1)
+        hint = f"Did you mean {near[0]!r}" if near else "Name a column of the schema"
+        raise PlanError(f"the schema has no column {name!r}", where=field, fix=hint)
+    if column.role != role:
+        raise PlanError(
+            f"column {name!r} has the role {column.role} in the schema",
+            where=field,
+            fix=f"Use a column with the role {role}",
+        )
+    return column
+
+
+def _classes(label: Column, model: ModelSection) -> int:
+    """Return 0 for a regression, else the classes. Raises PlanError where model and label do not fit."""
+    wanted = 2 if model.kind == "logistic" else model.classes
+    if wanted == 0:
+        if label.type not in ("number", "integer"):
+            raise PlanError(
+                f"a regression needs a number as its label, not a {label.type}",
+                where="[model] kind",
+                fix="Choose logistic or softmax, or another label",
+            )
+        return 0
+    offered = 0
+    if label.type == "boolean":
+        offered = 2
+    elif label.type == "category":
+        offered = len(label.categories or ())
+    elif label.type == "integer" and label.bounds is not None:
+        offered = int(label.bounds[1] - label.bounds[0]) + 1
+    if offered != wanted:
+        raise PlanError(
+            f"the model has {wanted} classes and the label {offered or 'none'}",
+            where="[model] classes",
+            fix="Use as many classes as the schema gives the label",
+        )
+    return wanted

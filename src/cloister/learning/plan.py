@@ -1,0 +1,172 @@
+"""The study plan: who trains what, how, on which data. Frozen data that everything else interprets.
+
+A plan is TOML. Reading it refuses unknown keys (naming the nearest known one), values out of range, and every
+table that this version cannot honour. Its digest is SHA-256 over canonical JSON of all its fields, defaults
+written out and absent optional fields left out; what is signed, masked and logged is bound to that digest.
+
+    load_plan(path) -> Plan          parse_plan(bytes) -> Plan          plan.to_toml() -> str
+
+The plan holds no rows, keys or addresses. It checks itself alone: whether a schema has its features is for
+`FeatureMap`, whether the pinned start is the right one for `cloister.learning.start`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from cloister.crypto import canonical_bytes
+from cloister.errors import InputError, PlanError
+from cloister.files import read_bytes
+from cloister.learning.ranges import check_between, check_distinct
+from cloister.learning.sections import (
+    AggregationSection,
+    DataSection,
+    HubEntry,
+    ModelSection,
+    ReleaseSection,
+    Section,
+    SiteEntry,
+    StudySection,
+    TrainingSection,
+)
+from cloister.learning.toml import write_toml
+from cloister.policy import decode_toml
+from cloister.secagg import Encoding, Params
+
+__all__ = ["MAX_PLAN_BYTES", "Plan", "load_plan", "parse_plan"]
+
+MAX_PLAN_BYTES = 4 << 20
+_NOT_HONOURED = {
+    "privacy": "differential privacy",
+    "enclave": "attested workers",
+    "simulation": "simulated sites",
+}
+
+
+class Plan(Section, frozen=True, kw_only=True):
+    """A whole study plan; see the module's docstring."""
+
+    study: StudySection
+    hub: HubEntry
+    sites: tuple[SiteEntry, ...]
+    data: DataSection
+    model: ModelSection
+    training: TrainingSection
+    aggregation: AggregationSection = AggregationSection()
+    release: ReleaseSection = ReleaseSection()
+
+    def __post_init__(self) -> None:
+        check_between(len(self.sites), self.study.minimum_sites, 100_000, "the number of [[sites]]")
+        check_distinct([self.hub.name, *(site.name for site in self.sites)], "names of [hub] and [[sites]]")
+        check_distinct(
+            [self.hub.identity, *(site.identity for site in self.sites)], "identities of [hub] and [[sites]]"
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over the plan's canonical bytes, 32 bytes."""
+        return hashlib.sha256(canonical_bytes(_present(msgspec.to_builtins(self)))).digest()
+
+    @property
+    def spare_rounds(self) -> int:
+        """Attempts beyond `rounds`: as written, else the larger of 3 and 5 %, rounded up."""
+        written = self.study.spare_rounds
+        return written if written is not None else max(3, (self.training.rounds * 5 + 99) // 100)
+
+    @property
+    def attempts(self) -> int:
+        """How often a round may be tried in the whole study: rounds and spares."""
+        return self.training.rounds + self.spare_rounds
+
+    def params(self, parties: int) -> Params:
+        """Return n, c, t, m of the secure sum for a roster of `parties` sites.
+
+        Raises:
+            PlanError: no threshold protects such a roster.
+        """
+        section = self.aggregation
+        return Params.derive(
+            parties,
+            colluders=section.colluders,
+            threshold=section.threshold,
+            allow_two=len(self.sites) == 2,
+        )
+
+    def encoding(self, parties: int) -> Encoding:
+        """Return the fixed point of a roster of `parties` sites.
+
+        Raises:
+            PlanError: the ring is too narrow for so many sites.
+        """
+        section = self.aggregation
+        return Encoding(section.bits, parties, section.value_range)
+
+    def to_toml(self) -> str:
+        """Return TOML that `parse_plan` reads back as an equal plan."""
+        return write_toml(msgspec.to_builtins(self))
+
+
+def parse_plan(data: bytes, *, allow_two: bool = False) -> Plan:
+    """Return the plan written in `data`.
+
+    Args:
+        data: TOML, UTF-8, at most 4 MiB.
+        allow_two: accept two sites, of which each can compute the other's update; for the tutorial alone.
+
+    Raises:
+        PlanError: it is not TOML, holds unknown keys, a value out of range, or what this version cannot
+        honour.
+    """
+    if len(data) > MAX_PLAN_BYTES:
+        raise PlanError(
+            f"the plan is larger than {MAX_PLAN_BYTES} bytes", fix="Check that it is the right file"
+        )
+    _refuse_unhonoured(data)
+    try:
+        plan = decode_toml(data, Plan, "plan")
+    except PlanError:
+        raise
+    except InputError as error:
+        raise PlanError(error.what, where=error.where, fix=error.fix) from error
+    if plan.study.minimum_sites < 3 and not allow_two:
+        raise PlanError(
+            "with two sites each can compute the other's update",
+            where="[study] minimum_sites",
+            fix="Write 3 or more; two sites are for the tutorial",
+        )
+    for parties in {plan.study.minimum_sites, len(plan.sites)}:
+        plan.params(parties)
+        plan.encoding(parties)
+    return plan
+
+
+def load_plan(path: Path, *, allow_two: bool = False) -> Plan:
+    """Return the plan in a file; as `parse_plan`."""
+    return parse_plan(read_bytes(path, limit=MAX_PLAN_BYTES, what="plan"), allow_two=allow_two)
+
+
+def _refuse_unhonoured(data: bytes) -> None:
+    try:
+        document = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return  # decode_toml says it better
+    for table, meaning in _NOT_HONOURED.items():
+        if table in document:
+            raise PlanError(
+                f"this version cannot honour {meaning}",
+                where=f"[{table}]",
+                fix="Take the table out, or use a version that has it; it is never ignored",
+            )
+
+
+def _present(value: object) -> object:
+    """Leave absent optional fields out, so that a later version's new ones do not change old digests."""
+    if isinstance(value, dict):
+        return {key: _present(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [_present(each) for each in value]
+    return value

@@ -1,0 +1,199 @@
+"""The tables of a study plan: their fields, defaults and ranges. Frozen data; `Plan` puts them together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cloister.errors import PlanError
+from cloister.learning.ranges import (
+    check_between,
+    check_digest,
+    check_distinct,
+    check_identifier,
+    check_positive,
+    check_text,
+)
+
+__all__ = [
+    "AggregationSection",
+    "DataSection",
+    "HubEntry",
+    "ModelSection",
+    "ReleaseSection",
+    "Section",
+    "SiteEntry",
+    "StudySection",
+    "TrainingSection",
+]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the plan."""
+
+
+class StudySection(Section, frozen=True, kw_only=True):
+    """`[study]`: what it is called, what for, and when it gives up waiting."""
+
+    name: str
+    purpose: str
+    minimum_sites: int = 3
+    spare_rounds: int | None = None
+    deadline_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_identifier(self.name, "[study] name")
+        check_text(self.purpose, "[study] purpose")
+        check_between(self.minimum_sites, 2, 100_000, "[study] minimum_sites")
+        if self.spare_rounds is not None:
+            check_between(self.spare_rounds, 0, 1_000_000, "[study] spare_rounds")
+        check_positive(self.deadline_seconds, 86_400.0, "[study] deadline_seconds")
+
+
+class HubEntry(Section, frozen=True, kw_only=True):
+    """`[hub]`: who carries the messages and adds the sums."""
+
+    name: str
+    identity: str
+
+    def __post_init__(self) -> None:
+        check_identifier(self.name, "[hub] name")
+        check_digest(self.identity, "[hub] identity")
+
+
+class SiteEntry(Section, frozen=True, kw_only=True):
+    """`[[sites]]`: an organisation, its identity's fingerprint, and its dataset's name in its own vault."""
+
+    name: str
+    identity: str
+    dataset: str
+
+    def __post_init__(self) -> None:
+        check_identifier(self.name, "[[sites]] name")
+        check_digest(self.identity, "[[sites]] identity")
+        check_identifier(self.dataset, "[[sites]] dataset")
+
+
+class DataSection(Section, frozen=True, kw_only=True):
+    """`[data]`: the schema's digest, the columns in use, how they are scaled, whether rows are public."""
+
+    schema: str
+    features: tuple[str, ...]
+    label: str
+    scaling: Literal["bounds", "local"] = "bounds"
+    public_rows: bool = False
+
+    def __post_init__(self) -> None:
+        check_digest(self.schema, "[data] schema")
+        check_between(len(self.features), 1, 100_000, "the number of [data] features")
+        for column in (*self.features, self.label):
+            check_text(column, "a column in [data]")
+        check_distinct(self.features, "[data] features")
+        if self.label in self.features:
+            raise PlanError(
+                "the label is also a feature",
+                where="[data] features",
+                fix="Take the label out of the features",
+            )
+
+
+class ModelSection(Section, frozen=True, kw_only=True):
+    """`[model]`: its kind and shape, the seed of its start, and that start's pinned digest."""
+
+    kind: Literal["linear", "logistic", "softmax", "mlp"]
+    hidden: tuple[int, ...] = ()
+    activation: Literal["relu", "tanh"] = "relu"
+    classes: int = 0
+    seed: int = 0
+    initial: str = ""
+
+    def __post_init__(self) -> None:
+        check_between(self.seed, 0, 2**53 - 1, "[model] seed")
+        check_between(
+            len(self.hidden), *((1, 8) if self.kind == "mlp" else (0, 0)), "the number of [model] hidden"
+        )
+        for width in self.hidden:
+            check_between(width, 1, 65_536, "a width in [model] hidden")
+        allowed = {"linear": (0,), "logistic": (0, 2), "softmax": range(2, 10_001)}.get(
+            self.kind, (0, *range(2, 10_001))
+        )
+        if self.classes not in allowed:
+            meaning = (
+                "0 for a number" if self.kind in ("linear", "mlp") else "the number of the label's classes"
+            )
+            raise PlanError(
+                f"classes = {self.classes} does not fit kind = {self.kind!r}",
+                where="[model] classes",
+                fix=f"Write {meaning}" + (", or 2 or more for classes" if self.kind == "mlp" else ""),
+            )
+        if self.initial:
+            check_digest(self.initial, "[model] initial")
+
+
+class TrainingSection(Section, frozen=True, kw_only=True):
+    """`[training]`: the algorithm at the hub and the optimiser at the sites."""
+
+    algorithm: Literal["fedavg", "fedadam"] = "fedavg"
+    rounds: int
+    batch: int
+    local_steps: int
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float
+    server_learning_rate: float | None = None
+    l2: float = 0.0
+    weights: Literal["rows", "equal"] = "rows"
+    average_last: int = 0
+
+    def __post_init__(self) -> None:
+        check_between(self.rounds, 1, 1_000_000, "[training] rounds")
+        check_between(self.batch, 1, 1 << 24, "[training] batch")
+        check_between(self.local_steps, 1, 1_000_000, "[training] local_steps")
+        check_positive(self.learning_rate, 1000.0, "[training] learning_rate")
+        if self.server_learning_rate is not None:
+            check_positive(self.server_learning_rate, 1000.0, "[training] server_learning_rate")
+        if not 0.0 <= self.l2 <= 1000.0:
+            raise PlanError("l2 is not between 0 and 1000", where="[training] l2", fix="Write 0 for none")
+        check_between(self.average_last, 0, self.rounds, "[training] average_last")
+
+    @property
+    def server_rate(self) -> float:
+        """The server's learning rate: as written, else 1 for fedavg and 0.01 for fedadam."""
+        if self.server_learning_rate is not None:
+            return self.server_learning_rate
+        return 1.0 if self.algorithm == "fedavg" else 0.01
+
+
+class AggregationSection(Section, frozen=True, kw_only=True):
+    """`[aggregation]`: the secure sum's parameters."""
+
+    secure: bool = True
+    threshold: int | None = None
+    colluders: int | None = None
+    hub_view: Literal["sum", "none"] = "sum"
+    bits: Literal[16, 32] = 32
+    value_range: float = 8.0
+
+    def __post_init__(self) -> None:
+        if not self.secure:
+            raise PlanError(
+                "secure = false would show the hub each site's update",
+                where="[aggregation] secure",
+                fix="Leave it out, or write true",
+            )
+        if self.threshold is not None:
+            check_between(self.threshold, 2, 100_000, "[aggregation] threshold")
+        if self.colluders is not None:
+            check_between(self.colluders, 0, 100_000, "[aggregation] colluders")
+        check_positive(self.value_range, float(1 << 20), "[aggregation] value_range")
+
+
+class ReleaseSection(Section, frozen=True, kw_only=True):
+    """`[release]`: who may receive the model."""
+
+    recipients: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for recipient in self.recipients:
+            check_text(recipient, "[release] recipients")
+        check_distinct(self.recipients, "[release] recipients")

@@ -1,0 +1,64 @@
+"""Write a plain nested mapping as TOML: tables, arrays of tables, and the scalars a plan has.
+
+It covers what plans need and refuses the rest: text, integers, finite floats, booleans, and lists of these.
+Absent optional fields (None) are left out, which reads back as absent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+from cloister.errors import InputError
+
+__all__ = ["write_toml"]
+
+
+def write_toml(document: Mapping[str, object]) -> str:
+    """Return TOML text that reads back as `document` without its None fields.
+
+    Args:
+        document: name to table (a mapping of scalars and lists) or to a list of tables.
+
+    Raises:
+        InputError: a value has no form here.
+    """
+    parts: list[str] = []
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            parts.append(_table(f"[{_key(name)}]", value))
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            parts.extend(_table(f"[[{_key(name)}]]", each) for each in value)
+        else:
+            raise InputError(f"{name} is not a table", fix="Put every field into a table")
+    return "\n".join(parts)
+
+
+def _table(head: str, fields: Mapping[str, object]) -> str:
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in fields.items() if value is not None]
+    return "\n".join([head, *lines]) + "\n"
+
+
+def _key(name: str) -> str:
+    bare = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+    return name if bare else _text(name)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(_value(each) for each in value) + "]"
+    raise InputError(f"a {type(value).__name__} cannot be written as TOML")
+
+
+def _text(text: str) -> str:
+    # JSON's escapes are TOML's, but for DEL, which JSON leaves bare and TOML forbids
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
