@@ -1,0 +1,130 @@
+"""What a release folder holds, and how it is read: once, into memory, within limits, and nothing that does not belong.
+
+    model.safetensors                    the model, or
+    model.safetensors.sealed             the model sealed to its recipients
+    plan.toml                            the plan that every site countersigned
+    manifests/SITE.dsse.json             each site's signed manifest of its dataset
+    countersignatures/SITE.dsse.json     each site's signed consent to plan and roster
+    certificate.dsse.json                the certificate; its subjects are all of the above
+    proof.json                           that the certificate is in the log
+
+Links, other files and other folders are refused: what the certificate does not cover has no place beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from cloister.errors import CloisterError, InputError, VerificationError
+from cloister.files import read_bytes
+from cloister.governance.certificate import CERTIFICATE_LIMIT
+from cloister.inference import MODEL_LIMIT
+from cloister.learning import MAX_PLAN_BYTES
+from cloister.types import check_name
+
+__all__ = [
+    "CERTIFICATE",
+    "MODEL",
+    "PLAN",
+    "PROOF",
+    "SEALED_MODEL",
+    "countersignature_path",
+    "manifest_path",
+    "read_release",
+]
+
+MODEL = "model.safetensors"
+SEALED_MODEL = "model.safetensors.sealed"
+PLAN = "plan.toml"
+CERTIFICATE = "certificate.dsse.json"
+PROOF = "proof.json"
+
+_ENDING = ".dsse.json"
+_FOLDERS = ("manifests", "countersignatures")
+_ENVELOPE_LIMIT = 16 << 20
+_LIMITS = {
+    MODEL: MODEL_LIMIT,
+    SEALED_MODEL: MODEL_LIMIT + (1 << 20),
+    PLAN: MAX_PLAN_BYTES,
+    CERTIFICATE: CERTIFICATE_LIMIT,
+    PROOF: 16 << 20,
+}
+_MOST_FILES = 1000
+
+
+def manifest_path(site: str) -> str:
+    """Where a site's manifest lies in the folder."""
+    return f"manifests/{site}{_ENDING}"
+
+
+def countersignature_path(site: str) -> str:
+    """Where a site's countersignature lies in the folder."""
+    return f"countersignatures/{site}{_ENDING}"
+
+
+def _refuse(what: str, where: Path) -> VerificationError:
+    return VerificationError(what, where=str(where), fix="Get the release again from whoever made it")
+
+
+def _list(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries)
+    except OSError as error:
+        raise InputError(
+            f"cannot read the release: {error.strerror}", where=str(folder), fix="Give the folder that `cloister release` wrote"
+        ) from error
+
+
+def _limit(name: str) -> int | None:
+    """Return the size limit of a path in the folder, None for one that does not belong."""
+    folder, _, file = name.rpartition("/")
+    if folder in _FOLDERS and file.endswith(_ENDING):
+        try:
+            check_name(file.removesuffix(_ENDING))
+        except CloisterError:
+            return None
+        return _ENVELOPE_LIMIT
+    return _LIMITS.get(name)
+
+
+def _is(path: Path, kind: int) -> bool:
+    return stat.S_IFMT(path.lstat().st_mode) == kind
+
+
+def read_release(folder: Path) -> dict[str, bytes]:
+    """Return path in the folder -> content, for every file in it.
+
+    Raises:
+        InputError: there is no such folder.
+        VerificationError: something in it does not belong, is not a plain file, is missing, or is too large.
+    """
+    names = []
+    for name in _list(folder):
+        if name in _FOLDERS and _is(folder / name, stat.S_IFDIR):
+            names += [f"{name}/{inner}" for inner in _list(folder / name)]
+        else:
+            names.append(name)
+    if len(names) > _MOST_FILES:
+        raise _refuse(f"the release has more than {_MOST_FILES} files", folder)
+    files = {}
+    for name in names:
+        limit = _limit(name)
+        if limit is None or not _is(folder / name, stat.S_IFREG):
+            raise _refuse(f"{name[:100]!r} does not belong into a release", folder)
+        if (folder / name).lstat().st_size > limit:
+            raise _refuse(f"{name} is larger than {limit} bytes", folder)
+        files[name] = read_bytes(folder / name, limit=limit, what=name)
+    check_complete(files, folder)
+    return files
+
+
+def check_complete(files: dict[str, bytes], folder: Path) -> None:
+    """Raise VerificationError where a file that every release has is missing."""
+    for name in (CERTIFICATE, PROOF, PLAN):
+        if name not in files:
+            raise _refuse(f"{name} is missing", folder)
+    if (MODEL in files) == (SEALED_MODEL in files):
+        raise _refuse(f"there must be one of {MODEL} and {SEALED_MODEL}", folder)

@@ -1,0 +1,116 @@
+"""Release policy: what may leave, decided on the facts of the certificate before anything is written.
+
+A policy only ever refuses. Several apply together: the built-in default, the plan's recipients, the organisation's signed
+TOML; what any one of them refuses is refused, and every failing rule is named. There is no rule that allows what another refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from cloister.errors import PolicyRefused
+from cloister.governance.certificate import Hex, Predicate, Text
+
+__all__ = ["DEFAULT_POLICY", "ReleasePolicy", "gate"]
+
+Bound = Annotated[int, Meta(ge=0, le=2**48)]
+
+
+class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
+    """Rules on one release; a rule that is left out asks for nothing.
+
+    Attributes:
+        recipients: fingerprints the model may be sealed to; not empty means that it must be sealed, and to none else.
+        purposes: the study's purpose must be one of these.
+        minimum_sites: sites that take part.
+        minimum_survivors: sites in the sum of every round.
+        minimum_rows: rows of every site.
+        maximum_rounds: rounds of training; more rounds tell more about the rows.
+        require_privacy: refuse a model trained without differential privacy.
+    """
+
+    recipients: tuple[Hex, ...] = ()
+    purposes: tuple[Text, ...] = ()
+    minimum_sites: Bound = 0
+    minimum_survivors: Bound = 0
+    minimum_rows: Bound = 0
+    maximum_rounds: Bound | None = None
+    require_privacy: bool = False
+
+    def check(self, subject: Predicate) -> list[str]:
+        """Return every rule that refuses, as a sentence part; empty where the release may leave."""
+        return [
+            *self._recipients(subject),
+            *self._study(subject),
+            *self._participants(subject),
+            *self._rounds(subject),
+        ]
+
+    def _recipients(self, subject: Predicate) -> list[str]:
+        if not self.recipients:
+            return []
+        if not subject.recipients:
+            return ["recipients: the model must be sealed to an allowed recipient, and none was named"]
+        return [
+            f"recipients: {recipient.name} is not an allowed recipient"
+            for recipient in subject.recipients
+            if recipient.fingerprint not in self.recipients
+        ]
+
+    def _study(self, subject: Predicate) -> list[str]:
+        reasons = []
+        if self.purposes and subject.purpose not in self.purposes:
+            reasons.append("purposes: the study's purpose is not an allowed one")
+        if self.require_privacy and subject.privacy is None:
+            reasons.append("require_privacy: the model was trained without differential privacy")
+        return reasons
+
+    def _participants(self, subject: Predicate) -> list[str]:
+        reasons = []
+        if len(subject.participants) < self.minimum_sites:
+            reasons.append(f"minimum_sites: {len(subject.participants)} sites took part, {self.minimum_sites} are asked for")
+        small = [p.name for p in subject.participants if p.rows < self.minimum_rows]
+        if small:
+            reasons.append(f"minimum_rows: fewer than {self.minimum_rows} rows at {', '.join(small[:10])}")
+        return reasons
+
+    def _rounds(self, subject: Predicate) -> list[str]:
+        reasons = []
+        if self.maximum_rounds is not None and subject.training.rounds > self.maximum_rounds:
+            reasons.append(f"maximum_rounds: {subject.training.rounds} rounds were run, at most {self.maximum_rounds} may be")
+        for run in subject.aggregation.rounds:
+            survivors = len(subject.participants) - len(run.dropped)
+            if survivors < self.minimum_survivors:
+                reasons.append(
+                    f"minimum_survivors: {survivors} sites in the sum of round {run.first}, {self.minimum_survivors} are asked for"
+                )
+                break
+        return reasons
+
+
+DEFAULT_POLICY = ReleasePolicy(minimum_sites=3, minimum_survivors=3)
+"""Built in: with two sites each can compute the other's update."""
+
+
+def gate(subject: Predicate, policies: Sequence[ReleasePolicy] = (DEFAULT_POLICY,)) -> None:
+    """Let a release pass, or name every rule that refuses it.
+
+    Args:
+        subject: the facts, as the certificate will state them.
+        policies: all of them must accept. An empty sequence is refused: it is not a policy.
+
+    Raises:
+        PolicyRefused: with every failing rule.
+    """
+    if not policies:
+        raise PolicyRefused("a release needs a policy", fix="Use DEFAULT_POLICY")
+    reasons = list(dict.fromkeys(reason for policy in policies for reason in policy.check(subject)))
+    if reasons:
+        raise PolicyRefused(
+            f"the release policy refuses: {'; '.join(reasons)}",
+            where=f"study {subject.study}",
+            fix="Release to an allowed reader, change the study, or have the owner of the policy sign another one",
+        )

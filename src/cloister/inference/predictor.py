@@ -1,0 +1,93 @@
+"""From rows to answers with a released model.
+
+Answers are a table with one row for each row given, in order:
+
+    regression           value                                       in the label's own unit
+    two classes          prediction, probability                     the probability of the second class
+    more classes         prediction, probability=NAME for each class
+
+A prediction has the label's type: true or false, a whole number, or a category's name. A row that breaks the schema is refused
+with line and column; nothing is clipped or filled in silently.
+
+With scaling "local" a model means rows relative to their site's own mean and deviation. It predicts only after `fit` on the rows
+of the site that asks; those statistics stay in the returned predictor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cloister.errors import InputError
+from cloister.inference.artifact import ModelArtifact
+from cloister.inference.rows import read_rows
+from cloister.learning import FeatureMap
+from cloister.vault.sources import Source, TableSource, open_source
+
+__all__ = ["Predictor"]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A released model that answers.
+
+    Attributes:
+        artifact: the model.
+        features: how it reads rows; the artefact's own, unless `fit` has added a site's scaling.
+    """
+
+    artifact: ModelArtifact
+    features: FeatureMap
+
+    @classmethod
+    def of(cls, artifact: ModelArtifact) -> Predictor:
+        """Return the predictor of a released model."""
+        return cls(artifact, artifact.card.features)
+
+    def fit(self, reference: pa.Table) -> Predictor:
+        """Return a predictor that scales by the rows of `reference` where the model asks for local scaling.
+
+        Raises:
+            SchemaError: a row breaks the schema.
+        """
+        fitted = self.features.fit(read_rows(TableSource(reference), self.features))
+        return Predictor(self.artifact, fitted)
+
+    def predict(self, table: pa.Table) -> pa.Table:
+        """Return answers for the rows of an Arrow table.
+
+        Raises:
+            SchemaError: a column is absent, or a row breaks the schema: row number, column.
+            InputError: the model asks for local scaling and `fit` was not called.
+        """
+        return self.predict_source(TableSource(table))
+
+    def predict_file(self, path: Path) -> pa.Table:
+        """Return answers for the rows of a CSV or Parquet file; as `predict`, with the file's lines."""
+        return self.predict_source(open_source(path))
+
+    def predict_source(self, source: Source) -> pa.Table:
+        """Return answers for the rows of any source of the vault; as `predict`."""
+        if self.features.scaling == "local" and self.features.means is None:
+            raise InputError(
+                'the model was trained with scaling = "local" and needs rows to scale by',
+                fix="Give rows of the same site as a reference",
+            )
+        X = self.features.transform_features(read_rows(source, self.features))
+        scores = self.artifact.model.predict(self.artifact.parameters, X)
+        if not self.features.classes:
+            return pa.table({"value": pa.array(self.features.label_values(scores))})
+        if scores.ndim == 1:
+            return pa.table({"prediction": self._labels(scores >= 0.5), "probability": pa.array(scores)})
+        columns = {f"probability={name}": pa.array(scores[:, i]) for i, name in enumerate(self.features.class_names)}
+        return pa.table({"prediction": self._labels(scores.argmax(axis=1)), **columns})
+
+    def _labels(self, classes: NDArray[np.generic]) -> pa.Array:
+        """Return class numbers as the label's own values."""
+        names = pa.array(self.features.class_names).take(pa.array(classes.astype(np.int64)))
+        kind = {"integer": pa.int64(), "boolean": pa.bool_()}.get(self.features.label.type, pa.string())
+        return names.cast(kind)
