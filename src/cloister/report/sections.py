@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cloister.report.charts import accuracy_chart, curves_chart
 from cloister.report.markup import Markup, element, join
 from cloister.report.model import Report
-from cloister.report.texts import say
+from cloister.report.texts import TEXTS, say
 from cloister.report.words import percent
 
 __all__ = [
@@ -163,7 +163,9 @@ def about_section(report: Report) -> Markup:
         bits=sums.bits,
     )
     measures = ", ".join(
-        f"{name} {value:.3f}" for name, value in report.testing.more.items() if value is not None
+        f"{say(lang, key) if (key := f'measure_{name}') in TEXTS else name} {value:.3f}"
+        for name, value in report.testing.more.items()
+        if value is not None
     )
     facts = (
         ("question", report.question),

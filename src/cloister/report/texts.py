@@ -109,7 +109,7 @@ TEXTS: Final[dict[str, Text]] = {
     "p_hub": Text("The hub", "中心"),
     "p_network": Text("The network between them", "其间的网络"),
     "p_answerer": Text("Who answers predictions", "提供预测的一方"),
-    "p_asker": Text("Who asks for predictions", "请求预测的一方"),
+    "p_asker": Text("Who asks, or receives sealed results", "提问或接收密封结果的一方"),
     "p_reader": Text("A reader of the release", "发布结果的读者"),
     "w_rows": Text("Rows", "原始数据"),
     "w_update": Text("One site's update", "单个站点的更新"),
@@ -172,9 +172,10 @@ TEXTS: Final[dict[str, Text]] = {
         "此处各方在同一台机器的同一进程中运行。密码学与跨机器运行时相同，隔离则不同。",
     ),
     "limit_public": Text(
-        "“All in one place” and “each alone” were computed in the open. That was possible only because "
-        "these rows are public.",
-        "“全部集中”与“各自单独”是在明文上计算的；只因为这些数据本来就公开，才可以这样做。",
+        "The comparisons here (by round, each alone, all in one place) were computed from rows in the open. That "
+        "is possible only because these rows are public.",
+        "此处的各项比较（逐轮、各自单独、全部集中）是直接由明文数据算出的；"
+        "只因为这些数据本来就公开，才可以这样做。",
     ),
     "h_verify": Text("Check it yourself", "自己验证"),
     "verify_note": Text(
@@ -206,6 +207,9 @@ TEXTS: Final[dict[str, Text]] = {
         "无：本研究的方案没有隐私预算，因此不声称任何 epsilon",
     ),
     "more_measures": Text("Further measures", "其他指标"),
+    "measure_auc": Text("AUC", "AUC"),
+    "measure_log_loss": Text("log loss", "对数损失"),
+    "measure_brier": Text("Brier score", "Brier 分数"),
     "warnings": Text("Please note", "请注意"),
     "question": Text("Question", "问题"),
     "positive": Text("“Yes” means", "“是”表示"),

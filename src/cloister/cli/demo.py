@@ -1,0 +1,71 @@
+"""`cloister demo [CASE]`: all seven stages on real rows, in one process, ending in a report.
+
+The output folder appears whole or not at all: the pipeline builds it beside its place.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloister.cli.common import JsonOption, emit
+
+if TYPE_CHECKING:
+    from cloister.report import Report
+
+__all__ = ["Lang", "demo"]
+
+
+class Lang(enum.StrEnum):
+    """Languages of messages and reports."""
+
+    EN = "en"
+    ZH = "zh"
+
+
+def demo(
+    case: Annotated[str, typer.Argument(help="Which case: diagnosis, or heart with --data.")] = "diagnosis",
+    data: Annotated[Path | None, typer.Option("--data", help="Folder with the case's files.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to make; the folder of an earlier demo is replaced.")
+    ] = Path("cloister-demo"),
+    lang: Annotated[Lang, typer.Option("--lang", help="Language of progress and report.")] = Lang.EN,
+    as_json: JsonOption = False,
+) -> None:
+    """Run all seven stages on real rows and write a report."""
+    from cloister.cases import find_case
+    from cloister.cli.progress import StageProgress
+    from cloister.pipeline import run_case
+
+    chosen = find_case(case)
+    with StageProgress(lang=lang.value, plain=as_json) as progress:
+        report = run_case(chosen, data_dir=data, out=out, progress=progress, lang=lang.value)
+    emit(_as_json(report, out), as_json=as_json, text=_in_words(report, out))
+
+
+def _as_json(report: Report, folder: Path) -> dict[str, Any]:
+    """Return report.json's fields, and where the files are."""
+    import msgspec
+
+    return {**msgspec.to_builtins(report), "folder": str(folder), "report_html": str(folder / "report.html")}
+
+
+def _in_words(report: Report, folder: Path) -> str:
+    """Return a short table of results, the path of the report and the command that verifies the release."""
+    from cloister.report import say
+    from cloister.report.words import percent
+
+    lang, metrics = report.lang, report.metrics
+    rows = [(say(lang, "together"), metrics.federated)]
+    rows += [(say(lang, "alone_label", site=site), value) for site, value in metrics.local.items()]
+    if metrics.centralised is not None:
+        rows.append((say(lang, "centralised"), metrics.centralised))
+    lines = [f"  {percent(value, lang):>8}  {name}" for name, value in rows]
+    places = [
+        f"{say(lang, 'report')}: {folder / 'report.html'}",
+        f"{say(lang, 'h_verify')}: {report.verify_command}",
+    ]
+    return "\n".join(["", report.headline, *lines, "", *places])
