@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,7 +30,11 @@ def example(kind: str, rows: int = 300) -> tuple[Model, np.ndarray, np.ndarray, 
     rng = np.random.default_rng(rows)
     model = build_model(KINDS[kind], 3)
     X = rng.normal(size=(rows, 3))
-    y = rng.normal(size=rows) if kind == "linear" else rng.integers(0, max(2, model.head.outputs), rows).astype(float)
+    y = (
+        rng.normal(size=rows)
+        if kind == "linear"
+        else rng.integers(0, max(2, model.head.outputs), rows).astype(float)
+    )
     return model, rng.normal(size=model.size), X, y
 
 
@@ -78,9 +84,7 @@ def test_regression_metrics_are_scikit_learns_in_the_label_s_unit() -> None:
 def test_sums_of_parts_are_the_sums_of_the_whole(kind: str, cuts: list[int]) -> None:
     model, params, X, y = example(kind)
     edges = [0, *sorted(cuts), 300]
-    parts = [
-        evaluation_sums(model, params, X[a:b], y[a:b], unit=2.0) for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    parts = [evaluation_sums(model, params, X[a:b], y[a:b], unit=2.0) for a, b in itertools.pairwise(edges)]
     whole = evaluate(model, params, X, y, unit=2.0)
     whole.pop("auc", None)
     assert metrics_from_sums(np.sum(parts, axis=0)) == pytest.approx(whole)
@@ -88,7 +92,9 @@ def test_sums_of_parts_are_the_sums_of_the_whole(kind: str, cuts: list[int]) -> 
 
 def test_more_rows_than_one_block() -> None:
     model, params, X, y = example("logistic", 70_000)
-    assert evaluate(model, params, X, y)["accuracy"] == pytest.approx(((model.predict(params, X) > 0.5) == y).mean())
+    assert evaluate(model, params, X, y)["accuracy"] == pytest.approx(
+        ((model.predict(params, X) > 0.5) == y).mean()
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=40))

@@ -65,7 +65,9 @@ def test_gradient_is_the_finite_difference_of_an_independent_loss(
     loss, gradient = model.loss_and_gradient(params, X, y)
     step = 1e-6
     for client in range(clients):
-        assert loss[client] == pytest.approx(reference_loss(model, params[client], X[client], y[client]), abs=1e-9)
+        assert loss[client] == pytest.approx(
+            reference_loss(model, params[client], X[client], y[client]), abs=1e-9
+        )
         direction = rng.normal(size=model.size)
         ahead = reference_loss(model, params[client] + step * direction, X[client], y[client])
         behind = reference_loss(model, params[client] - step * direction, X[client], y[client])

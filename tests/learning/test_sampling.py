@@ -40,7 +40,9 @@ def test_each_epoch_of_each_client_is_a_permutation(
             epoch = walk[at : at + count]
             assert len(set(epoch.tolist())) == len(epoch)
         if batches.weights is not None:
-            assert batches.weights[client].tolist() == pytest.approx([1 / size] * size + [0] * (rows.shape[2] - size))
+            assert batches.weights[client].tolist() == pytest.approx(
+                [1 / size] * size + [0] * (rows.shape[2] - size)
+            )
         else:
             assert size == rows.shape[2]
         start += count
@@ -48,12 +50,15 @@ def test_each_epoch_of_each_client_is_a_permutation(
 
 @pytest.mark.parametrize(("count", "batch", "steps"), [(6, 2, 3), (40, 2, 2)])
 def test_first_batches_are_uniform_over_ordered_choices(count: int, batch: int, steps: int) -> None:
-    """Dense walk (6 rows, all used) and sparse beginning (40 rows, 4 used): pairs (first, last row drawn) are uniform."""
+    """A whole walk (6 rows) and a beginning alone (40 rows, 4 used): all pairs (first, last row) are as likely."""
     draws, table = 6000, np.zeros((count, count))
     random = stream(7)
     counts = np.full(draws, count, dtype=np.int64)
     rows = np.stack(
-        [i.copy() for i in Batches(np.zeros(draws, np.int64), counts, batch=batch, steps=steps, random=random)]
+        [
+            i.copy()
+            for i in Batches(np.zeros(draws, np.int64), counts, batch=batch, steps=steps, random=random)
+        ]
     )
     np.add.at(table, (rows[0, :, 0], rows[-1, :, -1]), 1)
     assert not np.diag(table).any()

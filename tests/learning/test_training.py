@@ -110,7 +110,12 @@ def test_training_that_diverges_is_an_error_not_an_update() -> None:
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     X = np.zeros((3, 2))
-    for parts in ([], [(np.zeros((0, 2)), np.zeros(0))], [(X, np.zeros(2))], [(X, np.zeros(3)), (X[:, :1], np.zeros(3))]):
+    for parts in (
+        [],
+        [(np.zeros((0, 2)), np.zeros(0))],
+        [(X, np.zeros(2))],
+        [(X, np.zeros(3)), (X[:, :1], np.zeros(3))],
+    ):
         with pytest.raises(InputError):
             ClientRows.stack(parts)
     rows = ClientRows.stack([(X, np.zeros(3))])

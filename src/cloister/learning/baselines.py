@@ -30,7 +30,9 @@ def centralised(
     insecure_test_random: StreamRandom | None = None,
 ) -> Array:
     """Return the model that one party holding all rows would train, float64[d]."""
-    return each_alone(model, initial, rows.pooled(), config, insecure_test_random=insecure_test_random)[0]
+    alone = each_alone(model, initial, rows.pooled(), config, insecure_test_random=insecure_test_random)
+    params: Array = alone[0]
+    return params
 
 
 def each_alone(
@@ -66,6 +68,8 @@ def federated_in_clear(
     state = algorithm.start(initial)
     for _ in range(config.rounds):
         local = train(model, state.params, rows, config, insecure_test_random=random)
-        updates = client_update(local, state.params, np.array(weights)[:, None])
-        state = algorithm.step(state, mean_update(updates.sum(axis=0), weights))
+        total = np.zeros(model.size)
+        for params, weight in zip(local, weights, strict=True):
+            total += client_update(params, state.params, weight)
+        state = algorithm.step(state, mean_update(total, weights))
     return algorithm.final(state)

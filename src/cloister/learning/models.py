@@ -82,7 +82,8 @@ class Model:
             for (inputs, outputs), (weights, _) in zip(self._shapes(), self._views(params), strict=True):
                 limit = np.sqrt(6.0 / (inputs + outputs))
                 weights[0] = (random.uniform((inputs, outputs)) * 2.0 - 1.0) * limit
-        return params[0]
+        start: Array = params[0]
+        return start
 
     def workspace(self, clients: int, examples: int) -> Workspace:
         """Return memory for `gradient` on C clients and b examples each, to be used again and again."""

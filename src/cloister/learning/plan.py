@@ -152,7 +152,7 @@ def load_plan(path: Path, *, allow_two: bool = False) -> Plan:
 def _refuse_unhonoured(data: bytes) -> None:
     try:
         document = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError):
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
         return  # decode_toml says it better
     for table, meaning in _NOT_HONOURED.items():
         if table in document:

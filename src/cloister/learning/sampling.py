@@ -92,7 +92,8 @@ class Batches:
 class _Walk:
     """Whole permutations, one for each client, renewed as each comes to its end.
 
-    `lanes` int64[C, w] are a batch's places within its client's walk; those beyond a client's own size repeat its last.
+    `lanes` int64[C, w] are a batch's places within its client's walk; those beyond a client's own size repeat
+    its last.
     """
 
     def __init__(
@@ -116,7 +117,8 @@ class _Walk:
         self._shuffle(np.flatnonzero(ended))
         self._at -= np.where(ended, self._counts, 0)
         fresh = self._order[self._offsets[:, None] + np.maximum(beyond, 0)]
-        return np.where(beyond >= 0, fresh, rows)
+        rows[beyond >= 0] = fresh[beyond >= 0]
+        return rows
 
     def _shuffle(self, clients: Indices) -> None:
         """Put fresh permutations of the given clients' rows into the order."""
