@@ -1,7 +1,7 @@
 """How a run goes, on stderr: the seven stages live on a terminal, one plain line a stage elsewhere.
 
-Nothing here changes what runs. Texts that come from outside (notes, names) are shown as they are and never read
-as Rich markup.
+Nothing here changes what runs. Texts that come from outside (notes, names) are shown as they are and never
+read as Rich markup.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ class StageProgress:
 
     def __init__(self, *, lang: Language = "en", plain: bool = False, stream: TextIO | None = None) -> None:
         from rich.console import Console
+        from rich.spinner import Spinner
 
         self._lang: Language = lang
         self._console = Console(file=stream or sys.stderr, highlight=False, markup=False, emoji=False)
         self._live = not plain and self._console.is_terminal
         self._lines = {name: _Line() for name in STAGES}
         self._round: tuple[int, int, float | None] | None = None
+        self._spinner = Spinner("dots", style="cyan")
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> StageProgress:
@@ -122,7 +124,6 @@ class StageProgress:
         return f"{say(self._lang, 'axis_round')} {number}/{total}{known}"
 
     def _render(self) -> RenderableType:
-        from rich.spinner import Spinner
         from rich.table import Table
         from rich.text import Text
 
@@ -131,7 +132,7 @@ class StageProgress:
             mark, style = _MARKS[line.state]
             now = time.monotonic() - line.began if line.state == "running" else line.seconds
             grid.add_row(
-                Spinner("dots", style=style) if line.state == "running" else Text(mark, style=style),
+                self._spinner if line.state == "running" else Text(mark, style=style),
                 Text(say(self._lang, f"stage_{name}"), style="bold" if line.state == "running" else style),
                 Text(seconds_in_words(now) if line.state != "waiting" else "", style="cyan"),
                 self._detail(name, line),

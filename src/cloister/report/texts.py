@@ -172,8 +172,8 @@ TEXTS: Final[dict[str, Text]] = {
         "此处各方在同一台机器的同一进程中运行。密码学与跨机器运行时相同，隔离则不同。",
     ),
     "limit_public": Text(
-        "The comparisons here (by round, each alone, all in one place) were computed from rows in the open. That "
-        "is possible only because these rows are public.",
+        "The comparisons here (by round, each alone, all in one place) were computed from rows in the "
+        "open. That is possible only because these rows are public.",
         "此处的各项比较（逐轮、各自单独、全部集中）是直接由明文数据算出的；"
         "只因为这些数据本来就公开，才可以这样做。",
     ),
