@@ -1,19 +1,22 @@
 """The certificate of a release: who did what with which data, signed by whoever releases.
 
-An in-toto Statement v1 (https://in-toto.io/Statement/v1) with the predicate type `urn:cloister:release:v1`, in a DSSE envelope.
-The subjects are every other file of the release folder but the proof; the predicate holds what was agreed (plan and roster
-hash), who took part (with the digests of the manifest and the countersignature each site signed itself), how the sums were
-protected, and which sites survived each round.
+An in-toto Statement v1 (https://in-toto.io/Statement/v1) with the predicate type
+`urn:cloister:release:v1`, in a DSSE envelope. The subjects are every other file of the release folder
+but the proof; the predicate holds what was agreed (plan and roster hash), who took part (with the
+digests of the manifest and the countersignature each site signed itself), how the sums were protected,
+and which sites survived each round.
 
 Invariants, checked on reading:
-- the payload is exactly the canonical JSON (RFC 8785) of its decoded form, so that one certificate has one spelling;
+- the payload is exactly the canonical JSON (RFC 8785) of its decoded form, so that one certificate has
+  one spelling;
 - unknown fields are refused at every level;
 - names and fingerprints are distinct, rounds follow one another, whoever is named as dropped took part.
 
-Participants stand in roster order. The plan itself is a file of the folder, `plan.toml`, and its canonical digest stands here.
+Participants stand in roster order. The plan itself is a file of the folder, `plan.toml`, and its
+canonical digest stands here.
 
-What it does not do: it is a signed record, not a proof of honest execution. Nothing was measured by hardware, and no
-differential privacy was applied; the predicate says so in `absent`.
+What it does not do: it is a signed record, not a proof of honest execution. Nothing was measured by
+hardware, and no differential privacy was applied; the predicate says so in `absent`.
 """
 
 from __future__ import annotations
@@ -49,11 +52,13 @@ PREDICATE_TYPE = "urn:cloister:release:v1"
 CERTIFICATE_LIMIT = 16 << 20
 
 ABSENT = {
-    "privacy": "no differential privacy was applied: nothing bounds what the model may reveal about a single row to its readers",
+    "privacy": "no differential privacy was applied: nothing bounds what the model may reveal about a "
+    "single row to its readers",
     "inference": "the certificate covers the training of the model, not the answers given with it",
     "enclave": "no hardware evidence was collected: honest execution rests on the parties that signed",
 }
-"""Why each part of the predicate that is null is null."""
+"""Why each part of the predicate that is null is null. The texts belong to version 1 of the predicate:
+verification compares them."""
 
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", max_length=64)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\Z", max_length=63)]
@@ -68,21 +73,22 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True):
     """Frozen, and strict about unknown fields."""
 
 
-class Digest(_Record):
+class Digest(_Record, frozen=True):
     """SHA-256 in lower-case hex."""
 
     sha256: Hex
 
 
-class Subject(_Record):
+class Subject(_Record, frozen=True):
     """One file of the release: its path in the folder, its digest."""
 
     name: FilePath
     digest: Digest
 
 
-class Participant(_Record):
-    """One site, with the digests of what it signed itself: its manifest and its consent to plan and roster."""
+class Participant(_Record, frozen=True):
+    """One site, with the digests of what it signed itself: its manifest and its consent to plan and
+    roster."""
 
     name: Name
     fingerprint: Hex
@@ -91,8 +97,9 @@ class Participant(_Record):
     countersignature: Hex
 
 
-class Rounds(_Record):
-    """`count` rounds in a row from round `first` (1-based), attempted one after the other, that all lost `dropped`."""
+class Rounds(_Record, frozen=True):
+    """`count` rounds in a row from round `first` (1-based), attempted one after the other, that all lost
+    `dropped`."""
 
     first: Positive
     count: Positive
@@ -100,7 +107,7 @@ class Rounds(_Record):
     dropped: tuple[Name, ...]
 
 
-class Aggregation(_Record):
+class Aggregation(_Record, frozen=True):
     """The secure sum: its epoch with the digest of its set-up; n, c, t, m; ring width; what the hub saw.
 
     `value_range` is the clamp on each coordinate, in units of the update.
@@ -119,23 +126,25 @@ class Aggregation(_Record):
     rounds: Annotated[tuple[Rounds, ...], Meta(min_length=1)]
 
 
-class Training(_Record):
+class Training(_Record, frozen=True):
     """What was trained, and with which versions of which software."""
 
     algorithm: Text
     model: Text
     rounds: Positive
-    software: Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=64)]], Meta(max_length=32)]
+    software: Annotated[
+        dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=64)]], Meta(max_length=32)
+    ]
 
 
-class Recipient(_Record):
+class Recipient(_Record, frozen=True):
     """A reader the model is sealed to."""
 
     name: Name
     fingerprint: Hex
 
 
-class Predicate(_Record):
+class Predicate(_Record, frozen=True):
     """What the signer states about a release."""
 
     study: Name
@@ -154,7 +163,7 @@ class Predicate(_Record):
     created: Moment
 
 
-class Statement(_Record, rename={"type_": "_type", "predicate_type": "predicateType"}):
+class Statement(_Record, frozen=True, rename={"type_": "_type", "predicate_type": "predicateType"}):
     """An in-toto Statement v1 over the files of a release."""
 
     type_: Literal["https://in-toto.io/Statement/v1"]
@@ -169,14 +178,18 @@ class Statement(_Record, rename={"type_": "_type", "predicate_type": "predicateT
 
 def _distinct(values: Sequence[str], what: str) -> None:
     if len(set(values)) != len(values):
-        raise VerificationError(f"the certificate names a {what} twice", fix="Ask the releaser for a correct one")
+        raise VerificationError(
+            f"the certificate names a {what} twice", fix="Ask the releaser for a correct one"
+        )
 
 
 def _check_consistent(statement: Statement) -> None:
     """Raise VerificationError where fields contradict each other."""
 
     def refuse(what: str) -> VerificationError:
-        return VerificationError(f"the certificate contradicts itself: {what}", fix="Ask the releaser for a correct one")
+        return VerificationError(
+            f"the certificate contradicts itself: {what}", fix="Ask the releaser for a correct one"
+        )
 
     predicate = statement.predicate
     names = [participant.name for participant in predicate.participants]

@@ -1,4 +1,5 @@
-"""What a release folder holds, and how it is read: once, into memory, within limits, and nothing that does not belong.
+"""What a release folder holds, and how it is read: once, into memory, within limits, and nothing that
+does not belong.
 
     model.safetensors                    the model, or
     model.safetensors.sealed             the model sealed to its recipients
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from cloister.errors import CloisterError, InputError, VerificationError
@@ -30,6 +32,7 @@ __all__ = [
     "PLAN",
     "PROOF",
     "SEALED_MODEL",
+    "check_complete",
     "countersignature_path",
     "manifest_path",
     "read_release",
@@ -64,8 +67,8 @@ def countersignature_path(site: str) -> str:
     return f"countersignatures/{site}{_ENDING}"
 
 
-def _refuse(what: str, where: Path) -> VerificationError:
-    return VerificationError(what, where=str(where), fix="Get the release again from whoever made it")
+def _refuse(what: str, where: Path | None = None) -> VerificationError:
+    return VerificationError(what, where=str(where or ""), fix="Get the release again from whoever made it")
 
 
 def _list(folder: Path) -> list[str]:
@@ -74,7 +77,9 @@ def _list(folder: Path) -> list[str]:
             return sorted(entry.name for entry in entries)
     except OSError as error:
         raise InputError(
-            f"cannot read the release: {error.strerror}", where=str(folder), fix="Give the folder that `cloister release` wrote"
+            f"cannot read the release: {error.strerror}",
+            where=str(folder),
+            fix="Give the folder that `cloister release` wrote",
         ) from error
 
 
@@ -117,14 +122,18 @@ def read_release(folder: Path) -> dict[str, bytes]:
         if (folder / name).lstat().st_size > limit:
             raise _refuse(f"{name} is larger than {limit} bytes", folder)
         files[name] = read_bytes(folder / name, limit=limit, what=name)
-    check_complete(files, folder)
     return files
 
 
-def check_complete(files: dict[str, bytes], folder: Path) -> None:
-    """Raise VerificationError where a file that every release has is missing."""
+def check_complete(files: Mapping[str, bytes]) -> None:
+    """Raise VerificationError where a file that every release has is missing, or one does not belong or
+    is too large."""
+    for name, content in files.items():
+        limit = _limit(name)
+        if limit is None or len(content) > limit:
+            raise _refuse(f"{name[:100]!r} does not belong into a release, or is too large")
     for name in (CERTIFICATE, PROOF, PLAN):
         if name not in files:
-            raise _refuse(f"{name} is missing", folder)
+            raise _refuse(f"{name} is missing")
     if (MODEL in files) == (SEALED_MODEL in files):
-        raise _refuse(f"there must be one of {MODEL} and {SEALED_MODEL}", folder)
+        raise _refuse(f"there must be one of {MODEL} and {SEALED_MODEL}")

@@ -1,11 +1,13 @@
 """Release policy: what may leave, decided on the facts of the certificate before anything is written.
 
-A policy only ever refuses. Several apply together: the built-in default, the plan's recipients, the organisation's signed
-TOML; what any one of them refuses is refused, and every failing rule is named. There is no rule that allows what another refuses.
+A policy only ever refuses. Several apply together: the built-in default, the plan's recipients, the
+organisation's signed TOML; what any one of them refuses is refused, and every failing rule is named.
+There is no rule that allows what another refuses.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -13,8 +15,11 @@ from msgspec import Meta, Struct
 
 from cloister.errors import PolicyRefused
 from cloister.governance.certificate import Hex, Predicate, Text
+from cloister.learning import Plan
 
-__all__ = ["DEFAULT_POLICY", "ReleasePolicy", "gate"]
+__all__ = ["DEFAULT_POLICY", "ReleasePolicy", "gate", "plan_policy"]
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
 
 Bound = Annotated[int, Meta(ge=0, le=2**48)]
 
@@ -23,7 +28,8 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
     """Rules on one release; a rule that is left out asks for nothing.
 
     Attributes:
-        recipients: fingerprints the model may be sealed to; not empty means that it must be sealed, and to none else.
+        recipients: fingerprints the model may be sealed to; not empty means that it must be sealed, and
+            to none else.
         purposes: the study's purpose must be one of these.
         minimum_sites: sites that take part.
         minimum_survivors: sites in the sum of every round.
@@ -71,7 +77,8 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
     def _participants(self, subject: Predicate) -> list[str]:
         reasons = []
         if len(subject.participants) < self.minimum_sites:
-            reasons.append(f"minimum_sites: {len(subject.participants)} sites took part, {self.minimum_sites} are asked for")
+            took_part = f"{len(subject.participants)} sites took part"
+            reasons.append(f"minimum_sites: {took_part}, {self.minimum_sites} are asked for")
         small = [p.name for p in subject.participants if p.rows < self.minimum_rows]
         if small:
             reasons.append(f"minimum_rows: fewer than {self.minimum_rows} rows at {', '.join(small[:10])}")
@@ -80,19 +87,34 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
     def _rounds(self, subject: Predicate) -> list[str]:
         reasons = []
         if self.maximum_rounds is not None and subject.training.rounds > self.maximum_rounds:
-            reasons.append(f"maximum_rounds: {subject.training.rounds} rounds were run, at most {self.maximum_rounds} may be")
+            ran = f"{subject.training.rounds} rounds were run"
+            reasons.append(f"maximum_rounds: {ran}, at most {self.maximum_rounds} may be")
         for run in subject.aggregation.rounds:
             survivors = len(subject.participants) - len(run.dropped)
             if survivors < self.minimum_survivors:
-                reasons.append(
-                    f"minimum_survivors: {survivors} sites in the sum of round {run.first}, {self.minimum_survivors} are asked for"
-                )
+                sites = f"{survivors} sites in the sum of round {run.first}"
+                reasons.append(f"minimum_survivors: {sites}, {self.minimum_survivors} are asked for")
                 break
         return reasons
 
 
 DEFAULT_POLICY = ReleasePolicy(minimum_sites=3, minimum_survivors=3)
 """Built in: with two sites each can compute the other's update."""
+
+
+def plan_policy(plan: Plan) -> ReleasePolicy:
+    """Return what the plan itself asks of a release: its recipients.
+
+    A recipient is written as a fingerprint, or as the name of the hub or a site of the plan. Another
+    name is nobody's: names outside the plan are given by whoever keeps a trust store, and must not widen
+    what sites agreed to.
+    """
+    names = {plan.hub.name: plan.hub.identity, **{site.name: site.identity for site in plan.sites}}
+    nobody = "0" * 64
+    fingerprints = [
+        names.get(text, text if _FINGERPRINT.match(text) else nobody) for text in plan.release.recipients
+    ]
+    return ReleasePolicy(recipients=tuple(fingerprints))
 
 
 def gate(subject: Predicate, policies: Sequence[ReleasePolicy] = (DEFAULT_POLICY,)) -> None:
@@ -112,5 +134,5 @@ def gate(subject: Predicate, policies: Sequence[ReleasePolicy] = (DEFAULT_POLICY
         raise PolicyRefused(
             f"the release policy refuses: {'; '.join(reasons)}",
             where=f"study {subject.study}",
-            fix="Release to an allowed reader, change the study, or have the owner of the policy sign another one",
+            fix="Name an allowed reader, change the study, or ask the owner of the policy",
         )

@@ -1,10 +1,12 @@
 """`proof.json`: that a certificate is in its keeper's log, and that study members watch that log.
 
-It holds the inclusion proof of the certificate's digest under a tree head (RFC 9162), and the head's DSSE envelope, signed by the log's
-keeper and cosigned by members. The keeper is whoever signed the certificate; the log's id is the keeper's fingerprint.
+It holds the inclusion proof of the certificate's digest under a tree head (RFC 9162), and the head's
+DSSE envelope, signed by the log's keeper and cosigned by members. The keeper is whoever signed the
+certificate; the log's id is the keeper's fingerprint.
 
-Invariants, checked on reading: the file is the canonical JSON of its content, the envelope has one spelling, and every
-signature in it is by a different known key and verifies. One that does not is not ignored.
+Invariants, checked on reading: the file is the canonical JSON of its content, the envelope has one
+spelling, and every signature in it is by a different known key and verifies. One that does not is not
+ignored.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Proof(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def log_entry(certificate: Certificate) -> bytes:
-    """Return what the log records of a release: canonical JSON with the digest of the certificate's envelope."""
+    """Return what the log records of a release: canonical JSON with the digest of the certificate's
+    envelope."""
     return canonical_bytes({"certificate": certificate.digest.hex(), "type": PREDICATE_TYPE})
 
 
@@ -55,7 +58,9 @@ def decode_proof(data: bytes) -> Proof:
         proof = msgspec.json.decode(data, type=Proof)
         canonical = proof.to_bytes()
     except (msgspec.DecodeError, UnicodeDecodeError, CloisterError, RecursionError) as error:
-        raise IntegrityError(f"the proof does not parse: {error}", fix="Ask the releaser for it again") from error
+        raise IntegrityError(
+            f"the proof does not parse: {error}", fix="Ask the releaser for it again"
+        ) from error
     if canonical != data:
         raise IntegrityError("the proof is not in canonical form", fix="Ask the releaser for it again")
     return proof
@@ -72,7 +77,9 @@ def _one_spelling(envelope: bytes) -> bool:
     return same and json.dumps(fields, separators=(",", ":")).encode() == envelope
 
 
-def check_head(proof: Proof, keeper: str, members: Mapping[str, VerifyKey], keys: Mapping[str, VerifyKey]) -> tuple[TreeHead, int]:
+def check_head(
+    proof: Proof, keeper: str, members: Mapping[str, VerifyKey], keys: Mapping[str, VerifyKey]
+) -> tuple[TreeHead, int]:
     """Return the tree head and how many members other than the keeper cosign it.
 
     Args:
@@ -83,23 +90,33 @@ def check_head(proof: Proof, keeper: str, members: Mapping[str, VerifyKey], keys
 
     Raises:
         IntegrityError: a signature does not verify, or the envelope can be spelled otherwise.
-        VerificationError: the keeper's is missing, one is by a stranger or there twice, or the log is another's.
+        VerificationError: the keeper's is missing, one is by a stranger or there twice, or the log is
+            another's.
     """
     envelope = proof.head.encode()
     signers = envelope_signers(envelope)
     if not _one_spelling(envelope):
-        raise IntegrityError("the tree head is not in canonical form", fix="Ask the releaser for the proof again")
+        raise IntegrityError(
+            "the tree head is not in canonical form", fix="Ask the releaser for the proof again"
+        )
     if len(set(signers)) != len(signers):
-        raise VerificationError("the tree head is signed twice by one key", fix="Ask the releaser for the proof again")
+        raise VerificationError(
+            "the tree head is signed twice by one key", fix="Ask the releaser for the proof again"
+        )
     if not set(signers) <= keys.keys():
         raise VerificationError(
-            "the tree head is signed by a key that is neither the keeper's nor a member's", fix="Ask the releaser for the proof again"
+            "the tree head is signed by a key that is neither the keeper's nor a member's",
+            fix="Ask the releaser for the proof again",
         )
     if keeper not in signers:
-        raise VerificationError("the tree head is not signed by the log's keeper", fix="Ask the releaser for the proof again")
+        raise VerificationError(
+            "the tree head is not signed by the log's keeper", fix="Ask the releaser for the proof again"
+        )
     head = open_head(envelope, keys, required=len(signers))
     if head.log_id != keeper:
-        raise VerificationError("the tree head is of another log than the releaser's", fix="Ask the releaser for the proof again")
+        raise VerificationError(
+            "the tree head is of another log than the releaser's", fix="Ask the releaser for the proof again"
+        )
     return head, len((set(signers) & members.keys()) - {keeper})
 
 

@@ -13,7 +13,7 @@ from cloister.governance.certificate import Rounds
 from cloister.learning import Plan
 from cloister.runtime import RoundEntry, StudyResult, StudyState
 from cloister.secagg import Roster
-from cloister.vault import Schema, read_manifest
+from cloister.vault import Schema, open_manifest
 
 __all__ = ["TrainedStudy", "round_runs"]
 
@@ -72,7 +72,9 @@ class TrainedStudy:
             members=state.members,
             rows=record.rows,
             manifests={name: envelope.encode() for name, envelope in record.manifests.items()},
-            countersignatures={name: envelope.encode() for name, envelope in record.countersignatures.items()},
+            countersignatures={
+                name: envelope.encode() for name, envelope in record.countersignatures.items()
+            },
             epoch=record.epoch,
             setup_digest=bytes.fromhex(record.setup_digest),
             rounds=record.rounds,
@@ -88,7 +90,7 @@ class TrainedStudy:
     def schema(self) -> Schema:
         """The schema of the rows, from the first member's manifest; its digest is the plan's."""
         first = self.members[0]
-        return read_manifest(self.manifests[first.name], first).schema
+        return open_manifest(self.manifests[first.name], first).schema
 
 
 def round_runs(study: TrainedStudy) -> tuple[Rounds, ...]:

@@ -1,7 +1,8 @@
 """Inference: a released model, its answers, and the sealed exchange of rows for answers.
 
-Order of use: `load_model` (or `ModelArtifact.from_bytes` on bytes a release was verified with), `Predictor.of`, `predict`. Between a
-client and a server: `seal_request`, `answer`, `SealedRequest.open_answer`.
+Order of use: `load_model` (or `ModelArtifact.from_bytes` on bytes a release was verified with),
+`Predictor.of`, `predict`. Between a client and a server: `seal_request`, `answer`,
+`SealedRequest.open_answer`.
 """
 
 from cloister.inference.artifact import ModelArtifact, ModelCard, load_model

@@ -1,8 +1,9 @@
 """A released model: its parameters, and everything needed to read rows for it and to name its answers.
 
-The file is safetensors (see `tensors`); the card lies in its header as canonical JSON. A card is believed only if it hangs
-together: the feature map is the one that its own columns, label and model define, it carries no statistics of any site's rows,
-and the model they define has exactly as many parameters as the file.
+The file is safetensors (see `tensors`); the card lies in its header as canonical JSON. A card is
+believed only if it hangs together: the feature map is the one that its own columns, label and model
+define, it carries no statistics of any site's rows, and the model they define has exactly as many
+parameters as the file.
 
 That the card belongs to a plan and a schema is for `cloister.governance.verify_release` to check.
 """
@@ -85,11 +86,13 @@ class ModelArtifact:
             _check_features(self.card.features, self.card.model)
         except CloisterError as error:
             raise IntegrityError(
-                f"not a released model: {error.what}", where=error.where, fix="Ask the releaser for the file as it was made"
+                f"not a released model: {error.what}",
+                where=error.where,
+                fix="Ask the releaser for the file as it was made",
             ) from error
         if self.parameters.shape != (self.model.size,):
             raise IntegrityError(
-                f"not a released model: {self.parameters.size} parameters where its card describes {self.model.size}",
+                f"not a released model: it has {self.parameters.size} parameters, not {self.model.size}",
                 fix="Ask the releaser for the file as it was made",
             )
 
@@ -130,11 +133,13 @@ class ModelArtifact:
             canonical = canonical_bytes(card)
         except (msgspec.DecodeError, CloisterError, RecursionError) as error:
             raise IntegrityError(
-                f"the model's card does not parse: {error}", fix="Ask the releaser for the file as it was made"
+                f"the model's card does not parse: {error}",
+                fix="Ask the releaser for the file as it was made",
             ) from error
         if canonical != text.encode():
             raise IntegrityError(
-                "the model's card is not in canonical form", fix="Ask the releaser for the file as it was made"
+                "the model's card is not in canonical form",
+                fix="Ask the releaser for the file as it was made",
             )
         return cls(card, parameters)
 

@@ -6,11 +6,11 @@ Answers are a table with one row for each row given, in order:
     two classes          prediction, probability                     the probability of the second class
     more classes         prediction, probability=NAME for each class
 
-A prediction has the label's type: true or false, a whole number, or a category's name. A row that breaks the schema is refused
-with line and column; nothing is clipped or filled in silently.
+A prediction has the label's type: true or false, a whole number, or a category's name. A row that breaks
+the schema is refused with line and column; nothing is clipped or filled in silently.
 
-With scaling "local" a model means rows relative to their site's own mean and deviation. It predicts only after `fit` on the rows
-of the site that asks; those statistics stay in the returned predictor.
+With scaling "local" a model means rows relative to their site's own mean and deviation. It predicts only
+after `fit` on the rows of the site that asks; those statistics stay in the returned predictor.
 """
 
 from __future__ import annotations
@@ -54,8 +54,14 @@ class Predictor:
         Raises:
             SchemaError: a row breaks the schema.
         """
-        fitted = self.features.fit(read_rows(TableSource(reference), self.features))
-        return Predictor(self.artifact, fitted)
+        return self._fitted(TableSource(reference))
+
+    def fit_file(self, path: Path) -> Predictor:
+        """As `fit`, by the rows of a CSV or Parquet file."""
+        return self._fitted(open_source(path))
+
+    def _fitted(self, source: Source) -> Predictor:
+        return Predictor(self.artifact, self.features.fit(read_rows(source, self.features)))
 
     def predict(self, table: pa.Table) -> pa.Table:
         """Return answers for the rows of an Arrow table.
@@ -83,7 +89,9 @@ class Predictor:
             return pa.table({"value": pa.array(self.features.label_values(scores))})
         if scores.ndim == 1:
             return pa.table({"prediction": self._labels(scores >= 0.5), "probability": pa.array(scores)})
-        columns = {f"probability={name}": pa.array(scores[:, i]) for i, name in enumerate(self.features.class_names)}
+        columns = {
+            f"probability={name}": pa.array(scores[:, i]) for i, name in enumerate(self.features.class_names)
+        }
         return pa.table({"prediction": self._labels(scores.argmax(axis=1)), **columns})
 
     def _labels(self, classes: NDArray[np.generic]) -> pa.Array:

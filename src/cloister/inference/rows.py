@@ -1,8 +1,10 @@
-"""Rows to predict: the model's feature columns out of a file or a table, checked as the vault checks rows it takes in.
+"""Rows to predict: the model's feature columns out of a file or a table, checked as the vault checks
+rows it takes in.
 
-Only the columns the model reads are parsed; a label, identifiers and whatever else stands in the file are neither needed nor
-looked at. The first row that breaks the schema is refused with its line and column, never with its value. For a CSV file lines
-count from the header as 1; for Parquet and tables in memory a line is the row's number, from 1.
+Only the columns the model reads are parsed; a label, identifiers and whatever else stands in the file
+are neither needed nor looked at. The first row that breaks the schema is refused with its line and
+column, never with its value. For a CSV file lines count from the header as 1; for Parquet and tables in
+memory a line is the row's number, from 1.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def read_rows(source: Source, features: FeatureMap) -> pa.Table:
     """
     for name in features.columns:
         if name not in source.names:
-            raise SchemaError("the column is absent", column=name, fix="Give every column that the model reads")
+            raise SchemaError(
+                "the column is absent", column=name, fix="Give every column that the model reads"
+            )
     fields = [pa.field(name, storage_type(column)) for name, column in features.columns.items()]
     batches, first = [], 0
     for raw in source.batches(list(features.columns)):
@@ -60,7 +64,8 @@ def _checked(raw: pa.RecordBatch, features: FeatureMap, source: Source, first: i
 
 @contextlib.contextmanager
 def in_memory_file(data: bytes) -> Iterator[Path]:
-    """Yield a path under which `data` can be read as a file, without its ever being on a disk; gone afterwards."""
+    """Yield a path under which `data` can be read as a file, without its ever being on a disk; gone
+    afterwards."""
     descriptor = os.memfd_create("rows", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:

@@ -1,20 +1,22 @@
 """Sealed rows in, sealed predictions out: what lies between client and server is ciphertext of padded size.
 
-1. The client draws a 32-byte nonce and seals {nonce, the reader's public identity, rows} to the server's sealing key (HPKE,
-   ML-KEM768-X25519; info names this protocol and the server).
-2. The server opens it in memory, predicts, and seals the predictions to the reader named inside. The nonce, which only whoever
-   opened the request can know, goes into the HPKE info; SHA-256 of the request goes into the associated data.
-3. The client opens the answer with the reader's key, the nonce and the request. An answer to another request, by another server,
-   or for another reader does not open.
+1. The client draws a 32-byte nonce and seals {nonce, the reader's public identity, rows} to the server's
+   sealing key (HPKE, ML-KEM768-X25519; info names this protocol and the server).
+2. The server opens it in memory, predicts, and seals the predictions to the reader named inside. The
+   nonce, which only whoever opened the request can know, goes into the HPKE info; SHA-256 of the request
+   goes into the associated data.
+3. The client opens the answer with the reader's key, the nonce and the request. An answer to another
+   request, by another server, or for another reader does not open.
 
 A refusal (rows that break the schema) is an answer like any other: sealed, padded, with the reason inside.
 
-Plaintexts are padded to a power of two of at least 16 KiB. What stays visible: who asks whom and when, how long the server takes,
-the bucket of each message (so: the number of rows times the width of a row within a factor of two, or that it is below 16 KiB).
+Plaintexts are padded to a power of two of at least 16 KiB. What stays visible: who asks whom and when,
+how long the server takes, the bucket of each message (so: the number of rows times the width of a row
+within a factor of two, or that it is below 16 KiB).
 
-What it does not do: keep the server's operator from the rows, which are in the server's memory; tell the server who asks
-(restrict `readers` where only known keys may be answered); remember requests (an old request answered again yields the same
-predictions to the same reader).
+What it does not do: keep the server's operator from the rows, which are in the server's memory; tell the
+server who asks (restrict `readers` where only known keys may be answered); remember requests (an old
+request answered again yields the same predictions to the same reader).
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def _pad(payload: bytes) -> bytes:
 def _unpad(padded: bytes) -> bytes:
     length = int.from_bytes(padded[:4], "big")
     if len(padded) < 4 or length > len(padded) - 4 or any(padded[4 + length :]):
-        raise IntegrityError("a sealed message is padded wrongly", fix="Check that both ends run the same version")
+        raise IntegrityError(
+            "a sealed message is padded wrongly", fix="Check that both ends run the same version"
+        )
     return padded[4 : 4 + length]
 
 
@@ -87,7 +91,9 @@ def _table(columns: dict[str, list[Cell]]) -> pa.Table:
     try:
         return pa.table({name: pa.array(values) for name, values in columns.items()})
     except (pa.ArrowException, ValueError, TypeError) as error:
-        raise InputError("the columns are not a table", fix="Give every column one type and the same number of rows") from error
+        raise InputError(
+            "the columns are not a table", fix="Give every column one type and the same number of rows"
+        ) from error
 
 
 def _encode(message: _Request | _Answer) -> bytes:
@@ -95,7 +101,8 @@ def _encode(message: _Request | _Answer) -> bytes:
         return _pad(msgspec.msgpack.encode(message))
     except (TypeError, OverflowError) as error:
         raise InputError(
-            "a column holds values other than numbers, text and true or false", fix="Convert or leave out that column"
+            "a column holds values other than numbers, text and true or false",
+            fix="Convert or leave out that column",
         ) from error
 
 
@@ -103,7 +110,9 @@ def _decode(padded: bytes, kind: type[_Message]) -> _Message:
     try:
         return msgspec.msgpack.decode(_unpad(padded), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise IntegrityError("a sealed message holds something else", fix="Check that both ends run the same version") from error
+        raise IntegrityError(
+            "a sealed message holds something else", fix="Check that both ends run the same version"
+        ) from error
 
 
 class SealedRequest:
@@ -147,7 +156,11 @@ class SealedRequest:
 
 
 def seal_request(
-    rows: pa.Table, server: PublicIdentity, reply_to: PublicIdentity, *, insecure_test_random: RandomBytes | None = None
+    rows: pa.Table,
+    server: PublicIdentity,
+    reply_to: PublicIdentity,
+    *,
+    insecure_test_random: RandomBytes | None = None,
 ) -> SealedRequest:
     """Seal rows to a server.
 
@@ -162,11 +175,15 @@ def seal_request(
     """
     nonce = (insecure_test_random or os.urandom)(32)
     padded = _encode(_Request(nonce, reply_to.to_json(), _columns(rows)))
-    sealed = hpke_seal(server.sealing_key, padded, info=_REQUEST + server.fingerprint.encode(), associated_data=_REQUEST)
+    sealed = hpke_seal(
+        server.sealing_key, padded, info=_REQUEST + server.fingerprint.encode(), associated_data=_REQUEST
+    )
     return SealedRequest(sealed, nonce)
 
 
-def answer(request: bytes, server: Identity, predictor: TablePredictor, *, readers: Collection[str] | None = None) -> bytes:
+def answer(
+    request: bytes, server: Identity, predictor: TablePredictor, *, readers: Collection[str] | None = None
+) -> bytes:
     """Open a request in memory, predict, seal the predictions to the reader it names.
 
     Args:
@@ -183,7 +200,9 @@ def answer(request: bytes, server: Identity, predictor: TablePredictor, *, reade
     asked = _decode(hpke_open(server.sealing, request, info=info, associated_data=_REQUEST), _Request)
     reader = PublicIdentity.from_json(asked.reader)
     if readers is not None and reader.fingerprint not in readers:
-        raise PolicyRefused("this reader may not be answered", where=reader.fingerprint[:16], fix="Add it to the readers")
+        raise PolicyRefused(
+            "this reader may not be answered", where=reader.fingerprint[:16], fix="Add it to the readers"
+        )
     try:
         reply = _Answer(predictions=_columns(predictor.predict(_table(asked.rows))))
     except InputError as error:

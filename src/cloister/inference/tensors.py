@@ -1,8 +1,9 @@
-"""The one file format models come in: safetensors with exactly one flat float64 vector. Nothing is ever unpickled.
+"""The one file format models come in: safetensors with exactly one flat float64 vector. Nothing is ever
+unpickled.
 
-Layout (https://github.com/huggingface/safetensors): 8 bytes little-endian header length N | N bytes JSON | data.
-The header names `parameters` (F64, [d], the whole data section) and one metadata entry, `cloister`, a JSON text. Reading checks, in
-this order, before anything is built from the bytes:
+Layout (https://github.com/huggingface/safetensors): 8 bytes little-endian header length N | N bytes JSON
+| data. The header names `parameters` (F64, [d], the whole data section) and one metadata entry,
+`cloister`, a JSON text. Reading checks, in this order, before anything is built from the bytes:
 
 1. size and header length, within limits;
 2. the header is JSON without duplicate keys, with those two entries and no other;
@@ -32,7 +33,9 @@ _ENTRY = "cloister"
 
 
 def _refuse(what: str) -> NoReturn:
-    raise IntegrityError(f"not a model file of Cloister: {what}", fix="Only safetensors files made by a release are read")
+    raise IntegrityError(
+        f"not a model file of Cloister: {what}", fix="Only safetensors files made by a release are read"
+    )
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,335 @@
+"""The twelve steps of `verify`, one function each; the numbers are those of its docstring.
+
+Each takes the case, raises a CloisterError that says what does not hold, or returns what it found as a
+sentence part. A step may use what earlier steps have put into the case, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cloister.crypto import (
+    Identity,
+    PublicIdentity,
+    envelope_signers,
+    keyring,
+    open_bytes,
+    open_envelope,
+    sealed_recipients,
+    sha256,
+)
+from cloister.errors import VerificationError
+from cloister.governance.certificate import ABSENT, PAYLOAD_TYPE, Certificate, Predicate, decode_statement
+from cloister.governance.folder import (
+    CERTIFICATE,
+    MODEL,
+    PLAN,
+    PROOF,
+    SEALED_MODEL,
+    check_complete,
+    countersignature_path,
+    manifest_path,
+)
+from cloister.governance.policy import plan_policy
+from cloister.governance.proof import check_head, check_inclusion, decode_proof
+from cloister.inference import ModelArtifact, in_memory_file
+from cloister.learning import Plan, parse_plan
+from cloister.runtime import Countersignature, read_countersignature
+from cloister.secagg import Params, Roster
+from cloister.vault import Schema, open_manifest
+
+__all__ = ["CHECKS", "Case"]
+
+
+@dataclass
+class Case:
+    """What is being verified, and what the steps have established so far.
+
+    Attributes:
+        files: path in the folder -> content.
+        trusted: fingerprint -> identity, the verifier's anchors.
+        reader: a recipient of a sealed model, or None.
+        allow_two: whether a study of two sites is accepted.
+        unchecked: what could not be told; steps add to it.
+        signer, payload, certificate, plan, roster, schema: set by the step that makes each trusted.
+    """
+
+    files: dict[str, bytes]
+    trusted: dict[str, PublicIdentity]
+    reader: Identity | None
+    allow_two: bool
+    unchecked: list[str]
+    signer: PublicIdentity = field(init=False)
+    payload: bytes = field(init=False)
+    certificate: Certificate | None = None
+    plan: Plan = field(init=False)
+    roster: Roster = field(init=False)
+    schema: Schema = field(init=False)
+    params: Params = field(init=False)
+
+    @property
+    def known(self) -> Certificate:
+        """The certificate, once step 3 holds."""
+        if self.certificate is None:
+            raise VerificationError("the certificate has not been read")
+        return self.certificate
+
+    @property
+    def facts(self) -> Predicate:
+        """What the certificate states, once step 3 holds."""
+        return self.known.statement.predicate
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise VerificationError(what)
+
+
+def _folder(case: Case) -> str:
+    # 1. exactly the files of a release (names and limits were checked while reading)
+    check_complete(case.files)
+    return f"{len(case.files)} files"
+
+
+def _signature(case: Case) -> str:
+    # 2. signed by one identity that the verifier trusts
+    envelope = case.files[CERTIFICATE]
+    signers = envelope_signers(envelope)
+    _require(len(signers) == 1, f"the certificate has {len(signers)} signatures where a release has one")
+    _require(
+        signers[0] in case.trusted, f"the certificate is signed by {signers[0][:16]!r}, whom you do not trust"
+    )
+    case.signer = case.trusted[signers[0]]
+    case.payload = open_envelope(envelope, PAYLOAD_TYPE, keyring([case.signer]))
+    return f"signed by {case.signer.name}, {case.signer.fingerprint[:16]}"
+
+
+def _statement(case: Case) -> str:
+    # 3. well-formed, and the signer names itself
+    statement = decode_statement(case.payload)
+    _require(
+        statement.predicate.signer == case.signer.fingerprint,
+        "the certificate names another signer than it has",
+    )
+    case.certificate = Certificate(statement, case.files[CERTIFICATE])
+    return f"release of study {statement.predicate.study}"
+
+
+def _files(case: Case) -> str:
+    # 4. files and subjects are the same, one by one
+    subjects = case.known.statement.subjects()
+    sealed = SEALED_MODEL in case.files
+    expected = subjects.keys() - ({MODEL} if sealed else set())
+    present = case.files.keys() - {CERTIFICATE, PROOF}
+    _require(MODEL in subjects, f"the certificate does not name {MODEL}")
+    for name in sorted(expected | present):
+        _require(name in present, f"{name} is missing")
+        _require(name in expected, f"{name} is not covered by the certificate")
+        _require(
+            sha256(case.files[name]).hex() == subjects[name], f"{name} is not what the certificate names"
+        )
+    return f"{len(present)} files have the digests stated"
+
+
+def _plan(case: Case) -> str:
+    # 5. the plan, what is said of it, and the role of the signer
+    case.plan = plan = parse_plan(case.files[PLAN], allow_two=case.allow_two)
+    facts, summed = case.facts, case.facts.aggregation
+    _require(plan.digest.hex() == facts.plan, "plan.toml is not the plan whose digest the certificate states")
+    said = (facts.study, facts.purpose, facts.training.algorithm, facts.training.model, facts.training.rounds)
+    planned = (
+        plan.study.name,
+        plan.study.purpose,
+        plan.training.algorithm,
+        plan.model.kind,
+        plan.training.rounds,
+    )
+    _require(said == planned, "name, purpose, algorithm, model or rounds are not the plan's")
+    view = plan.aggregation
+    _require(
+        (summed.bits, summed.hub_view, summed.value_range) == (view.bits, view.hub_view, view.value_range),
+        "ring width, hub view or value range are not the plan's",
+    )
+    if view.hub_view == "sum":
+        _require(
+            facts.signer == plan.hub.identity, f"{case.signer.name} signed, who is not the hub of the plan"
+        )
+    else:
+        sites = {participant.fingerprint for participant in facts.participants}
+        _require(facts.signer in sites, f"{case.signer.name} signed, who is no site that may see the model")
+    reasons = plan_policy(plan).check(facts)
+    _require(not reasons, f"the plan does not allow this release: {'; '.join(reasons)}")
+    return (
+        f"digest {facts.plan[:16]}, {case.signer.name} is its {'hub' if view.hub_view == 'sum' else 'site'}"
+    )
+
+
+def _roster(case: Case) -> str:
+    # 6. every participant trusted, planned, and in agreement
+    facts, planned = case.facts, {site.name: site.identity for site in case.plan.sites}
+    for participant in facts.participants:
+        name = participant.name
+        _require(planned.get(name) == participant.fingerprint, f"{name} is not a site of the plan")
+        _require(
+            participant.fingerprint in case.trusted,
+            f"you do not trust {name}, {participant.fingerprint[:16]}",
+        )
+    case.roster = Roster(tuple(case.trusted[participant.fingerprint] for participant in facts.participants))
+    _require(
+        case.roster.digest.hex() == facts.roster,
+        "the participants are not the roster that the certificate states",
+    )
+    _require(
+        len(case.roster) >= case.plan.study.minimum_sites, "fewer sites than the plan's minimum took part"
+    )
+    sites = {
+        path for name in case.roster.names for path in (manifest_path(name), countersignature_path(name))
+    }
+    for path in sorted(sites | {name for name in case.files if "/" in name}):
+        _require(path in case.files, f"{path} is missing")
+        _require(path in sites, f"{path} is of no participant")
+    for participant, member in zip(facts.participants, case.roster.members, strict=True):
+        envelope = case.files[countersignature_path(member.name)]
+        _require(
+            sha256(envelope).hex() == participant.countersignature,
+            f"{member.name}'s countersignature is another",
+        )
+        agreed = Countersignature(
+            facts.plan,
+            facts.roster,
+            facts.aggregation.epoch,
+            member.name,
+            participant.manifest,
+            participant.rows,
+        )
+        _require(
+            read_countersignature(envelope, member) == agreed,
+            f"{member.name} did not countersign this plan, roster, manifest and row count",
+        )
+    return f"{len(case.roster)} trusted sites countersigned plan and roster"
+
+
+def _manifests(case: Case) -> str:
+    # 7. each site's own signature over its dataset
+    for participant, member in zip(case.facts.participants, case.roster.members, strict=True):
+        envelope = case.files[manifest_path(member.name)]
+        _require(
+            sha256(envelope).hex() == participant.manifest,
+            f"{member.name}'s manifest is another than it countersigned",
+        )
+        manifest = open_manifest(envelope, member)
+        _require(
+            manifest.schema_sha256 == case.plan.data.schema,
+            f"{member.name}'s rows have another schema than the plan's",
+        )
+        _require(
+            manifest.rows == participant.rows,
+            f"{member.name}'s manifest counts other rows than the certificate",
+        )
+        _require(
+            case.plan.study.purpose in manifest.purposes,
+            f"{member.name}'s manifest does not allow the study's purpose",
+        )
+        case.schema = manifest.schema
+    return "each signed by its site, with the plan's schema and purpose"
+
+
+def _aggregation(case: Case) -> str:
+    # 8. n, c, t, m by the formula; m survivors in every round
+    summed = case.facts.aggregation
+    params = case.params = case.plan.params(len(case.roster))
+    stated = Params(summed.parties, summed.colluders, summed.threshold, summed.minimum)
+    _require(stated == params, "n, c, t or m do not follow from the plan")
+    for run in summed.rounds:
+        survivors = params.parties - len(run.dropped)
+        _require(
+            survivors >= params.minimum,
+            f"round {run.first} has {survivors} survivors, {params.minimum} are the minimum",
+        )
+    last = summed.rounds[-1]
+    attempts = last.attempt + last.count
+    _require(
+        attempts <= case.plan.attempts, f"{attempts} attempts were made, the plan has {case.plan.attempts}"
+    )
+    numbers = f"n {params.parties}, c {params.colluders}, t {params.threshold}, m {params.minimum}"
+    return f"{numbers}; every round had m survivors"
+
+
+def _model(case: Case) -> str:
+    # 9. a safetensors model of this plan and schema
+    data = case.files.get(MODEL)
+    if data is None:
+        data = _opened(case)
+    if data is None:
+        names = ", ".join(recipient.name for recipient in case.facts.recipients)
+        case.unchecked.append(f"model: it is sealed to {names}; a recipient can verify what is inside")
+        return f"sealed to {names}, not opened"
+    model = ModelArtifact.from_bytes(data)
+    _require(
+        model.card == ModelArtifact.of_plan(case.plan, case.schema, model.parameters).card,
+        "the model is not of this plan and schema",
+    )
+    return f"{model.card.model.kind}, {model.parameters.size} parameters, safetensors"
+
+
+def _opened(case: Case) -> bytes | None:
+    sealed = case.files[SEALED_MODEL]
+    with in_memory_file(sealed) as path:
+        readers = sealed_recipients(path)
+    stated = [recipient.fingerprint for recipient in case.facts.recipients]
+    _require(sorted(readers) == sorted(stated), "the model is sealed to others than the certificate names")
+    if case.reader is None or case.reader.fingerprint not in stated:
+        return None
+    data = open_bytes(sealed, case.reader)
+    _require(
+        sha256(data).hex() == case.known.statement.subjects()[MODEL],
+        "the sealed model is not what the certificate names",
+    )
+    return data
+
+
+def _privacy(case: Case) -> str:
+    # 10. none is claimed, so there is nothing to recompute; the reason must be the one this version gives
+    _require(
+        case.facts.absent == ABSENT,
+        "the certificate gives other reasons for what was not done than this version",
+    )
+    return "none claimed, nothing to recompute: no differential privacy was applied"
+
+
+def _log(case: Case) -> str:
+    # 11. under a head of the releaser's log
+    proof = decode_proof(case.files[PROOF])
+    keys = keyring([case.signer, *case.roster.members])
+    head, _ = check_head(proof, case.signer.fingerprint, keyring(case.roster.members), keys)
+    check_inclusion(proof, case.known, head)
+    return f"entry {proof.index} of {head.size} in the log of {case.signer.name}"
+
+
+def _cosignatures(case: Case) -> str:
+    # 12. c + 1 others have seen that head
+    proof = decode_proof(case.files[PROOF])
+    keys = keyring([case.signer, *case.roster.members])
+    _, count = check_head(proof, case.signer.fingerprint, keyring(case.roster.members), keys)
+    needed = case.params.colluders + 1
+    _require(
+        count >= needed, f"{count} members other than the keeper cosign the tree head, {needed} are needed"
+    )
+    return f"{count} members cosign the tree head, {needed} are needed"
+
+
+CHECKS: tuple[Callable[[Case], str], ...] = (
+    _folder,
+    _signature,
+    _statement,
+    _files,
+    _plan,
+    _roster,
+    _manifests,
+    _aggregation,
+    _model,
+    _privacy,
+    _log,
+    _cosignatures,
+)
