@@ -1,0 +1,190 @@
+"""The `cloister` command: what there is, and how it ends.
+
+Commands live in files of their own and are imported when they are called, so that `cloister --help` needs
+neither numpy nor cryptography.
+
+Whatever happens, the reader gets one sentence on stderr and one of these exit codes, never a traceback:
+
+    0    done, or the verdict is yes
+    1    the verdict is no
+    2    usage, bad input, or the system refused
+    3    refused by a policy or a budget
+    130  interrupted
+
+`CLOISTER_DEBUG=1` adds the traceback, which may show values of variables: it is for one's own machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from cloister import __version__
+from cloister.errors import CloisterError, StorageError
+
+__all__ = ["COMMANDS", "Entry", "app", "main", "run"]
+
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command is, and its line in the overview."""
+
+    module: str
+    attribute: str
+    help: str
+    panel: str
+
+
+COMMANDS: Final[dict[str, Entry]] = {
+    "demo": Entry("demo", "demo", "Run all seven stages on real rows and write a report.", "Start"),
+    "keys": Entry("keys", "app", "Make your identity, export it, trust those of others.", "Keys and files"),
+    "seal": Entry("seal", "seal", "Encrypt a file to one or more recipients.", "Keys and files"),
+    "open": Entry("seal", "open_", "Open a file that was sealed to you.", "Keys and files"),
+    "hash": Entry("seal", "hash_", "Hash a file, or check its hash.", "Keys and files"),
+    "vault": Entry("vault", "app", "Bring rows into an encrypted vault, check and export them.", "Studies"),
+    "study": Entry("study", "app", "Plan, check and run a study.", "Studies"),
+    "predict": Entry(
+        "predict", "predict", "Predict with a released model: sealed rows in, sealed answers out.", "Results"
+    ),
+    "release": Entry("release", "release", "Release a study's model through its policy.", "Results"),
+    "verify": Entry(
+        "verify", "verify", "Verify a release offline, against your own trust anchors.", "Results"
+    ),
+}
+
+# Typer brings its own copy of click in newer versions and uses the installed one in older ones.
+_UsageProblem: Final = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+class _LazyCommand(TyperCommand):
+    """A line in the overview that becomes the command when it is called."""
+
+    def __init__(self, name: str, entry: Entry) -> None:
+        super().__init__(name, help=entry.help, short_help=entry.help, rich_help_panel=entry.panel)
+        self._entry = entry
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        """Import the command and hand over to it."""
+        return self._load().make_context(info_name, args, parent=parent, **extra)
+
+    def _load(self) -> Any:
+        found = getattr(importlib.import_module(f"cloister.cli.{self._entry.module}"), self._entry.attribute)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(self.name)(found)
+            found = single
+        return typer.main.get_command(found)
+
+
+class _Overview(TyperGroup):
+    """The group of all commands, none of them imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the overview."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the line for a name, or None."""
+        entry = COMMANDS.get(cmd_name)
+        return _LazyCommand(cmd_name, entry) if entry else None
+
+
+app = typer.Typer(cls=_Overview, add_completion=False, no_args_is_help=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cloister {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """One model from rows that stay with their owners, private inference, and a signed record of what was done."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (None: the process's own) and return its exit code."""
+    command: Any = typer.main.get_command(app)
+    try:
+        with command.make_context(
+            "cloister", list(sys.argv[1:] if arguments is None else arguments)
+        ) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except typer.Exit as ending:
+        return ending.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _end("Interrupted; nothing was left half-written.", INTERRUPTED)
+    except CloisterError as error:
+        return _end(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes at its end
+        return 2
+    except OSError as error:
+        return _end(str(_storage(error)), 2)
+    except MemoryError:
+        return _end("There is not enough memory for this; close other programs, or use a larger machine.", 2)
+    except Exception as error:  # noqa: BLE001  # the last stop: users get a sentence, not a traceback
+        if isinstance(error, _UsageProblem):
+            return _usage(error)
+        return _end(_defect(error), 2)
+
+
+def _end(sentence: str, code: int) -> int:
+    """Say how it ended; called while the exception is being handled."""
+    if os.environ.get("CLOISTER_DEBUG") == "1":
+        traceback.print_exc()
+    print(" ".join(sentence.split()), file=sys.stderr)
+    return code
+
+
+def _usage(error: Any) -> int:
+    """Say what is wrong with the command line; a bare group has printed its help instead."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return 2
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "cloister"
+    return _end(f"{error.format_message().rstrip('.')}. Run `{path} --help`.", 2)
+
+
+def _storage(error: OSError) -> CloisterError:
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = (
+        "Free space and run it again; nothing was left half-written"
+        if full
+        else "Check the path and its permissions"
+    )
+    return StorageError(f"the system refused: {reason}", where=str(error.filename or ""), fix=fix)
+
+
+def _defect(error: Exception) -> str:
+    """Name type and place of an unexpected error, and not its text, which might hold a value of a row."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if f"{os.sep}cloister{os.sep}" in frame.filename] or frames
+    place = f"{os.path.basename(own[-1].filename)}:{own[-1].lineno}" if own else "unknown place"  # noqa: PTH119
+    return (
+        f"Cloister met an error it did not expect ({type(error).__name__} at {place}); nothing was released. "
+        "Run it again with CLOISTER_DEBUG=1 and report what it shows."
+    )
+
+
+def main() -> NoReturn:
+    """Run the process's command line and exit."""
+    sys.exit(run())
