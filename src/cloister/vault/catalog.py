@@ -83,7 +83,11 @@ class Catalog:
             InputError: there is no such dataset.
             IntegrityError: the manifest is not the owner's, or another dataset's.
         """
-        manifest = open_manifest(self.envelope(name), self._owner)
+        return self.read(name, self.envelope(name))
+
+    def read(self, name: str, envelope: bytes) -> Manifest:
+        """Return the manifest in an envelope as `manifest` does."""
+        manifest = open_manifest(envelope, self._owner)
         if manifest.name != name:
             raise IntegrityError(
                 "the manifest is another dataset's",

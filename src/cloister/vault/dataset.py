@@ -22,10 +22,15 @@ class Dataset:
     Rows come as Arrow batches: number float64, integer int64, boolean bool, category, text and pseudonyms
     string; null where a value is missing and the schema allows it. Every batch is authenticated when it is
     decrypted.
+
+    Attributes:
+        manifest: what its owner signed.
+        envelope: the signed bytes of the manifest, for partners.
     """
 
-    def __init__(self, manifest: Manifest, file: EncryptedFile) -> None:
+    def __init__(self, manifest: Manifest, envelope: bytes, file: EncryptedFile) -> None:
         self.manifest = manifest
+        self.envelope = envelope
         self._file = file
         self._names = tuple(storage_schema(manifest.schema).names)
 

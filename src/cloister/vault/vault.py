@@ -159,11 +159,6 @@ class Vault:
         """Return a dataset's manifest, its signature checked. Raises InputError, IntegrityError."""
         return self._catalog.manifest(name)
 
-    def envelope(self, name: str) -> bytes:
-        """Return a dataset's signed manifest, as partners get it, after checking it as `manifest` does."""
-        self._catalog.manifest(name)
-        return self._catalog.envelope(name)
-
     def open(self, name: str, *, purpose: str) -> Dataset:
         """Open a dataset for one of its purposes.
 
@@ -172,13 +167,7 @@ class Vault:
             PolicyRefused: it was not added for this purpose.
             IntegrityError: it is not what its owner signed; no row was decrypted.
         """
-        manifest = self._catalog.manifest(name)  # 1
-        if purpose not in manifest.purposes:  # 2
-            raise PolicyRefused(
-                f"the dataset {name!r} may not be used for {purpose!r}",
-                fix=f"It was added for {', '.join(map(repr, manifest.purposes))}",
-            )
-        return self._open(manifest)  # 3
+        return self._open(name, purpose)
 
     def verify(self, name: str) -> tuple[Check, ...]:
         """Check a dataset from its signature to its last row; return the checks, up to the first that fails.
@@ -197,7 +186,7 @@ class Vault:
             IntegrityError: the dataset is not what its owner signed; nothing is written.
             StorageError: the file system refused; nothing is left half-written.
         """
-        with self._open(self._catalog.manifest(name)) as dataset:
+        with self._open(name, None) as dataset:
             return export_rows(dataset, target)
 
     def remove(self, name: str) -> str:
@@ -223,9 +212,17 @@ class Vault:
         self._catalog.delete(name)
         return f"The files were deleted. {sentence}"
 
-    def _open(self, manifest: Manifest) -> Dataset:
-        folder = self._catalog.require(manifest.name)
-        return Dataset(manifest, EncryptedFile(folder, manifest.file, self._keys, manifest.kek_id))
+    def _open(self, name: str, purpose: str | None) -> Dataset:
+        """Open a dataset; for its owner's own eyes where `purpose` is None."""
+        envelope = self._catalog.envelope(name)
+        manifest = self._catalog.read(name, envelope)  # 1
+        if purpose is not None and purpose not in manifest.purposes:  # 2
+            raise PolicyRefused(
+                f"the dataset {name!r} may not be used for {purpose!r}",
+                fix=f"It was added for {', '.join(map(repr, manifest.purposes))}",
+            )
+        file = EncryptedFile(self._catalog.require(name), manifest.file, self._keys, manifest.kek_id)  # 3
+        return Dataset(manifest, envelope, file)
 
     def _add(
         self,
