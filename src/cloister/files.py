@@ -10,7 +10,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,8 +55,11 @@ def atomic_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         The file to write. An OSError within the block counts as a failure to write it.
 
     Raises:
+        InputError: something that is not a file, such as a folder or a device, is there.
         StorageError: the file system refused; the old content is intact.
     """
+    if path.exists() and not path.is_file():
+        raise InputError("the target is not a file", where=str(path), fix="Choose another name")
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = _beside(path)
@@ -89,21 +92,25 @@ def write_atomic(path: Path, data: bytes | bytearray | memoryview, *, mode: int 
 
 
 @contextlib.contextmanager
-def new_directory(path: Path, *, mode: int = 0o755) -> Iterator[Path]:
+def new_directory(
+    path: Path, *, mode: int = 0o755, replace: Callable[[Path], bool] = lambda path: False
+) -> Iterator[Path]:
     """Build a new folder beside its place; it appears whole, or not at all.
 
     Args:
         path: where the finished folder shall be; must not exist, unless as an empty folder.
         mode: permissions of the folder.
+        replace: says of a folder that exists whether the new one may take its place. The old one stays until
+            the new one is whole.
 
     Yields:
         The folder to fill. Every file in it is fsynced before the rename.
 
     Raises:
-        InputError: `path` exists and is not an empty folder.
+        InputError: `path` exists, is not an empty folder and may not be replaced.
         StorageError: the file system refused; nothing remains.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or replace(path))):
         raise InputError("the target exists", where=str(path), fix="Choose another place, or remove it first")
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,13 +122,21 @@ def new_directory(path: Path, *, mode: int = 0o755) -> Iterator[Path]:
                 for name in names:
                     _fsync_path(Path(folder) / name)
                 _fsync_path(Path(folder))
-            if path.exists():
-                path.rmdir()
-            part.rename(path)
+            _take_place(part, path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
         _fsync_path(path.parent)
+
+
+def _take_place(part: Path, path: Path) -> None:
+    if not path.exists():
+        part.rename(path)
+        return
+    old = _beside(path)
+    path.rename(old)
+    part.rename(path)
+    shutil.rmtree(old)
 
 
 def read_bytes(path: Path, *, limit: int, what: str = "file") -> bytes:

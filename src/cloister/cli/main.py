@@ -29,6 +29,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cloister import __version__
+from cloister.cli import common
 from cloister.errors import CloisterError, StorageError
 
 __all__ = ["COMMANDS", "Entry", "app", "main", "run"]
@@ -80,11 +81,13 @@ class _LazyCommand(TyperCommand):
 
     def _load(self) -> Any:
         found = getattr(importlib.import_module(f"cloister.cli.{self._entry.module}"), self._entry.attribute)
-        if not isinstance(found, typer.Typer):
-            single = typer.Typer(add_completion=False)
-            single.command(self.name)(found)
-            found = single
-        return typer.main.get_command(found)
+        holder = typer.Typer(add_completion=False, callback=lambda: None)
+        if isinstance(found, typer.Typer):
+            holder.add_typer(found, name=self.name)
+        else:
+            holder.command(self.name)(found)
+        group: Any = typer.main.get_command(holder)
+        return group.commands[self.name]
 
 
 class _Overview(TyperGroup):
@@ -115,7 +118,7 @@ def _root(
         False, "--version", callback=_show_version, is_eager=True, help="Show the version."
     ),
 ) -> None:
-    """One model from rows that stay with their owners, private inference, and a signed record of what was done."""
+    """One model from rows that stay with their owners, private inference, and a signed record of it all."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -145,6 +148,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, _UsageProblem):
             return _usage(error)
         return _end(_defect(error), 2)
+    finally:
+        common.passphrase.cache_clear()
 
 
 def _end(sentence: str, code: int) -> int:

@@ -18,6 +18,7 @@ from cloister.crypto.dsse import (
     pre_authentication_encoding,
     sign_envelope,
 )
+from cloister.crypto.filesignature import sign_file, verify_file
 from cloister.crypto.hashing import (
     constant_time_equal,
     digest_file,
@@ -95,5 +96,7 @@ __all__ = [
     "sha256",
     "sha512",
     "sign_envelope",
+    "sign_file",
     "split",
+    "verify_file",
 ]
