@@ -1,0 +1,177 @@
+"""What the documentation shows is true: commands run, links lead somewhere, both READMEs say the same."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from tests.docs.markdown import ROOT, Block, Page, pages, shell_text
+
+from cloister.cli.main import COMMANDS, run
+
+PAGES = pages()
+BY_NAME = {page.name: page for page in PAGES}
+RUN = [page for page in PAGES if page.is_run]
+SHELL = ("console", "bash", "sh", "shell")
+PASSPHRASE = "correct horse battery staple, six words long"
+
+
+@functools.cache
+def help_of(*path: str) -> str:
+    """The text of `cloister PATH --help`; it must exist."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        for name in ("COLUMNS", "TERMINAL_WIDTH"):
+            patch.setenv(name, "200")
+        code = run([*path, "--help"])
+    assert code == 0, f"`cloister {' '.join(path)} --help` ends with {code}"
+    return re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue())
+
+
+def resolve(words: list[str]) -> tuple[str, ...]:
+    """The command that a line calls: () for `cloister` itself, one name, or group and name."""
+    if not words or words[0].startswith("-"):
+        return ()
+    assert words[0] in COMMANDS, f"there is no command `cloister {words[0]}`"
+    is_group = " COMMAND " in help_of(words[0]).split("\n\n")[0] or "COMMAND [ARGS]" in help_of(words[0])
+    return tuple(words[:2]) if is_group and len(words) > 1 and not words[1].startswith("-") else (words[0],)
+
+
+COMMAND_LINES = [
+    pytest.param(words, id=f"{page.name}:{line} cloister {' '.join(words)[:60]}")
+    for page in PAGES
+    for line, words in page.commands()
+]
+
+
+@pytest.mark.parametrize("words", COMMAND_LINES)
+def test_every_command_shown_is_known_with_its_options(words: list[str]) -> None:
+    path = resolve(words)
+    text = help_of(*path)
+    for word in words[len(path) :]:
+        if re.match(r"--?[a-z]", word):
+            option = word.split("=")[0]
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text), (
+                f"`cloister {' '.join(path)}` has no option {option}"
+            )
+
+
+def test_the_command_overview_is_in_the_reference() -> None:
+    """Each command, and each command of a group, has a line in the page on the command line."""
+    text = BY_NAME["docs/reference/cli.md"].text
+    for name in COMMANDS:
+        assert f"`cloister {name}" in text, f"docs/reference/cli.md does not mention `cloister {name}`"
+
+
+def script_of(page: Page) -> str:
+    """The page as one bash script; each step says its line first, so that a failure can be found."""
+    steps = ["set -euo pipefail"]
+    for block in page.blocks():
+        steps += [f"echo '@@ {page.name}:{block.line}' >&2", *step_of(block)]
+    return "\n".join(steps) + "\n"
+
+
+def step_of(block: Block) -> list[str]:
+    if block.directive == "skip":
+        return []
+    if block.directive == "file":
+        return [
+            f"mkdir -p \"$(dirname '{block.argument}')\"",
+            f"cat > '{block.argument}' <<'END_OF_BLOCK'",
+            block.text + "END_OF_BLOCK",
+        ]
+    if block.directive == "python":
+        return ["python -W error - <<'END_OF_BLOCK'", block.text + "END_OF_BLOCK"]
+    if block.language not in SHELL:
+        return []
+    if block.directive == "fails":
+        return [
+            f"code=0; {shell_text(block).strip()} || code=$?",
+            f'[ "$code" = {block.argument} ] || {{ echo "exit code $code" >&2; exit 99; }}',
+        ]
+    return [shell_text(block)]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_a_page_runs_from_top_to_bottom(page: Page, tmp_path: Path) -> None:
+    secret = tmp_path / "passphrase"
+    secret.write_text(PASSPHRASE + "\n", encoding="utf-8")
+    secret.chmod(0o600)
+    work = tmp_path / "work"
+    work.mkdir()
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+        "HOME": str(work),
+        "LANG": "C.UTF-8",
+        "CLOISTER_PASSPHRASE_FILE": str(secret),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "EXAMPLES": str(ROOT / "examples"),
+    }
+    done = subprocess.run(
+        ["bash", "-c", script_of(page)],  # noqa: S607
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Page) -> None:
+    for link in page.links():
+        if re.match(r"[a-z]+:", link):
+            assert link.startswith(("https://", "mailto:")), f"{page.name}: {link}"
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.path.parent / target).resolve() if target else page.path
+        assert path.is_relative_to(ROOT), f"{page.name}: {link} leads out of the repository"
+        assert path.exists(), f"{page.name}: {link} leads nowhere"
+        if anchor and path.suffix == ".md":
+            assert anchor in Page(path).anchors(), f"{page.name}: {link} names a heading that is not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_are_well_formed(page: Page) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for block in page.blocks():
+        place = f"{page.name}:{block.line}"
+        if block.language == "python":
+            compile(block.text, place, "exec")
+        elif block.language == "toml":
+            tomllib.loads(block.text)
+        elif block.language in SHELL:
+            for target in re.findall(r"^make ([a-z-]+)", shell_text(block), re.MULTILINE):
+                assert target in targets, f"{place}: make has no target {target}"
+
+
+def test_both_readmes_have_the_same_shape() -> None:
+    english, chinese = BY_NAME["README.md"], BY_NAME["README.zh-CN.md"]
+    assert [level for level, _ in english.headings()] == [level for level, _ in chinese.headings()]
+    assert [(block.language, block.text) for block in english.blocks()] == [
+        (block.language, block.text) for block in chinese.blocks()
+    ]
+    rows = [len(re.findall(r"^\|", page.text, re.MULTILINE)) for page in (english, chinese)]
+    assert rows[0] == rows[1]
+
+
+def test_no_page_names_a_place_of_one_machine() -> None:
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.])/(work|tmp|root|home/\w+)/", page.text), page.name
+
+
+def test_the_site_has_every_page_in_its_navigation() -> None:
+    listed = set(re.findall(r"[\w./-]+\.md\b", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    for path in (ROOT / "docs").rglob("*.md"):
+        assert path.relative_to(ROOT / "docs").as_posix() in listed, f"{path.name} is not in mkdocs.yml"
