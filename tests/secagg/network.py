@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ PLAN = bytes(range(32))
 MODEL = np.linspace(-1.0, 1.0, 7)
 
 
-@lru_cache(maxsize=None)
+@cache
 def identity(number: int) -> Identity:
     return Identity.generate(f"site-{number}")
 
@@ -62,7 +62,8 @@ class Network:
         self.names = ctx.roster.names
         numbers = [int(name.removeprefix("site-")) for name in self.names]
         self.sites = {
-            name: SecureSumSite(ctx, identity(number)) for name, number in zip(self.names, numbers, strict=True)
+            name: SecureSumSite(ctx, identity(number))
+            for name, number in zip(self.names, numbers, strict=True)
         }
         self.hub = SecureSumHub(ctx)
         if set_up:
@@ -112,7 +113,8 @@ class Network:
 
     def opened(self, result: RoundSum, model: np.ndarray | bytes = MODEL) -> np.ndarray:
         sums = [
-            site.open_sum(result.attempt, result.survivors, result.total, model) for site in self.sites.values()
+            site.open_sum(result.attempt, result.survivors, result.total, model)
+            for site in self.sites.values()
         ]
         assert all(np.array_equal(sums[0], other) for other in sums)
         return sums[0]

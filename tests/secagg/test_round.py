@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from tests.secagg.network import Network, context, ring_sum, vectors
 
 
