@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.learning import Plan, ServerState, build_algorithm, mean_update, site_weights
+from cloister.learning import Plan, build_algorithm, mean_update, site_weights
 from cloister.secagg import Encoding, RingVector
 
 __all__ = ["GlobalModel", "weights_by_site"]
@@ -40,11 +40,6 @@ class GlobalModel:
     def params(self) -> NDArray[np.float64]:
         """float64[d]: the current global model, read-only."""
         return self._state.params
-
-    @property
-    def state(self) -> ServerState:
-        """Model and optimiser state, for checkpoints."""
-        return self._state
 
     @property
     def rounds(self) -> int:

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, PlanError, ProtocolError, RoundBurnt
@@ -67,8 +66,8 @@ from cloister.runtime.messages import (
 )
 from cloister.runtime.roster import manifest_digest, read_countersignature
 from cloister.runtime.studykey import open_study_key
-from cloister.secagg import Encoding, EpochContext, Roster, RoundSum, SecureSumHub
-from cloister.vault import Schema, read_manifest
+from cloister.secagg import Encoding, EpochContext, Roster, RoundSum, SecureSumHub, model_digest
+from cloister.vault import Schema, open_manifest
 
 __all__ = ["Hub", "Outgoing", "Step"]
 
@@ -137,8 +136,8 @@ class Hub:
         self._plan = plan
         self._identity = identity
         self._sites = {entry.name: sites[entry.name] for entry in plan.sites}
-        features, self._shape = plan_model(plan, schema)
-        self._label_unit = features.label_unit
+        _, model = plan_model(plan, schema)
+        self._size = model.size
         self._channels = {
             name: Channel(
                 identity, site, plan.digest, initiator=True, insecure_test_random=insecure_test_random
@@ -184,8 +183,7 @@ class Hub:
             epoch.number,
         )
 
-    # --- inputs
-    # ----------------------------------------------------------------------------------------------------
+    # --- inputs ---------------------------------------------------------------------------------
 
     def start(self, now: float) -> Step:
         """Greet every site of the plan."""
@@ -225,8 +223,7 @@ class Hub:
                 self._conclude()
         return self._step
 
-    # --- dispatch
-    # --------------------------------------------------------------------------------------------------
+    # --- dispatch -------------------------------------------------------------------------------
 
     def _handle(self, peer: str, message: Message, now: float) -> None:
         match message:
@@ -259,14 +256,13 @@ class Hub:
             self._excluded.add(str(liar))
             self._offer([name for name in self._members() if name != liar], now)
 
-    # --- steps 1 and 2: joining and the roster
-    # ---------------------------------------------------------------------
+    # --- steps 1 and 2: joining and the roster --------------------------------------------------
 
     def _on_join(self, peer: str, join: Join, now: float) -> None:
         if PublicIdentity.from_json(join.identity).fingerprint != self._sites[peer].fingerprint:
             raise ProtocolError("joined with another identity than the plan names", peer=peer)
-        manifest = read_manifest(join.manifest, self._sites[peer])
-        if manifest.schema_digest.hex() != self._plan.data.schema:
+        manifest = open_manifest(join.manifest, self._sites[peer])
+        if manifest.schema.digest().hex() != self._plan.data.schema:
             raise ProtocolError("brings a dataset with another schema than the plan's", peer=peer)
         if join.rows != manifest.rows:
             raise ProtocolError("states another row count than its manifest", peer=peer)
@@ -327,8 +323,7 @@ class Hub:
             self._enter("announce", now)
             self._broadcast(RosterClosed([epoch.countersignatures[name] for name in self._members()]))
 
-    # --- step 3: set-up
-    # --------------------------------------------------------------------------------------------
+    # --- step 3: set-up -------------------------------------------------------------------------
 
     def _on_announce(self, peer: str, message: Announce, now: float) -> None:
         bodies = self._current().secure_sum.on_announcement(peer, message.body)
@@ -360,18 +355,17 @@ class Hub:
         self._broadcast(StudyKeys(epoch.study_keys))
         self._begin(None, now)
 
-    # --- step 4: rounds
-    # --------------------------------------------------------------------------------------------
+    # --- step 4: rounds -------------------------------------------------------------------------
 
     def _begin(self, outcome: Outcome | None, now: float) -> None:
         self._attempts_used += 1
         if self._attempts_used > self._plan.attempts:
-            self._stop(
-                f"all {self._plan.attempts} attempts of the plan are used; raise spare_rounds for less reliable sites"
-            )
+            self._stop(f"all {self._plan.attempts} attempts of the plan are used; raise spare_rounds")
             return
         self._attempt += 1
-        self._current().secure_sum.begin(self._attempt)
+        # where the hub may see the model it says which one uploads must come from; else the first upload says
+        tag = None if self.model is None else model_digest(self.model.params)
+        self._current().secure_sum.begin(self._attempt, model_tag=tag, size=self._size)
         self._evaluations = {}
         self._started = now
         self._enter("upload", now)
@@ -445,8 +439,7 @@ class Hub:
             self._enter("done", now)
             self._broadcast(Finish(outcome))
 
-    # --- step 5: the end
-    # -------------------------------------------------------------------------------------------
+    # --- step 5: the end ------------------------------------------------------------------------
 
     def _on_done(self, peer: str, message: Done) -> None:
         self._done[peer] = message
@@ -458,7 +451,8 @@ class Hub:
         if len(self._done) < epoch.context.params.minimum:
             self._stop("too few sites confirmed the final model")
             return
-        if len({done.tag for done in self._done.values()}) != 1:
+        tags = {done.tag for done in self._done.values()}
+        if len(tags) != 1 or (self.model is not None and tags != {model_digest(self.model.released())}):
             self._stop("the sites ended with different models")
             return
         evaluations = {
@@ -470,8 +464,7 @@ class Hub:
         self._phase = "finished"
         self.finished = True
 
-    # --- helpers
-    # ---------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------
 
     def _metrics(
         self, evaluations: Mapping[str, list[float]]
@@ -479,13 +472,8 @@ class Hub:
         if not evaluations or not self._plan.data.public_rows:
             return None, None
         sums = {name: np.asarray(values, dtype=np.float64) for name, values in evaluations.items()}
-
-        def metrics(values: NDArray[np.float64]) -> dict[str, float]:
-            return metrics_from_sums(self._shape, values, unit=self._label_unit)
-
-        return metrics(np.sum(list(sums.values()), axis=0)), {
-            name: metrics(values) for name, values in sums.items()
-        }
+        by_site = {name: metrics_from_sums(values) for name, values in sums.items()}
+        return metrics_from_sums(np.sum(list(sums.values()), axis=0)), by_site
 
     def _current(self) -> _Epoch:
         return self.epochs[-1]

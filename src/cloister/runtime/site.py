@@ -124,7 +124,7 @@ class Site:
         self.clamped = 0
 
     def __repr__(self) -> str:
-        return f"Site({self._identity.name}, round {self._model.rounds})"
+        return f"Site({self._identity.name}, {self._plan.study.name})"
 
     @property
     def name(self) -> str:
@@ -182,8 +182,7 @@ class Site:
                     f"sent {type(message).__name__}, which only sites send", peer=self._hub.name
                 )
 
-    # --- before the study: is this plan one we can honour?
-    # ---------------------------------------------------------
+    # --- before the study: is this plan one we can honour? --------------------------------------
 
     def _check_plan(self) -> None:
         entry = next((site for site in self._plan.sites if site.name == self._identity.name), None)
@@ -198,8 +197,7 @@ class Site:
                 "the hub is not the one the plan names", where=self._hub.name, fix="Use the plan's hub"
             )
 
-    # --- step 2 and 3: the roster
-    # ----------------------------------------------------------------------------------
+    # --- step 2 and 3: the roster ---------------------------------------------------------------
 
     def _on_roster_offer(self, offer: RosterOffer) -> list[Message]:
         if offer.epoch <= self._highest_epoch:
@@ -290,8 +288,7 @@ class Site:
         self._expected = (Announcements, RosterOffer)
         return [Announce(epoch.secure_sum.announce())]
 
-    # --- step 4: set-up of the secure sum
-    # --------------------------------------------------------------------------
+    # --- step 4: set-up of the secure sum -------------------------------------------------------
 
     def _on_announcements(self, message: Announcements) -> list[Message]:
         self._expected = (Bundle, RosterOffer)
@@ -319,8 +316,7 @@ class Site:
         self._expected = (RoundStart, RosterOffer)
         return []
 
-    # --- steps 5 to 7: rounds
-    # --------------------------------------------------------------------------------------
+    # --- steps 5 to 7: rounds -------------------------------------------------------------------
 
     def _on_round_start(self, start: RoundStart) -> list[Message]:
         if start.outcome is not None:

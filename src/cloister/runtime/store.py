@@ -3,7 +3,7 @@
     studies/NAME/
         record.dsse.json     what was agreed and done, signed by whoever keeps it
         study-keys.dsse.json the study key, sealed to each of its readers by the first member
-        model.checkpoint     the last global model and server state, encrypted under the study key
+        model.checkpoint     the model to release, encrypted under the study key
 
 The model is never there in the clear. Reading verifies the signature, opens the study key with the reader's
 identity, and opens the checkpoint bound to plan and round; a folder that was edited, or mixed with another,
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cloister.crypto import Identity, PublicIdentity, canonical_bytes, keyring, open_envelope, sign_envelope
 from cloister.errors import InputError, IntegrityError
 from cloister.files import new_directory, read_bytes, write_atomic
-from cloister.learning import Plan, build_algorithm, load_checkpoint, parse_plan, save_checkpoint
+from cloister.learning import Plan, load_checkpoint, parse_plan, save_checkpoint
 from cloister.runtime.study import StudyResult
 from cloister.runtime.studykey import open_study_key
 from cloister.types import check_name
@@ -128,7 +128,13 @@ def save_study(studies: Path, result: StudyResult, keeper: Identity) -> Path:
     with new_directory(target, mode=0o700) as folder:
         write_atomic(folder / _RECORD, envelope, mode=0o600)
         write_atomic(folder / _KEYS, result.study_keys, mode=0o600)
-        save_checkpoint(folder / _CHECKPOINT, result.study_key, result.plan.digest, result.state)
+        save_checkpoint(
+            folder / _CHECKPOINT,
+            result.study_key,
+            plan_digest=result.plan.digest,
+            round=len(result.rounds),
+            arrays={"model": result.model},
+        )
     return target
 
 
@@ -161,6 +167,8 @@ def load_study(studies: Path, name: str, *, keeper: PublicIdentity, reader: Iden
     members = tuple(PublicIdentity.from_json(member.encode()) for member in record.members)
     envelope = read_bytes(folder / _KEYS, limit=_LIMIT, what="study keys")
     key = open_study_key(envelope, members[0], reader, plan.digest, record.epoch)
-    state = load_checkpoint(folder / _CHECKPOINT, key, plan.digest)
-    model = build_algorithm(plan.training).final(state)
-    return StudyState(record, plan, PublicIdentity.from_json(record.hub.encode()), members, model)
+    arrays = load_checkpoint(folder / _CHECKPOINT, key, plan_digest=plan.digest, round=len(record.rounds))
+    if set(arrays) != {"model"}:
+        raise IntegrityError("the checkpoint holds no model", where=str(folder))
+    hub = PublicIdentity.from_json(record.hub.encode())
+    return StudyState(record, plan, hub, members, arrays["model"])

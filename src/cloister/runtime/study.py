@@ -14,18 +14,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity, StreamRandom
-from cloister.errors import CloisterError, PlanError, ProtocolError
-from cloister.learning import Plan, ServerState
+from cloister.errors import CloisterError, IntegrityError, PlanError, ProtocolError
+from cloister.learning import Plan
 from cloister.runtime.events import Event, OnEvent, RoundDone
 from cloister.runtime.hub import Hub, Step
 from cloister.runtime.site import Site
 from cloister.runtime.transport import MemoryNetwork, MemoryTransport
 from cloister.runtime.worker import LocalWorker
 from cloister.types import RandomBytes
-from cloister.vault import Dataset
+from cloister.vault import Vault
 
 __all__ = ["Party", "Study", "StudyResult"]
 
@@ -38,13 +39,13 @@ class Party:
 
     Attributes:
         identity: the site's keys; its name is the name in the plan.
-        dataset: the training rows, opened for the plan's purpose.
-        evaluation: held-out rows, or None.
+        vault: where its rows are; the plan names the dataset.
+        held_out: dataset of rows to evaluate on, or None.
     """
 
     identity: Identity
-    dataset: Dataset
-    evaluation: Dataset | None = None
+    vault: Vault
+    held_out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ class StudyResult:
         rounds: one record a round.
         final_metrics: evaluation of the released model over all sites and by site, where rows are declared
             public.
-        model: float64[d], the model to release.
-        state: the last server state, from the hub or, with hub_view = "none", from the first site.
+        model: float64[d], the model to release, from the hub or, with hub_view = "none", from the first site.
         study_key: the key of its checkpoints; secret.
         clamped: by site, how many coordinates exceeded the plan's value_range.
         traffic: bytes by (sender, receiver).
@@ -84,7 +84,6 @@ class StudyResult:
     rounds: tuple[RoundDone, ...]
     final_metrics: tuple[dict[str, float], dict[str, dict[str, float]]] | None
     model: NDArray[np.float64] = field(repr=False)
-    state: ServerState = field(repr=False)
     study_key: bytes = field(repr=False)
     clamped: Mapping[str, int]
     traffic: Mapping[tuple[str, str], int]
@@ -116,36 +115,64 @@ class Study:
             )
         self.plan = plan
         self.hub_identity = hub
-        self._parties = tuple(sites)
         self._random = insecure_test_random
         self._network = MemoryNetwork()
         public = {party.identity.name: party.identity.public for party in sites}
         trusted = {identity.fingerprint: identity for identity in public.values()}
         self.sites = {party.identity.name: self._site(party, trusted) for party in sites}
-        self.hub = Hub(plan, hub, public, sites[0].dataset.schema, insecure_test_random=insecure_test_random)
-
-    def _worker_of(self, party: Party) -> LocalWorker:
-        evaluation = party.evaluation
-        random = StreamRandom(self._random(32)) if self._random is not None else None
-        return LocalWorker(
-            self.plan,
-            party.dataset.schema,
-            party.dataset.table,
-            evaluation=None if evaluation is None else evaluation.table,
-            insecure_test_random=random,
-        )
+        schema = sites[0].vault.manifest(self._dataset_of(sites[0])).schema
+        self.hub = Hub(plan, hub, public, schema, insecure_test_random=insecure_test_random)
 
     def _site(self, party: Party, trusted: Mapping[str, PublicIdentity]) -> Site:
+        with party.vault.open(self._dataset_of(party), purpose=self.plan.study.purpose) as dataset:
+            manifest, envelope = dataset.manifest, dataset.envelope
+        random = StreamRandom(self._random(32)) if self._random is not None else None
+        worker = LocalWorker(
+            self.plan,
+            manifest.schema,
+            self._reader(party.vault, manifest.name, envelope),
+            evaluation=None if party.held_out is None else self._reader(party.vault, party.held_out, None),
+            insecure_test_random=random,
+        )
         return Site(
             self.plan,
             party.identity,
             self.hub_identity.public,
             trusted=trusted,
-            manifest=party.dataset.envelope,
-            rows=party.dataset.rows,
-            worker=self._worker_of(party),
+            manifest=envelope,
+            rows=manifest.rows,
+            worker=worker,
             insecure_test_random=self._random,
         )
+
+    def _dataset_of(self, party: Party) -> str:
+        for entry in self.plan.sites:
+            if entry.name == party.identity.name:
+                return entry.dataset
+        raise PlanError(
+            "the plan does not name this site", where=party.identity.name, fix="Add it to [[sites]]"
+        )
+
+    def _reader(self, vault: Vault, name: str, envelope: bytes | None) -> Callable[[], pa.Table]:
+        """Return what opens a dataset for the plan's purpose and reads the columns it uses, no others."""
+        columns = [*self.plan.data.features, self.plan.data.label]
+
+        def read() -> pa.Table:
+            with vault.open(name, purpose=self.plan.study.purpose) as dataset:
+                if envelope not in (None, dataset.envelope):
+                    raise IntegrityError(
+                        "the dataset was replaced after its manifest was shown to the study",
+                        where=name,
+                        fix="Start the study again",
+                    )
+                return dataset.table(columns)
+
+        return read
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that all parties have sent so far."""
+        return self._network.carried.total()
 
     def run(self, on_event: OnEvent | None = None) -> StudyResult:
         """Run all rounds.
@@ -221,7 +248,6 @@ class Study:
             rounds=tuple(hub.rounds),
             final_metrics=hub.final_metrics,
             model=source.released(),
-            state=source.state,
             study_key=first.study_key,
             clamped={name: self.sites[name].clamped for name in names},
             traffic=Counter(self._network.carried),

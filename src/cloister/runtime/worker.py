@@ -60,16 +60,22 @@ class LocalWorker:
         return f"LocalWorker({'rows open' if self._opened else 'rows closed'})"
 
     def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return float64[d]: the model after local training on the site's rows, from the global model
-        `params`."""
+        """Return float64[d]: what local training on the site's rows makes of the global model `params`."""
         rows, _ = self._open()
-        return train(self._model, params, rows, self._plan.training, insecure_test_random=self._random)[0]
+        trained: NDArray[np.float64] = train(
+            self._model, params, rows, self._plan.training, insecure_test_random=self._random
+        )[0]
+        return trained
 
     def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Return the addable evaluation sums of `params` on the held-out rows, or None where there are
         none."""
         _, held_out = self._open()
-        return None if held_out is None else evaluation_sums(self._model, params, *held_out)
+        return (
+            None
+            if held_out is None
+            else evaluation_sums(self._model, params, *held_out, unit=self._features.label_unit)
+        )
 
     def _open(self) -> tuple[ClientRows, tuple[NDArray[np.float64], NDArray[np.float64]] | None]:
         if self._opened is None:

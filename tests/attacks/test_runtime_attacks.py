@@ -1,0 +1,299 @@
+"""Who may learn what, tried: a hub that lies, a wire that listens, members that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from tests.runtime.parties import parties, plan_for, table
+from tests.runtime.world import World, site_of
+
+from cloister.crypto import Identity
+from cloister.errors import CloisterError, PolicyRefused, ProtocolError
+from cloister.runtime import Channel, Hub, Refused, RoundDone
+from cloister.runtime.messages import Finish, Message, RosterOffer, RoundStart, decode_message, encode_message
+from cloister.secagg import Encoding
+
+
+def build(
+    tmp_path: Path, hub_type: type[Hub] = Hub, sizes: tuple[int, ...] = (20, 20, 20), **changes: Any
+) -> World:
+    hub = Identity.generate("hub")
+    members = parties(tmp_path, sizes)
+    return World(plan_for(hub, members, **changes), hub, members, hub_type=hub_type)
+
+
+def rounds(world: World) -> int:
+    return sum(isinstance(event, RoundDone) for event in world.events)
+
+
+class Recorder(Hub):
+    """A hub that keeps every message it hears or says, in the clear, as a curious one would."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.heard: list[bytes] = []
+        self.totals: list[bytes] = []
+
+    def _handle(self, peer: str, message: Message, now: float) -> None:
+        self.heard.append(encode_message(message))
+        super()._handle(peer, message, now)
+
+    def _send(self, name: str, message: Message) -> None:
+        if isinstance(message, RoundStart | Finish) and message.outcome is not None:
+            self.totals.append(message.outcome.total)
+        super()._send(name, message)
+
+
+@pytest.mark.parametrize("hub_view", ["sum", "none"])
+def test_neither_wire_nor_hub_sees_rows_or_an_update(
+    tmp_path: Path, hub_view: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = build(tmp_path, Recorder, aggregation={"hub_view": hub_view})
+    canaries: list[bytes] = []
+    encode = Encoding.encode
+
+    def spy(self: Encoding, vector: Any) -> Any:
+        ring = encode(self, vector)
+        canaries.extend((np.ascontiguousarray(vector).tobytes(), ring.tobytes()))
+        return ring
+
+    monkeypatch.setattr(Encoding, "encode", spy)
+    study.start()
+    study.run()
+    assert study.hub.finished
+    assert len(canaries) == 2 * 3 * 3
+    rows = np.concatenate([party_rows(tmp_path, name) for name in study.sites]).ravel()
+    wire = b"".join(message for _, _, message in study.wire)
+    assert isinstance(study.hub, Recorder)
+    heard = b"".join(study.hub.heard)
+    for canary in [*canaries, *(value.tobytes() for value in rows)]:
+        assert canary not in wire
+        assert canary not in heard
+
+
+def party_rows(tmp_path: Path, name: str) -> np.ndarray:
+    rows = table(20, int(name.removeprefix("site")))
+    return np.stack([rows["a"].to_numpy(), rows["b"].to_numpy()])
+
+
+def test_with_hub_view_none_no_model_reaches_the_hub(tmp_path: Path) -> None:
+    study = build(tmp_path, Recorder, aggregation={"hub_view": "none"})
+    study.start()
+    study.run()
+    assert isinstance(study.hub, Recorder)
+    heard = b"".join(study.hub.heard)
+    for site in study.sites.values():
+        assert site.study_key is not None
+        assert site.study_key not in heard
+        assert site.model.released().tobytes() not in heard
+    # the sum it published is not the sum of updates: decoding it gives noise far outside the model's scale
+    epoch = study.hub.epochs[-1]
+    assert study.hub.totals
+    for total in study.hub.totals:
+        decoded = np.frombuffer(total, "<i4") * epoch.encoding.unit
+        assert np.abs(decoded).max() > 3.0
+
+
+class TwoModels(Hub):
+    """A hub that tells site0 another sum, so that it trains from another model."""
+
+    def _send(self, name: str, message: Message) -> None:
+        if isinstance(message, RoundStart) and message.outcome is not None and name == "site0":
+            total = bytearray(message.outcome.total)
+            total[0] ^= 64
+            outcome = msgspec.structs.replace(message.outcome, total=bytes(total))
+            message = msgspec.structs.replace(message, outcome=outcome)
+        super()._send(name, message)
+
+
+@pytest.mark.parametrize("hub_view", ["sum", "none"])
+def test_a_site_shown_another_model_cannot_be_summed_with_the_others(tmp_path: Path, hub_view: str) -> None:
+    study = build(tmp_path, TwoModels, (20, 20, 20, 20), aggregation={"hub_view": hub_view})
+    study.start()
+    study.run()
+    later = [event for event in study.events if isinstance(event, RoundDone) and event.round > 0]
+    # honest arithmetic separates them: never a sum over sites with different models
+    assert all(set(done.survivors) in ({"site1", "site2", "site3"}, {"site0"}) for done in later)
+
+
+class Sybil(Hub):
+    """A hub that puts an identity of its own into the roster, in the place of a site."""
+
+    impostor = Identity.generate("site2")
+
+    def _send(self, name: str, message: Message) -> None:
+        if isinstance(message, RosterOffer):
+            members = [*message.members[:-1], self.impostor.public.to_json()]
+            message = msgspec.structs.replace(message, members=members)
+        super()._send(name, message)
+
+
+def test_a_member_the_plan_does_not_name_is_refused(tmp_path: Path) -> None:
+    study = build(tmp_path, Sybil)
+    study.start()
+    with pytest.raises(PolicyRefused, match="does not name"):
+        study.run()
+
+
+class Shrink(Hub):
+    """A hub that offers a roster below the plan's minimum."""
+
+    def _send(self, name: str, message: Message) -> None:
+        if isinstance(message, RosterOffer):
+            message = msgspec.structs.replace(
+                message, members=message.members[:2], manifests=message.manifests[:2], rows=message.rows[:2]
+            )
+        super()._send(name, message)
+
+
+def test_a_roster_below_the_minimum_is_refused(tmp_path: Path) -> None:
+    study = build(tmp_path, Shrink)
+    study.start()
+    with pytest.raises(PolicyRefused, match="asks for 3"):
+        study.run()
+
+
+class Repeat(Hub):
+    """A hub that offers a second roster for the same epoch."""
+
+    def _send(self, name: str, message: Message) -> None:
+        super()._send(name, message)
+        if isinstance(message, RosterOffer):
+            super()._send(name, message)
+
+
+def test_two_rosters_for_one_epoch_are_refused(tmp_path: Path) -> None:
+    study = build(tmp_path, Repeat)
+    study.start()
+    with pytest.raises(ProtocolError, match="second roster"):
+        study.run()
+
+
+class RunAgain(Hub):
+    """A hub that starts the same attempt twice, to get two vectors under one mask."""
+
+    def _send(self, name: str, message: Message) -> None:
+        super()._send(name, message)
+        if isinstance(message, RoundStart):
+            super()._send(name, message)
+
+
+def test_a_replayed_round_is_refused(tmp_path: Path) -> None:
+    study = build(tmp_path, RunAgain)
+    study.start()
+    with pytest.raises(ProtocolError, match="attempt"):
+        study.run()
+
+
+class OutOfTurn(Hub):
+    """A hub that skips the roster."""
+
+    def _send(self, name: str, message: Message) -> None:
+        super()._send(name, RoundStart(0, 0) if isinstance(message, RosterOffer) else message)
+
+
+def test_a_step_out_of_turn_is_refused(tmp_path: Path) -> None:
+    study = build(tmp_path, OutOfTurn)
+    study.start()
+    with pytest.raises(ProtocolError, match="out of turn"):
+        study.run()
+
+
+class ShortOutcome(Hub):
+    """A hub that claims an outcome over a single site."""
+
+    def _send(self, name: str, message: Message) -> None:
+        if isinstance(message, RoundStart | Finish) and message.outcome is not None:
+            outcome = msgspec.structs.replace(message.outcome, survivors=["site0"])
+            message = msgspec.structs.replace(message, outcome=outcome)
+        super()._send(name, message)
+
+
+def test_an_outcome_over_one_site_is_refused(tmp_path: Path) -> None:
+    study = build(tmp_path, ShortOutcome)
+    study.start()
+    with pytest.raises(ProtocolError):
+        study.run()
+
+
+def test_a_member_the_owner_does_not_trust_is_refused(tmp_path: Path) -> None:
+    hub = Identity.generate("hub")
+    members = parties(tmp_path, [20, 20, 20])
+    plan = plan_for(hub, members)
+    world = World(plan, hub, members)
+    mine = members[0].identity.public
+    world.sites["site0"] = site_of(plan, hub, members[0], {mine.fingerprint: mine})
+    world.start()
+    with pytest.raises(PolicyRefused, match="does not trust"):
+        world.run()
+
+
+def test_a_site_refuses_another_hub_and_another_initial_model(tmp_path: Path) -> None:
+    hub = Identity.generate("hub")
+    members = parties(tmp_path, [20, 20, 20])
+    plan = plan_for(hub, members)
+    with pytest.raises(PolicyRefused, match="not the one the plan names"):
+        site_of(plan, Identity.generate("hub"), members[0], {})
+    pinned = msgspec.structs.replace(plan.model, initial="0" * 64)
+    other = msgspec.structs.replace(plan, model=pinned)
+    with pytest.raises(CloisterError, match="initial"):
+        site_of(other, hub, members[0], {})
+
+
+def test_a_stranger_and_garbage_have_no_effect_on_the_hub(tmp_path: Path) -> None:
+    study = build(tmp_path)
+    study.start()
+    study.run(until=lambda: rounds(study) == 1)
+    stranger = Channel(
+        Identity.generate("mallory"), study.hub._identity.public, study.plan.digest, initiator=False
+    )
+    impostor = Channel(
+        Identity.generate("site0"), study.hub._identity.public, study.plan.digest, initiator=False
+    )
+    for message in (b"", b"garbage", stranger.hello, impostor.hello):
+        step = study.hub.receive(message, study.now)
+        assert not step.outgoing
+        assert [type(event) for event in step.events] == [Refused]
+    study.run()
+    assert study.hub.finished
+
+
+def test_a_replayed_message_has_no_effect(tmp_path: Path) -> None:
+    study = build(tmp_path)
+    study.start()
+    study.run(until=lambda: rounds(study) == 1)
+    for _, receiver, message in list(study.wire):
+        if receiver == "hub":
+            assert not study.hub.receive(message, study.now).outgoing
+    for name, site in study.sites.items():
+        hello, *frames = [message for _, receiver, message in study.wire if receiver == name]
+        with pytest.raises(ProtocolError, match="second session"):
+            site.receive(hello)
+        assert [site.receive(frame) for frame in frames] == [[] for _ in frames]
+    study.run()
+    assert study.hub.finished
+
+
+def test_messages_of_an_older_study_are_refused(tmp_path: Path) -> None:
+    old = build(tmp_path / "old")
+    old.start()
+    old.run()
+    new = build(tmp_path / "new")
+    new.start()
+    for _, receiver, message in old.wire:
+        if receiver == "hub":
+            step = new.hub.receive(message, 0.0)
+            assert not step.outgoing
+            assert all(isinstance(event, Refused) for event in step.events)
+    new.run()
+    assert new.hub.finished
+
+
+def test_the_decoder_refuses_what_is_no_message() -> None:
+    for garbage in (b"", b"\xc0", b"\x81\xa4type\xa4nope", b"\x81\xa4type\xa4stop" * 2):
+        with pytest.raises(ProtocolError, match="cannot be parsed"):
+            decode_message(garbage, peer="x")
