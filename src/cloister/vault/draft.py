@@ -1,9 +1,9 @@
 """A first schema for a file: types are guessed, bounds are left open.
 
 Types come from all rows of the file. Bounds are never guessed: the extremes of a column are values of real
-rows, and a schema is shown to all parties of a study. Categories are listed only where there are few,
-because text that repeats is usually a code, and are marked to be checked for the same reason. `cloister
-vault add` refuses the schema until the open bounds are written.
+rows, and a schema is shown to all parties of a study. Categories are listed only where they are few
+and frequent, and so probably codes, and are marked to be checked for the same reason. `cloister vault add`
+refuses the schema until the open bounds are written.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ __all__ = ["MAX_LISTED", "draft_schema"]
 MAX_LISTED: Final = 20
 """A column with more distinct texts is text; with at most so many it is a category."""
 
+_FREQUENT: Final = 5  # times that a listed value occurs on average
+
 _GUESSES: Final[tuple[ColumnType, ...]] = ("integer", "number", "boolean")
 _IDENTIFIER: Final = re.compile(
-    r"(^|[_\s.-])(id|uid|uuid|guid|udi|ssn|iban|vin)$|(?<=[a-z])I[Dd]$|identifier|account[_\s]?(no|number)",
+    r"(?i:(^|[_\s.-])(id|uid|uuid|guid|udi|ssn|iban|vin)$|identifier|account[_\s]?(no|number))|[a-z]I[Dd]$",
     re.ASCII,
 )
 _CONSENT: Final = re.compile(r"consent|opt[_\s-]?in|agree", re.IGNORECASE | re.ASCII)
@@ -59,6 +61,7 @@ class _Seen:
     ids: set[bytes] = field(default_factory=set)
     repeats: bool = False
     missing: bool = False
+    rows: int = 0
 
     def look(self, raw: pa.Array) -> None:
         """Take in one batch of the column."""
@@ -68,6 +71,7 @@ class _Seen:
         texts = check_values("", Column("text", missing="allow"), raw).values
         self.missing = self.missing or texts.null_count > 0
         texts = pc.utf8_trim_whitespace(texts.drop_null())
+        self.rows += len(texts)
         if len(self.values) <= MAX_LISTED:
             self.values.update(pc.unique(texts).slice(0, 2 * MAX_LISTED + 2).to_pylist())
         if self.identifier and not self.repeats:
@@ -104,7 +108,6 @@ def _look(source: Source) -> dict[str, _Seen]:
 
 def _column(name: str, seen: _Seen) -> str:
     kind = next((k for k in _GUESSES if k in seen.types), None) if seen.values else None
-    coded = 0 < len(seen.values) <= MAX_LISTED and all(map(str.isprintable, seen.values))
     lines = [f"[columns.{_key(name)}]"]
     if _CONSENT.search(name) and seen.values and "boolean" in seen.types:
         lines += ['type = "boolean"', 'role = "consent"']
@@ -118,15 +121,22 @@ def _column(name: str, seen: _Seen) -> str:
         lines += ['type = "boolean"', *_missing(seen)]
     elif kind is not None:
         lines += [f'type = "{kind}"', _OPEN, *_missing(seen)]
-    elif coded:
-        listed = ", ".join(json.dumps(value, ensure_ascii=False) for value in sorted(seen.values))
-        lines += ['type = "category"', _LISTED, f"categories = [{listed}]", *_missing(seen)]
+    elif len(seen.values) <= MAX_LISTED and len(seen.values) < seen.rows:
+        lines += ['type = "category"', *_categories(seen), *_missing(seen)]
     else:
         lines += [
             'type = "text"',
             'role = "drop"   # free text or an identifier; store it only if it is needed',
         ]
     return "\n".join(lines) + "\n"
+
+
+def _categories(seen: _Seen) -> list[str]:
+    """List the values where they are codes, that is few and frequent; else leave them open too."""
+    if seen.rows < _FREQUENT * len(seen.values) or not all(map(str.isprintable, seen.values)):
+        return ['# categories = ["...", "..."]   # fill in, from knowledge and not from the rows']
+    listed = ", ".join(json.dumps(value, ensure_ascii=False) for value in sorted(seen.values))
+    return [_LISTED, f"categories = [{listed}]"]
 
 
 def _missing(seen: _Seen) -> list[str]:

@@ -143,6 +143,8 @@ class CsvSource:
                     if progress:
                         progress(min(file.tell(), self._size), self._size)
                     yield batch
+            except pa.ArrowCancelled:
+                raise KeyboardInterrupt from None
             except pa.ArrowException:
                 failed = True  # its message may quote the row
         if failed:
