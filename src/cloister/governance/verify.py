@@ -56,8 +56,8 @@ STEPS = (
 UNCHECKED = (
     "revocation: whether a key that signed was withdrawn since; ask its owner",
     "time: when it was made is the signer's word",
-    "honest execution: that the parties ran what they signed, and that survivors and set-up were as "
-    "listed, is the signer's word",
+    "honest execution: that the parties ran what they signed, that survivors and set-up were as listed, and "
+    "that the model is what those rounds gave, is the signer's word",
     "rows: that a site's rows are what its manifest says is that site's word",
     "log: whether the log still shows this entry; those who cosigned vouch for the moment they did",
 )

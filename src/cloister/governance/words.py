@@ -29,8 +29,8 @@ _ENGLISH: Final = {
     "hub_view sum": "The hub saw the sum of each round and the model, and never one site's update.",
     "hub_view none": "The hub carried a model that it could not read, as long as no site works with it.",
     "no drops": "No site dropped out of a round; every round needed at least {minimum} sites.",
-    "drops": "Sites dropped out of {lossy} rounds. The smallest sum had {fewest} sites, at least {minimum} "
-    "were needed.",
+    "drops": "In {lossy} of {rounds} rounds a site dropped out. The smallest sum had {fewest} sites; every "
+    "round needed at least {minimum}.",
     "privacy": "No differential privacy was applied: nothing bounds what sums and model may reveal about a "
     "single row. Give the model only to readers who may be trusted with that.",
     "enclave": "No hardware evidence was collected. This is a signed record of what the parties state, not "

@@ -81,9 +81,23 @@ def _unpad(padded: bytes) -> bytes:
     return padded[4 : 4 + length]
 
 
+def _is_plain(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    return any(check(kind) for check in checks) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def _columns(table: pa.Table) -> dict[str, list[Cell]]:
     if len(set(table.column_names)) != table.num_columns:
         raise InputError("two columns have the same name", fix="Rename one of them")
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if not _is_plain(column.type):
+            raise InputError(
+                "a column holds values other than numbers, text and true or false",
+                where=f"column {name[:100]}",
+                fix="Convert or leave out that column",
+            )
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
@@ -97,13 +111,7 @@ def _table(columns: dict[str, list[Cell]]) -> pa.Table:
 
 
 def _encode(message: _Request | _Answer) -> bytes:
-    try:
-        return _pad(msgspec.msgpack.encode(message))
-    except (TypeError, OverflowError) as error:
-        raise InputError(
-            "a column holds values other than numbers, text and true or false",
-            fix="Convert or leave out that column",
-        ) from error
+    return _pad(msgspec.msgpack.encode(message))
 
 
 def _decode(padded: bytes, kind: type[_Message]) -> _Message:

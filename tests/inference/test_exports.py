@@ -1,0 +1,21 @@
+"""The room's contract is what it exports."""
+
+from __future__ import annotations
+
+import cloister.inference
+
+
+def test_exports() -> None:
+    assert sorted(cloister.inference.__all__) == [
+        "MODEL_LIMIT",
+        "ModelArtifact",
+        "ModelCard",
+        "Predictor",
+        "SealedRequest",
+        "TablePredictor",
+        "answer",
+        "in_memory_file",
+        "load_model",
+        "seal_request",
+    ]
+    assert all(hasattr(cloister.inference, name) for name in cloister.inference.__all__)
