@@ -2,7 +2,8 @@
 
 A directive is an HTML comment, which readers do not see:
 
-    <!-- test: setup -->        once on a page: run its console and bash blocks, in order, in one empty folder
+    <!-- test: setup NAME -->   once on a page: run its console and bash blocks, in order, in one folder,
+                                which is empty but for what the named set-up puts there
     <!-- test: file NAME -->    before a block: write it to NAME at this point
     <!-- test: python -->       before a python block: run it at this point
     <!-- test: fails CODE -->   before a console or bash block: its only command must end with this exit code
@@ -51,10 +52,10 @@ class Page:
         return self.path.read_text(encoding="utf-8")
 
     @property
-    def is_run(self) -> bool:
-        return any(
-            (found := _DIRECTIVE.match(line)) and found[1] == "setup" for line in self.text.splitlines()
-        )
+    def setup(self) -> str | None:
+        """The name of the page's set-up, "" for an empty folder, None for a page that is not run."""
+        said = [found for line in self.prose() if (found := _DIRECTIVE.match(line)) and found[1] == "setup"]
+        return said[0][2] if said else None
 
     def blocks(self) -> list[Block]:
         return list(_blocks(self.text.splitlines()))

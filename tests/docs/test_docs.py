@@ -19,8 +19,12 @@ from cloister.cli.main import COMMANDS, run
 
 PAGES = pages()
 BY_NAME = {page.name: page for page in PAGES}
-RUN = [page for page in PAGES if page.is_run]
+RUN = [page for page in PAGES if page.setup is not None]
 SHELL = ("console", "bash", "sh", "shell")
+SETUPS = {
+    "": [],
+    "rows": ["printf 'customer,age,income,region\\n1,34,41000,north\\n2,51,58000,south\\n' > rows.csv"],
+}
 PASSPHRASE = "correct horse battery staple, six words long"
 
 
@@ -73,7 +77,7 @@ def test_the_command_overview_is_in_the_reference() -> None:
 
 def script_of(page: Page) -> str:
     """The page as one bash script; each step says its line first, so that a failure can be found."""
-    steps = ["set -euo pipefail"]
+    steps = ["set -euo pipefail", *SETUPS[page.setup]]
     for block in page.blocks():
         steps += [f"echo '@@ {page.name}:{block.line}' >&2", *step_of(block)]
     return "\n".join(steps) + "\n"
@@ -175,3 +179,14 @@ def test_the_site_has_every_page_in_its_navigation() -> None:
     listed = set(re.findall(r"[\w./-]+\.md\b", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     for path in (ROOT / "docs").rglob("*.md"):
         assert path.relative_to(ROOT / "docs").as_posix() in listed, f"{path.name} is not in mkdocs.yml"
+
+
+def test_the_tests_that_the_threat_model_names_exist() -> None:
+    rows = [line for line in BY_NAME["SECURITY.md"].text.splitlines() if "`test_" in line]
+    assert len(rows) > 10
+    for row in rows:
+        files = re.findall(r"\]\((tests/[\w/]+\.py)\)", row)
+        assert files, f"no file is linked for {row[:60]}"
+        source = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+        for name in re.findall(r"`(test_\w+)`", row):
+            assert re.search(rf"def {name}\(", source), f"{name} is not in {files}"
