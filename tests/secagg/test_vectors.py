@@ -1,4 +1,4 @@
-"""The derivations against a second implementation by hashlib and plain AES-CTR, and against stored bytes."""
+"""The derivations against a second implementation by hashlib and AES-CTR, and against stored bytes."""
 
 from __future__ import annotations
 
