@@ -1,15 +1,14 @@
 """The seven stages in order, on real rows, in one process. Read it from top to bottom: it is the product.
 
-    collect    each site's rows are checked against the declared schema
-    encrypt    each site adds its rows to its own encrypted vault, under its own keys
-    federate   every site countersigns plan and roster; the secure sum is set up
-    train      local training, masked updates, one sum a round
-    infer      somebody asks the model: rows sealed to it, answers sealed back
-    seal       a whole set of results is encrypted to its reader
-    release    the model leaves through the gate, with certificate, log entry and cosignatures; then it is verified
+    collect    each site's rows are checked against the declared schema encrypt    each site adds its rows to
+    its own encrypted vault, under its own keys federate   every site countersigns plan and roster; the secure
+    sum is set up train      local training, masked updates, one sum a round infer      somebody asks the
+    model: rows sealed to it, answers sealed back seal       a whole set of results is encrypted to its reader
+    release    the model leaves through the gate, with certificate, log entry and cosignatures; then it is
+    verified
 
-The folder that comes of it is whole or not there at all. Identities and keystores live as long as the run: what stays of the
-vaults is ciphertext that nobody can open any more.
+The folder that comes of it is whole or not there at all. Identities and keystores live as long as the run:
+what stays of the vaults is ciphertext that nobody can open any more.
 
     OUT/report.json, report.html    what happened
     OUT/release/                    model, certificate, proof, plan, manifests
@@ -17,7 +16,8 @@ vaults is ciphertext that nobody can open any more.
     OUT/vaults/SITE/                the encrypted datasets
     OUT/predictions.sealed          results, readable by their reader alone
 
-It runs everybody in one process, which the report says: it shows the protocols, not the walls between organisations.
+It runs everybody in one process, which the report says: it shows the protocols, not the walls between
+organisations.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ __all__ = ["run_case"]
 _TRAIN, _TEST = "train", "held-out"
 _HUB = "hub"
 _BATCH_LINES = 25
-# The keystores' passphrases are 32 random bytes that nobody keeps; a costly scrypt would protect nothing more.
+# The keystores' passphrases are 32 random bytes that nobody keeps; a costly scrypt would protect nothing
+# more.
 _COST = ScryptCost(n=2**14)
 
 
@@ -370,7 +371,9 @@ def _metrics(plan: Plan, result: StudyResult, data: CaseData, schema: Schema) ->
     def accuracy(params: np.ndarray, X: np.ndarray = X, y: np.ndarray = y) -> float:
         return evaluate(model, params, X, y)["accuracy"]
 
-    more = {key: value for key, value in evaluate(model, result.model, X, y).items() if key != "accuracy"}
+    more: dict[str, float | None] = {
+        key: value for key, value in evaluate(model, result.model, X, y).items() if key != "accuracy"
+    }
     return (
         Metrics(
             federated=accuracy(result.model),

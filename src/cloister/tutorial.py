@@ -26,6 +26,10 @@ What it is not:
 - Clients and server live in one process, and clients take each other's identities from it. Between
   organisations use a study.
 
+Features of a logistic model go through asinh first: a public function, the same at every client, that leaves
+small values nearly as they are and tames large ones, so that nobody has to agree on scales. It is no
+substitute for a schema with bounds, which a study proper has.
+
 A round is complete when `update_model` has seen every client's result once. Results are averaged with equal
 weights.
 """
@@ -79,7 +83,7 @@ Kind = Literal["logistic", "linear"]
 _BITS: Literal[32] = 32
 _RANGE = 256.0
 _ATTEMPTS = 64
-_LARGEST_FEATURE = 100.0
+_PAIR = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +154,7 @@ class FinalModel:
         return float(1.0 - np.square(predicted - y).sum() / np.square(y - y.mean()).sum())
 
     def _scores(self, X: Any) -> Array:
-        rows = _matrix(X)
+        rows = _features(self.kind, _matrix(X))
         return _shape(self.kind, self.weights.size - 1).predict(self.weights, rows)
 
 
@@ -184,11 +188,12 @@ class _Wire:
         server = self.servers.get(room)
         return server is not None and server.started
 
-    def names(self, room: str) -> list[str]:
-        return list(self.clients.get(room, {}))
+    def of(self, room: str) -> dict[str, Client]:
+        """Return the room's living clients by name, in the order in which they came."""
+        return dict(self.clients[room]) if room in self.clients else {}
 
     def ask(self, room: str, name: str, kind: str, payload: bytes) -> bytes:
-        client = self.clients.get(room, {}).get(name)
+        client = self.of(room).get(name)
         if client is None:
             raise ProtocolError("the client is gone", peer=name, fix="Keep every client until the last round")
         return client.answer(kind, payload)
@@ -300,7 +305,7 @@ class Server:
         return self._sum is None or self._attempt < 0 or len(self._seen) == len(self.members)
 
     def _set_up(self) -> None:
-        names = _wire.names(self._room)
+        names = list(_wire.of(self._room))
         if len(names) < 2:
             raise InputError(
                 "a secure sum needs two clients", fix="Create the second client before the first train"
@@ -360,28 +365,20 @@ class Client:
 
     @property
     def data(self) -> ClientData:
-        """The client's rows. Assign (X, y); without that, a share of scikit-learn's breast-cancer rows is
-        taken."""
+        """The client's rows. Assign (X, y), or one table whose last column is the label; without that the
+        client gets a share of scikit-learn's breast-cancer rows."""
         if self._data is None:
-            X, y = _example_rows(_wire.names(self._room).index(self.name))
+            X, y = _example_rows(list(_wire.of(self._room)).index(self.name))
             self._data = ClientData(X, y, self._identity.public)
         return self._data
 
     @data.setter
-    def data(self, rows: tuple[Any, Any]) -> None:
-        try:
-            X, y = rows
-        except (TypeError, ValueError):
-            raise InputError("data must be a pair (X, y)", fix="Assign client.data = X, y") from None
+    def data(self, rows: Any) -> None:
+        X, y = _pair(rows)
         features, labels = _matrix(X), _vector(y)
         if len(features) != len(labels) or not len(labels):
             raise InputError(
                 f"{len(features)} rows and {len(labels)} labels", fix="Give one label for each row"
-            )
-        if np.abs(features).max() > _LARGEST_FEATURE:
-            raise InputError(
-                f"a feature exceeds {_LARGEST_FEATURE:g} in size",
-                fix="Scale features by known bounds first, for example to -1 .. 1",
             )
         self._data = ClientData(features, labels, self._identity.public)
 
@@ -390,9 +387,9 @@ class Client:
         encrypted_data: EncryptedData,
         model: EncryptedModel,
         *,
-        steps: int = 50,
+        steps: int = 100,
         batch: int = 32,
-        learning_rate: float = 0.5,
+        learning_rate: float = 0.05,
     ) -> ClientModel:
         """Open the rows, train from the model, return the result masked.
 
@@ -405,6 +402,11 @@ class Client:
         """
         X, y = self._open_rows(encrypted_data)
         _wire.server(model.room).prepare(model.round)
+        X = _features(self._kind(), X)
+        if self._kind() == "logistic" and not np.isin(y, (0.0, 1.0)).all():
+            raise InputError(
+                "a logistic model needs labels 0 and 1", fix='Use create_server("linear") for numbers'
+            )
         start = self._open(model, X.shape[1] + 1)
         section = TrainingSection(rounds=1, batch=batch, local_steps=steps, learning_rate=learning_rate)
         trained = train(_shape(self._kind(), X.shape[1]), start, ClientRows.stack([(X, y)]), section)[0]
@@ -521,7 +523,7 @@ def encrypt_data(data: ClientData) -> EncryptedData:
 
 def decrypt_model(model: EncryptedModel) -> FinalModel:
     """Open a model with the key its clients share, at the first of them that can."""
-    client = next(iter(_wire.clients.get(model.room, {}).values()), None)
+    client = next(iter(_wire.of(model.room).values()), None)
     if client is None:
         raise InputError("no client of this model is left", fix="Keep the clients until the model is opened")
     return client.open_model(model)
@@ -538,6 +540,20 @@ def _example_rows(position: int) -> tuple[Array, Array]:
     data = DataSection(schema=schema.digest().hex(), features=schema.features, label=case.label)
     rows = case.load(None).sites[case.sites[position % len(case.sites)]].train
     return FeatureMap.build(schema, data, case.model).transform(rows)
+
+
+def _features(kind: Kind, X: Array) -> Array:
+    """Return what the model sees of the rows; see the module's docstring."""
+    return np.arcsinh(X) if kind == "logistic" else X
+
+
+def _pair(rows: Any) -> tuple[Any, Any]:
+    if isinstance(rows, tuple | list) and len(rows) == _PAIR:
+        return rows[0], rows[1]
+    table = _matrix(rows)
+    if table.shape[1] < _PAIR:
+        raise InputError("the table has no feature beside its label", fix="Assign client.data = X, y")
+    return table[:, :-1], table[:, -1]
 
 
 def _matrix(X: Any) -> Array:
