@@ -1,7 +1,7 @@
 """The secure sum's costs: masking against its physical limit, encoding, bytes, set-up, one whole round.
 
 10 M parameters in the 32-bit ring, 11 neighbours: 12 keystreams with the self mask. One pinned core; medians.
-Masking and the bare AES-256-GCM pass over as many bytes of keystream alternate, so that both see the same machine.
+Masking and the bare AES-256-GCM pass over as many bytes of keystream alternate: both see the same machine.
 
     python -m benchmarks.secagg [--quick]
 """
