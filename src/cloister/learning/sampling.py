@@ -111,7 +111,8 @@ class _Walk:
         ended = self._at > self._counts
         places = (self._offsets + begins)[:, None] + self._lanes
         if not ended.any():
-            return self._order[places]
+            inside: Indices = self._order[places]
+            return inside
         beyond = begins[:, None] + self._lanes - self._counts[:, None]
         rows = self._order[np.where(beyond >= 0, 0, places)]
         self._shuffle(np.flatnonzero(ended))
