@@ -1,0 +1,341 @@
+"""`cloister study`: write a plan, see what it means, run it.
+
+`run` holds a whole study in one process, over site homes on this machine: every message is signed, encrypted
+and masked as between organisations, but nothing separates the parties. It is for trying a plan out.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cloister.cli import common
+from cloister.cli.common import JsonOption, emit, say
+from cloister.errors import InputError, PlanError
+
+if TYPE_CHECKING:
+    from cloister.crypto import PublicIdentity
+    from cloister.learning import Plan
+    from cloister.runtime import Event, Party, StudyResult
+    from cloister.vault import Manifest, Schema
+
+app = typer.Typer(no_args_is_help=True, help="Plan, check and run a study.")
+
+_HEADER_BYTES: Final = 600
+"""What surrounds an upload: route, session, signature, set-up digest and tags; measured, rounded up."""
+
+PlanArgument = Annotated[Path, typer.Argument(help="The plan, as `study init` writes one.")]
+SitesOption = Annotated[
+    list[Path], typer.Option("--site", help="Home folder of a site on this machine; repeat for each.")
+]
+
+
+class Kind(enum.StrEnum):
+    """Kinds of model."""
+
+    LINEAR = "linear"
+    LOGISTIC = "logistic"
+    SOFTMAX = "softmax"
+    MLP = "mlp"
+
+
+class HubView(enum.StrEnum):
+    """What the hub may see."""
+
+    SUM = "sum"
+    NONE = "none"
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The study's name: a-z, 0-9, '-' and '_'.")],
+    site: SitesOption,
+    purpose: Annotated[str, typer.Option(help="What for; the datasets must allow it.")],
+    dataset: Annotated[str, typer.Option(help="Name of the dataset in every site's vault.")] = "rows",
+    model: Annotated[Kind, typer.Option(help="Kind of model.")] = Kind.LOGISTIC,
+    hidden: Annotated[
+        list[int] | None, typer.Option(help="Width of a hidden layer; repeat for several.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 30,
+    hub_view: Annotated[HubView, typer.Option(help="What the hub may see.")] = HubView.SUM,
+    bits: Annotated[int, typer.Option(help="Ring width of the secure sum: 16 or 32.")] = 32,
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("plan.toml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write a plan for the sites' datasets, with this home as the hub and the initial model pinned."""
+    from cloister.crypto import Identity
+    from cloister.files import write_atomic
+    from cloister.learning import parse_plan, pin_initial
+
+    if out.exists():
+        raise InputError("the file exists", where=str(out), fix="Choose another name with --out")
+    hub = Identity.read_public(common.identity_path())
+    members = [_member(home, dataset) for home in site]
+    schema = _common_schema(members)
+    document = {
+        "study": {"name": name, "purpose": purpose, "minimum_sites": max(3, len(members) - 1)},
+        "hub": {"name": hub.name, "identity": hub.fingerprint},
+        "sites": [
+            {"name": each.name, "identity": each.fingerprint, "dataset": dataset} for each, _ in members
+        ],
+        "data": {
+            "schema": schema.digest().hex(),
+            "features": list(schema.features),
+            "label": schema.label or _no_label(),
+        },
+        "model": {"kind": model.value, "hidden": list(hidden or ()), "classes": _classes(model, schema)},
+        "training": {"rounds": rounds, "batch": 32, "local_steps": 20, "learning_rate": 0.1},
+        "aggregation": {"hub_view": hub_view.value, "bits": bits},
+    }
+    plan: Plan = pin_initial(_plan_of(document), schema)
+    text = plan.to_toml()
+    parse_plan(text.encode())
+    write_atomic(out, text.encode())
+    emit(
+        {"plan": str(out), "digest": plan.digest.hex(), "sites": [each.name for each, _ in members]},
+        as_json=as_json,
+        text=f"Wrote {out}. Read it, then: cloister study check {out}",
+    )
+
+
+@app.command()
+def check(
+    plan: PlanArgument,
+    schema: Annotated[Path | None, typer.Option(help="The schema, to predict sizes.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a plan means: who can collude, who can drop out, what travels, what is protected."""
+    from cloister.learning import load_plan
+    from cloister.vault import load_schema
+
+    agreed = load_plan(plan)
+    result = _meaning(agreed, None if schema is None else load_schema(schema))
+    emit(result, as_json=as_json, text=_in_words(agreed, result))
+
+
+@app.command()
+def run(
+    plan: PlanArgument,
+    site: SitesOption,
+    held_out: Annotated[
+        str | None, typer.Option(help="Dataset in every vault to evaluate on; shown only for public rows.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a study over site homes on this machine, in one process, and keep its model encrypted in this
+    home."""
+    from cloister.learning import load_plan
+    from cloister.runtime import Study, save_study
+
+    agreed = load_plan(plan)
+    studies = common.home() / "studies"
+    if (studies / agreed.study.name).exists():
+        raise InputError(
+            f"a study {agreed.study.name!r} is kept here already",
+            where=str(studies),
+            fix="Give the plan another name, or remove the old folder",
+        )
+    hub = common.load_identity()
+    parties = [_party(home, held_out) for home in site]
+    with _watching(agreed, shown=not as_json) as on_event:
+        result = Study(agreed, hub, parties).run(on_event)
+    folder = save_study(studies, result, hub)
+    emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder))
+
+
+# --- sites on this machine --------------------------------------------------------------------------------
+
+
+def _member(home: Path, dataset: str) -> tuple[PublicIdentity, Manifest]:
+    """Return a home's public identity and a dataset's manifest; no passphrase is needed."""
+    from cloister.crypto import Identity
+    from cloister.vault import Catalog
+
+    public = Identity.read_public(home / "identity.json")
+    return public, Catalog(home / "vault", public).manifest(dataset)
+
+
+def _party(home: Path, held_out: str | None) -> Party:
+    from cloister.crypto import Identity
+    from cloister.runtime import Party
+    from cloister.vault import Vault
+
+    Identity.read_public(home / "identity.json")
+    identity = Identity.load(home / "identity.json", common.passphrase())
+    return Party(identity, Vault.unlock(home / "vault", identity, common.passphrase()), held_out=held_out)
+
+
+# --- init -------------------------------------------------------------------------------------------------
+
+
+def _common_schema(members: Sequence[tuple[PublicIdentity, Manifest]]) -> Schema:
+    first, manifest = members[0]
+    for member, other in members[1:]:
+        if other.schema.digest() != manifest.schema.digest():
+            raise PlanError(
+                f"{member.name} added its rows with another schema than {first.name}",
+                where="[data] schema",
+                fix="All sites of a study use the same schema file",
+            )
+    return manifest.schema
+
+
+def _no_label() -> str:
+    raise PlanError(
+        "the schema declares no label", where="[data] label", fix='Give one column role = "label"'
+    )
+
+
+def _classes(kind: Kind, schema: Schema) -> int:
+    label = schema.columns[schema.label or _no_label()]
+    if kind is Kind.LINEAR:
+        return 0
+    if label.categories is not None:
+        return len(label.categories)
+    return 2 if label.type == "boolean" else 0
+
+
+def _plan_of(document: dict[str, Any]) -> Plan:
+    """Return the plan, with the messages that a file would get."""
+    import msgspec
+
+    from cloister.learning import Plan
+
+    try:
+        return msgspec.convert(document, Plan)
+    except msgspec.ValidationError as error:
+        raise PlanError(f"the plan cannot be made: {error}", fix="Correct the option it names") from error
+
+
+# --- check ------------------------------------------------------------------------------------------------
+
+
+def _meaning(plan: Plan, schema: Schema | None) -> dict[str, Any]:
+    params = plan.params(len(plan.sites))
+    result: dict[str, Any] = {
+        "study": plan.study.name,
+        "digest": plan.digest.hex(),
+        "sites": params.parties,
+        "colluders": params.colluders,
+        "threshold": params.threshold,
+        "minimum": params.minimum,
+        "tolerated_dropouts": params.tolerated_dropouts,
+        "attempts": plan.attempts,
+        "hub_view": plan.aggregation.hub_view,
+        "pinned": bool(plan.model.initial),
+        "privacy": None,
+        "parameters": None,
+        "upload_bytes": None,
+    }
+    if schema is not None:
+        from cloister.learning import plan_model
+
+        _, model = plan_model(plan, schema)
+        size = model.size * plan.aggregation.bits // 8 + _HEADER_BYTES
+        result |= {
+            "parameters": model.size,
+            "upload_bytes": size,
+            "study_upload_bytes": size * plan.training.rounds,
+        }
+    return result
+
+
+def _in_words(plan: Plan, result: dict[str, Any]) -> str:
+    lines = [
+        f"Study {plan.study.name}, for {plan.study.purpose}.",
+        f"{result['sites']} sites; up to {result['colluders']} may collude with the hub and learn nothing more.",
+        f"A round needs {result['minimum']} sites, so {result['tolerated_dropouts']} may drop out of it.",
+        "The hub sees the sum of updates and the model."
+        if plan.aggregation.hub_view == "sum"
+        else "The hub sees neither updates, nor their sum, nor the model.",
+        f"{plan.training.rounds} rounds, {plan.attempts} attempts.",
+    ]
+    if result["parameters"] is not None:
+        lines.append(
+            f"{result['parameters']} parameters; a site sends {result['upload_bytes']} bytes a round, "
+            f"{result['study_upload_bytes']} in all."
+        )
+    else:
+        lines.append("Sizes: give --schema to predict them.")
+    lines.append("Privacy: none. The model may reveal something about single rows; choose its readers.")
+    if not result["tolerated_dropouts"]:
+        lines.append("Warning: no site may drop out. One that is lost stalls the study until it returns.")
+    if not result["pinned"]:
+        lines.append(
+            "Warning: the initial model is not pinned; sites will refuse the plan. Use `study init`."
+        )
+    return "\n".join(lines)
+
+
+# --- run --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _watching(plan: Plan, *, shown: bool) -> Iterator[Callable[[Event], None]]:
+    """Yield what takes a study's events: a progress bar on a terminal, lines elsewhere, nothing with
+    --json."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from cloister.runtime import Burnt, Refused, RosterAgreed, RoundDone, SetupDone, Stalled
+
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
+        task = bar.add_task("training", total=plan.training.rounds)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, RoundDone):
+                bar.update(task, completed=event.round + 1)
+            if not shown:
+                return
+            match event:
+                case RosterAgreed():
+                    say(
+                        f"{len(event.members)} sites countersigned plan and roster: {', '.join(event.members)}"
+                    )
+                case SetupDone():
+                    say("The secure sum is set up.")
+                case Stalled():
+                    say(f"Round {event.round + 1} waits for {', '.join(event.missing)}.")
+                case Burnt():
+                    say(f"Round {event.round + 1} begins again: {event.reason}.")
+                case Refused():
+                    say(f"Refused a message of {event.peer}: {event.reason}")
+                case _:
+                    pass
+
+        yield on_event
+
+
+def _summary(result: StudyResult, folder: Path) -> dict[str, Any]:
+    return {
+        "study": result.plan.study.name,
+        "folder": str(folder),
+        "rounds": len(result.rounds),
+        "sites": [member.name for member in result.members],
+        "clamped": dict(result.clamped),
+        "metrics": None if result.final_metrics is None else result.final_metrics[0],
+        "transport": result.transport,
+    }
+
+
+def _ended(result: StudyResult, folder: Path) -> str:
+    lines = [f"{len(result.rounds)} rounds over {len(result.members)} sites, all in this one process."]
+    if result.final_metrics is not None:
+        lines += [f"{key}: {value:.4f}" for key, value in result.final_metrics[0].items()]
+    lost = {name: count for name, count in result.clamped.items() if count}
+    if lost:
+        lines.append(f"Values beyond value_range were clamped: {lost}. Raise [aggregation] value_range.")
+    lines += [
+        f"The model is kept encrypted in {folder}.",
+        f"To let it out: cloister release {result.plan.study.name} --out FOLDER",
+    ]
+    return "\n".join(lines)
