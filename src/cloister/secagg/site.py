@@ -15,13 +15,13 @@ Invariants, each against a hub that lies:
 3. A vector leaves at most once an attempt. Asked again with the same input the site returns the same bytes;
    with another input it refuses, since two vectors under one mask give their difference away.
 4. One choice an attempt: the first survivor list the site accepts is recorded before anything is signed or
-   answered, and no other is supported afterwards. (Then no two lists can both gather t answers: 2t > n +
-   c.)
+   answered, and no other is supported afterwards. Since 2t > n + c, no two lists can both gather t choices.
 5. A list is accepted only if it has at least m members of the roster, in order and without repetition, and
    holds this site only if this site has uploaded. A site that accepted a list without itself uploads no
    more in that attempt.
 6. Shares leave for the full list at once, since nobody is dropped by it; for any other list only after t
-   members signed it under this set-up and attempt.
+   members signed it under this set-up and attempt, so that shares given for several short lists cannot be put
+   together to a sum over fewer than m sites.
 7. For one member never both kinds of share leave: the seed's for survivors, the secret key's for the others.
 
 Every check comes before any change of state. A refusal is a ProtocolError and changes nothing, save for a
