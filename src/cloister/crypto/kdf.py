@@ -74,5 +74,8 @@ def scrypt(passphrase: str | bytes, salt: bytes, cost: ScryptCost | None = None)
         )
     if len(salt) < SALT_BYTES:
         raise InputError(f"a salt must have at least {SALT_BYTES} bytes", fix="Take it from os.urandom")
-    chosen = cost or ScryptCost()
-    return Scrypt(salt=salt, length=32, n=chosen.n, r=chosen.r, p=chosen.p).derive(data)
+    return _derive(data, salt, cost or ScryptCost())
+
+
+def _derive(passphrase: bytes, salt: bytes, cost: ScryptCost) -> bytes:
+    return Scrypt(salt=salt, length=32, n=cost.n, r=cost.r, p=cost.p).derive(passphrase)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloister.crypto import aead
+from cloister.crypto.aead import Opener, Sealer, decrypt, encrypt
+from cloister.errors import InputError, IntegrityError
+from tests.crypto.vectors import read
+
+KEY = bytes(range(32))
+
+
+def test_published_vector_opens() -> None:
+    for vector in read("aes_gcm")["vectors"]:
+        field = {name: bytes.fromhex(value) for name, value in vector.items() if isinstance(value, str)}
+        sealed = field["nonce"] + field["ciphertext"] + field["tag"]
+        assert decrypt(field["key"], sealed, field["associated_data"]) == field["plaintext"]
+
+
+@given(st.binary(max_size=300), st.binary(min_size=1, max_size=40))
+def test_round_trip(plaintext: bytes, context: bytes) -> None:
+    sealed = encrypt(KEY, plaintext, context)
+    assert len(sealed) == len(plaintext) + aead.NONCE_BYTES + aead.TAG_BYTES
+    assert decrypt(KEY, sealed, context) == plaintext
+
+
+def test_every_flipped_bit_is_found() -> None:
+    sealed = encrypt(KEY, b"forty-two", b"context")
+    for position in range(8 * len(sealed)):
+        changed = bytearray(sealed)
+        changed[position // 8] ^= 1 << position % 8
+        with pytest.raises(IntegrityError):
+            decrypt(KEY, changed, b"context")
+
+
+@pytest.mark.parametrize("length", range(28))
+def test_every_truncation_is_found(length: int) -> None:
+    with pytest.raises(IntegrityError):
+        decrypt(KEY, encrypt(KEY, b"", b"c")[:length], b"c")
+
+
+def test_other_key_or_context_does_not_open() -> None:
+    sealed = encrypt(KEY, b"x", b"one")
+    with pytest.raises(IntegrityError):
+        decrypt(KEY, sealed, b"two")
+    with pytest.raises(IntegrityError):
+        decrypt(os.urandom(32), sealed, b"one")
+
+
+@pytest.mark.parametrize("key", [b"", bytes(16), bytes(31), bytes(33)])
+def test_only_256_bit_keys(key: bytes) -> None:
+    for call in (lambda: encrypt(key, b"", b"c"), lambda: decrypt(key, bytes(28), b"c"), lambda: Sealer(key, 1)):
+        with pytest.raises(InputError, match="32 bytes"):
+            call()
+
+
+def test_empty_context_is_refused() -> None:
+    with pytest.raises(InputError, match="associated data"):
+        encrypt(KEY, b"x", b"")
+    with pytest.raises(InputError, match="associated data"):
+        decrypt(KEY, bytes(28), b"")
+    with pytest.raises(InputError, match="associated data"):
+        Sealer(KEY, 10).seal(b"x", b"")
+
+
+def test_nonces_are_random() -> None:
+    assert len({encrypt(KEY, b"x", b"c")[:12] for _ in range(1000)}) == 1000
+
+
+def test_a_message_beyond_the_librarys_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aead, "_MAX_MESSAGE", 10)
+    encrypt(KEY, bytes(10), b"c")
+    with pytest.raises(InputError, match="longer"):
+        encrypt(KEY, bytes(11), b"c")
+    with pytest.raises(IntegrityError):
+        decrypt(KEY, bytes(39), b"c")
+
+
+def test_stream_round_trip_and_its_definition() -> None:
+    sealer, opener = Sealer(KEY, 64), Opener(KEY, 64)
+    for number, message in enumerate([b"", b"one", bytes(64), b"three"]):
+        sealed = bytes(sealer.seal(message, b"frame"))
+        assert sealed == AESGCM(KEY).encrypt(number.to_bytes(12, "big"), message, b"frame")
+        assert bytes(opener.open(sealed, b"frame")) == message
+
+
+def test_stream_refuses_what_is_not_next() -> None:
+    sealer = Sealer(KEY, 64)
+    first, second, third = (bytes(sealer.seal(message, b"f")) for message in (b"first", b"second", b"third"))
+    opener = Opener(KEY, 64)
+    for wrong in (second, third, first[:-1], first[:3], b"", bytes(len(first))):
+        with pytest.raises(IntegrityError):
+            opener.open(wrong, b"f")
+    with pytest.raises(IntegrityError):
+        opener.open(first, b"final")
+    assert bytes(opener.open(first, b"f")) == b"first"
+    with pytest.raises(IntegrityError):
+        opener.open(first, b"f")
+    with pytest.raises(IntegrityError):
+        opener.open(third, b"f")
+    assert bytes(opener.open(second, b"f")) == b"second"
+
+
+def test_stream_releases_nothing_of_a_message_that_failed() -> None:
+    sealed = bytearray(Sealer(KEY, 64).seal(b"do not release", b"f"))
+    sealed[-1] ^= 1
+    opener = Opener(KEY, 64)
+    with pytest.raises(IntegrityError):
+        opener.open(sealed, b"f")
+    assert bytes(opener._buffer) == bytes(len(opener._buffer))
+
+
+def test_stream_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="capacity"):
+        Sealer(KEY, 0)
+    sealer = Sealer(KEY, 4)
+    with pytest.raises(InputError, match="4 bytes"):
+        sealer.seal(b"12345", b"f")
+    monkeypatch.setattr(aead, "_MAX_MESSAGES", 2)
+    sealer.seal(b"1", b"f")
+    sealer.seal(b"2", b"f")
+    with pytest.raises(InputError, match="used up"):
+        sealer.seal(b"3", b"f")
+
+
+def test_the_returned_view_is_read_only() -> None:
+    view = Sealer(KEY, 4).seal(b"1234", b"f")
+    with pytest.raises(TypeError):
+        view[0] = 0
