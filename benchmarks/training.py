@@ -25,6 +25,7 @@ from cloister.learning import (
     site_weights,
     train,
 )
+from cloister.learning.sampling import distinct
 
 MODELS = {"LR": ModelSection(kind="logistic"), "MLP": ModelSection(kind="mlp", hidden=(64,), classes=2)}
 SHAPES = {"silo": (10, 10, 500, 50, 10), "dev": (10_000, 100, 50, 10, 5)}
@@ -40,10 +41,10 @@ def a_round(
     def once() -> Any:
         some = rows
         if chosen < rows.clients:
-            some = rows.select(random.permutation(rows.clients)[:chosen])
+            some = rows.select(distinct(np.array([rows.clients]), chosen, random)[0])
         local = train(model, start, some, config, insecure_test_random=random)
         weights = np.array(site_weights(some.counts.tolist(), "rows"))
-        return weights @ (local - start) / weights.sum()
+        return weights @ local / weights.sum() - start
 
     return once
 

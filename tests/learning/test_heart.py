@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-
 from benchmarks.heart import FLAMBY_FEDAVG, SCHEMA, TRAINING, accuracies, features
+
 from cloister.cases.heart import load_hospitals, split
 from cloister.crypto import StreamRandom
 from cloister.learning import ClientRows, centralised, federated_in_clear

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.crypto import StreamRandom
-from cloister.learning.sampling import Batches
+from cloister.learning.sampling import Batches, distinct
 
 
 def stream(number: int = 0) -> StreamRandom:
@@ -80,3 +80,15 @@ def test_unequal_clients_are_shuffled_without_bias() -> None:
     large = np.bincount([rows[1] - 3 for rows in first], minlength=5)
     assert np.abs(small - 500).max() < 5 * np.sqrt(500)
     assert np.abs(large - 300).max() < 5 * np.sqrt(300)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(7, 40), min_size=1, max_size=4), st.integers(0, 7), st.integers(0, 99))
+def test_distinct_choices_do_not_repeat_and_stay_below_their_bound(
+    highs: list[int], length: int, number: int
+) -> None:
+    chosen = distinct(np.array(highs, dtype=np.int64), length, stream(number))
+    assert chosen.shape == (len(highs), length)
+    for row, high in zip(chosen, highs, strict=True):
+        assert len(set(row.tolist())) == length
+        assert all(0 <= value < high for value in row)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "distinct"]
 
 Indices = NDArray[np.int64]
 
@@ -60,7 +60,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[Indices]:
         """Yield int64[C, w] row numbers; the last one's memory may be used again for the next."""
-        beginnings = self._beginnings() if len(self._sparse) else None
+        sparse = self._sparse
+        length = self._steps * self.width
+        beginnings = distinct(self._counts[sparse], length, self._random) if len(sparse) else None
         dense = self._dense
         lanes = np.minimum(np.arange(self.width), self._sizes[dense, None] - 1)
         walk = _Walk(self._starts[dense], self._counts[dense], self._sizes[dense], lanes, self._random)
@@ -69,24 +71,29 @@ class Batches:
             if beginnings is None:
                 yield walk.next()
                 continue
-            index[self._sparse] = beginnings[:, step * self.width : (step + 1) * self.width]
+            index[sparse] = beginnings[:, step * self.width : (step + 1) * self.width]
+            index[sparse] += self._starts[sparse, None]
             if len(dense):
                 index[dense] = walk.next()
             yield index
 
-    def _beginnings(self) -> Indices:
-        """Return the first steps * w row numbers of a permutation for each client that needs no more."""
-        counts = self._counts[self._sparse, None]
-        shape = (len(self._sparse), self._steps * self.width)
-        drawn = self._random.integers(counts, shape)
-        while True:
-            order = np.argsort(drawn, axis=1, kind="stable")
-            ranked = np.take_along_axis(drawn, order, axis=1)
-            repeats = np.nonzero(ranked[:, 1:] == ranked[:, :-1])
-            if not len(repeats[0]):
-                return drawn + self._starts[self._sparse, None]
-            again = order[repeats[0], repeats[1] + 1]
-            drawn[repeats[0], again] = self._random.integers(counts[repeats[0], 0], len(again))
+
+def distinct(highs: Indices, length: int, random: StreamRandom) -> Indices:
+    """Return ordered choices without repeats: int64[C, length], row i of [0, highs[i]), all equally likely.
+
+    Args:
+        highs: int64[C], each at least `length`; fast where it is several times larger.
+        length: how many to choose.
+        random: the source.
+    """
+    drawn = random.integers(highs[:, None], (len(highs), length))
+    while True:
+        order = np.argsort(drawn, axis=1, kind="stable")
+        ranked = np.take_along_axis(drawn, order, axis=1)
+        client, rank = np.nonzero(ranked[:, 1:] == ranked[:, :-1])
+        if not len(client):
+            return drawn
+        drawn[client, order[client, rank + 1]] = random.integers(highs[client], len(client))
 
 
 class _Walk:

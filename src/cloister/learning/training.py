@@ -108,7 +108,7 @@ def train(
         )
     random = insecure_test_random or StreamRandom.system()
     current = np.array(np.broadcast_to(params, (rows.clients, model.size)), order="C")
-    together = max(1, _CACHE_BYTES // _bytes_of_client(model, config.batch))
+    together = max(1, _CACHE_BYTES // _bytes_of_client(model, min(config.batch, int(rows.counts.max()))))
     with np.errstate(over="ignore", invalid="ignore"):
         for at in range(0, rows.clients, together):
             some = slice(at, at + together)
@@ -131,9 +131,12 @@ def _train_together(
 ) -> None:
     """Move `params` [C, d] by all local steps of clients few enough to stay in the processor's cache."""
     batches = Batches(rows.starts, rows.counts, batch=config.batch, steps=config.local_steps, random=random)
-    adam = config.optimiser == "adam"
-    update = _Adam(config.learning_rate, params.shape) if adam else _Sgd(config.learning_rate)
-    decay = config.l2 * model.penalised if config.l2 else None
+    adam = _Adam(config.learning_rate, params.shape) if config.optimiser == "adam" else None
+    # plain SGD has its rate in each example's share, which saves a pass over all parameters
+    rate = config.learning_rate if adam is None else 1.0
+    shares = np.full((rows.clients, batches.width), 1.0 / batches.width)
+    shares = rate * (shares if batches.weights is None else batches.weights)
+    decay = rate * config.l2 * model.penalised if config.l2 else None
     X = np.empty((rows.clients, batches.width, model.inputs))
     y = np.empty((rows.clients, batches.width))
     gradient = np.empty_like(params)
@@ -141,21 +144,10 @@ def _train_together(
     for index in batches:
         np.take(rows.X, index, axis=0, out=X, mode="clip")
         np.take(rows.y, index, out=y, mode="clip")
-        model.gradient(params, X, y, batches.weights, out=gradient, workspace=space)
+        model.gradient(params, X, y, shares, out=gradient, workspace=space)
         if decay is not None:
             gradient += decay * params
-        update(params, gradient)
-
-
-class _Sgd:
-    """params -= rate * gradient."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-
-    def __call__(self, params: Array, gradient: Array) -> None:
-        gradient *= self._rate
-        params -= gradient
+        params -= gradient if adam is None else adam.move(gradient)
 
 
 class _Adam:
@@ -165,7 +157,8 @@ class _Adam:
         self._rate, self._step = rate, 0
         self._first, self._second = np.zeros(shape), np.zeros(shape)
 
-    def __call__(self, params: Array, gradient: Array) -> None:
+    def move(self, gradient: Array) -> Array:
+        """Return what to subtract from the parameters, in the gradient's memory."""
         self._step += 1
         self._first *= _BETA1
         self._first += (1.0 - _BETA1) * gradient
@@ -178,4 +171,4 @@ class _Adam:
         gradient += _EPSILON
         np.divide(self._first, gradient, out=gradient)
         gradient *= self._rate / (1.0 - _BETA1**self._step)
-        params -= gradient
+        return gradient
