@@ -5,25 +5,18 @@ The output folder appears whole or not at all: the pipeline builds it beside its
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cloister.cli.common import JsonOption, emit
+from cloister.cli.language import Lang, LangOption
 
 if TYPE_CHECKING:
     from cloister.report import Report
 
-__all__ = ["Lang", "demo"]
-
-
-class Lang(enum.StrEnum):
-    """Languages of messages and reports."""
-
-    EN = "en"
-    ZH = "zh"
+__all__ = ["demo"]
 
 
 def demo(
@@ -32,7 +25,7 @@ def demo(
     out: Annotated[
         Path, typer.Option("--out", help="Folder to make; the folder of an earlier demo is replaced.")
     ] = Path("cloister-demo"),
-    lang: Annotated[Lang, typer.Option("--lang", help="Language of progress and report.")] = Lang.EN,
+    lang: LangOption = Lang.EN,
     as_json: JsonOption = False,
 ) -> None:
     """Run all seven stages on real rows and write a report."""

@@ -124,6 +124,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         attempts: rounds begun, burnt ones included.
         fewest_sites: the smallest number of sites in any round's sum.
         plan_sha256: digest of the plan that every site countersigned.
+        average_last: the released model is the mean of the models after this many last rounds; 0 and 1:
+            the last one.
     """
 
     hub: str
@@ -131,6 +133,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attempts: Count
     fewest_sites: Count
     plan_sha256: Digest
+    average_last: Count = 0
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -51,7 +51,10 @@ def curves_section(report: Report) -> Markup:
     chart = curves_chart(report)
     if not chart:
         return chart
-    note = say(report.lang, "h_curves_note", rounds=report.study.rounds, rows=report.subject.rows)
+    lang, study = report.lang, report.study
+    note = say(lang, "h_curves_note", rounds=study.rounds, rows=report.subject.rows)
+    if study.average_last > 1:
+        note += say(lang, "averaged_note", count=study.average_last)
     return section("curves", say(report.lang, "h_curves"), chart, note=note)
 
 

@@ -64,9 +64,10 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     "h_accuracy": Text("What working together brought", "合作带来了什么"),
     "h_accuracy_note": Text(
-        "Share of right answers on the same {tests} test {rows} of all {sites}, kept out of training. "
-        "One of them more or less is {step}.",
-        "在各家{sites}共 {tests} 个未参与训练的测试{rows}上，回答正确的比例。相差一个即 {step}。",
+        "Share of right answers on the same {tests} test {rows} of all {sites}, kept out of training. One of "
+        "them more or less is {step}: differences of that size are chance.",
+        "在各家{sites}共 {tests} 个未参与训练的测试{rows}上，回答正确的比例。"
+        "相差一个即 {step}：这样大小的差别属于偶然。",
     ),
     "alone_label": Text("{site} alone", "仅 {site}"),
     "c_accuracy": Text(
@@ -78,6 +79,10 @@ TEXTS: Final[dict[str, Text]] = {
     "h_curves_note": Text(
         "The common model after each of {rounds} rounds, measured on the test {rows}.",
         "共 {rounds} 轮，每轮之后的共同模型在测试{rows}上的表现。",
+    ),
+    "averaged_note": Text(
+        " What was released is the mean of the last {count} of these models.",
+        "发布的是其中最后 {count} 个模型的平均。",
     ),
     "c_curves": Text(
         "Accuracy and loss of the common model after each round, from {first} to {last}",
