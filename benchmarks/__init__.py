@@ -1,7 +1,7 @@
 """Figures of this project, and of its peers where `make bench-setup` installed them.
 
-Each module prints one JSON object. All run on one thread: two OpenMP threads collapse as soon as anything else
-runs, so the variables are set here, before numpy is first imported, unless the caller set them.
+Each module prints one JSON object. All run on one thread: two OpenMP threads collapse as soon as anything
+else runs, so the variables are set here, before numpy is first imported, unless the caller set them.
 """
 
 import os
