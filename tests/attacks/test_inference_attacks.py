@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from tests.governance.releases import identity
+from tests.inference.models import make_artifact
 
 from cloister.crypto import Identity, hpke_seal, sha256
 from cloister.errors import InputError, IntegrityError
 from cloister.inference import Predictor, SealedRequest, answer, seal_request
 from cloister.inference.sealed import _ANSWER, _Answer, _columns, _encode
 from cloister.learning.sections import ModelSection
-from tests.governance.releases import identity
-from tests.inference.models import make_artifact
 
 PREDICTOR = Predictor.of(make_artifact("category", ModelSection(kind="softmax", classes=3)))
 SERVER, CLIENT, STRANGER = identity("server"), identity("client"), identity("stranger")
@@ -19,7 +19,9 @@ CANARY = 61.234567890123  # a weight that is in the rows and must be nowhere els
 
 
 def ask(reader: Identity = CLIENT, age: int = 50) -> SealedRequest:
-    rows = pa.table({"age": [age], "pain": ["atypical"], "fluid": [1.5], "note": ["canary-of-the-rows"], "kg": [CANARY]})
+    rows = pa.table(
+        {"age": [age], "pain": ["atypical"], "fluid": [1.5], "note": ["canary-of-the-rows"], "kg": [CANARY]}
+    )
     return seal_request(rows, SERVER.public, reader.public)
 
 
@@ -42,8 +44,22 @@ def test_nothing_in_clear_passes_or_reaches_a_file(tmp_path: object, monkeypatch
     assert written == []
     import struct
 
-    needles = [b"canary-of-the-rows", b"atypical", b"mild", b"severe", b"prediction", b"probability", b"nonce", b"age"]
-    needles += [struct.pack("<d", CANARY), struct.pack(">d", CANARY), CLIENT.public.signing, CLIENT.public.sealing[:32]]
+    needles = [
+        b"canary-of-the-rows",
+        b"atypical",
+        b"mild",
+        b"severe",
+        b"prediction",
+        b"probability",
+        b"nonce",
+        b"age",
+    ]
+    needles += [
+        struct.pack("<d", CANARY),
+        struct.pack(">d", CANARY),
+        CLIENT.public.signing,
+        CLIENT.public.sealing[:32],
+    ]
     probability = request.open_answer(sealed, CLIENT)["probability=mild"][0].as_py()
     needles += [struct.pack("<d", probability), struct.pack(">d", probability)]
     for needle in needles:

@@ -24,7 +24,6 @@ from cloister.learning.sections import (
     DataSection,
     HubEntry,
     ModelSection,
-    ReleaseSection,
     SiteEntry,
     StudySection,
     TrainingSection,

@@ -36,7 +36,9 @@ def make_schema(label: str) -> Schema:
     return load_schema((FEATURES + LABELS[label]).encode())
 
 
-def make_artifact(label: str, model: ModelSection, *, scaling: str = "bounds", seed: int = 1) -> ModelArtifact:
+def make_artifact(
+    label: str, model: ModelSection, *, scaling: str = "bounds", seed: int = 1
+) -> ModelArtifact:
     schema = make_schema(label)
     data = DataSection(
         schema=schema.digest().hex(),
@@ -46,5 +48,5 @@ def make_artifact(label: str, model: ModelSection, *, scaling: str = "bounds", s
     )
     features = FeatureMap.build(schema, data, model)
     size = build_model(model, features.width).size
-    card = ModelCard("cloister-model/1", "heart", "a" * 64, 5, model, features)
+    card = ModelCard("cloister-model/1", "heart", "a" * 64, 5, model, data.features, features)
     return ModelArtifact(card, np.sin(np.arange(size, dtype=np.float64) + seed))

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.governance.releases import identity, make_plan, schema
+from tests.inference.models import make_artifact
 
 from cloister.crypto import canonical_bytes
 from cloister.errors import CloisterError, InputError, IntegrityError, PlanError
 from cloister.inference import ModelArtifact, ModelCard, load_model
 from cloister.inference.tensors import read_vector, write_vector
 from cloister.learning.sections import ModelSection
-from tests.governance.releases import identity, make_plan, schema
-from tests.inference.models import make_artifact
 
 LOGISTIC = ModelSection(kind="logistic")
 ARTIFACT = make_artifact("boolean", LOGISTIC)
@@ -43,6 +43,8 @@ def test_a_model_reads_back(label: str, model: ModelSection, tmp_path: Path) -> 
     (tmp_path / "model.safetensors").write_bytes(artifact.to_bytes())
     again = load_model(tmp_path / "model.safetensors")
     assert again.card == artifact.card
+    assert list(again.card.features.columns) == ["age", "pain", "fluid"]  # not sorted, as JSON would have it
+    assert again.card.features.names == artifact.card.features.names
     assert again.parameters.tobytes() == artifact.parameters.tobytes()
     assert again.to_bytes() == artifact.to_bytes()
 
@@ -53,6 +55,8 @@ def test_the_card_of_a_plan_names_plan_and_rounds() -> None:
     assert artifact.card.plan == plan.digest.hex()
     assert (artifact.card.name, artifact.card.rounds) == ("heart", 5)
     assert list(artifact.card.features.columns) == ["age", "pressure", "pain"]
+    again = ModelArtifact.from_bytes(artifact.to_bytes())
+    assert again.card.features.names == ("age", "pressure", "pain=typical", "pain=atypical")
 
 
 def test_another_schema_or_size_than_the_plans_is_refused() -> None:
@@ -82,6 +86,9 @@ def test_another_schema_or_size_than_the_plans_is_refused() -> None:
         lambda card: card["features"]["columns"]["age"].update(bounds=[100, 18]),
         lambda card: card["features"]["columns"]["pain"].update(categories=["none", "none"]),
         lambda card: card["features"]["columns"].pop("pain"),
+        lambda card: card.update(order=["age", "pain"]),
+        lambda card: card.update(order=["age", "pain", "pain"]),
+        lambda card: card.update(order=["age", "pain", "fluid", "more"]),
         lambda card: card["features"].update(label_name="age"),
         lambda card: card["features"]["label"].update(role="feature"),
     ],

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from tests.inference.models import make_artifact
 
 from cloister.errors import InputError, SchemaError
-from cloister.inference import Predictor, in_memory_file
+from cloister.inference import ModelArtifact, Predictor, in_memory_file
 from cloister.learning.sections import ModelSection
-from tests.inference.models import make_artifact
 
 ROWS: dict[str, list[Any]] = {
     "age": [18, 59, 100],
@@ -90,9 +90,21 @@ def test_columns_that_the_model_does_not_read_do_not_matter() -> None:
     assert predictor.predict(reordered).equals(plain)
 
 
+def test_a_model_read_back_answers_the_same() -> None:
+    artifact = make_artifact("category", ModelSection(kind="mlp", hidden=(3,), classes=3))
+    again = ModelArtifact.from_bytes(artifact.to_bytes())
+    assert Predictor.of(again).predict(pa.table(ROWS)).equals(Predictor.of(artifact).predict(pa.table(ROWS)))
+
+
 def test_no_rows_give_no_answers() -> None:
     predictor = Predictor.of(make_artifact("boolean", LOGISTIC))
-    empty = pa.table({"age": pa.array([], pa.int64()), "pain": pa.array([], pa.string()), "fluid": pa.array([], pa.float64())})
+    empty = pa.table(
+        {
+            "age": pa.array([], pa.int64()),
+            "pain": pa.array([], pa.string()),
+            "fluid": pa.array([], pa.float64()),
+        }
+    )
     assert predictor.predict(empty).num_rows == 0
 
 

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.governance.releases import identity
+from tests.inference.models import make_artifact
 
 from cloister.errors import InputError, IntegrityError, PolicyRefused
 from cloister.inference import Predictor, SealedRequest, answer, seal_request
 from cloister.inference.sealed import _pad, _unpad
 from cloister.learning.sections import ModelSection
-from tests.governance.releases import identity
-from tests.inference.models import make_artifact
 
 PREDICTOR = Predictor.of(make_artifact("category", ModelSection(kind="softmax", classes=3)))
 ROWS = pa.table({"age": [18, 59], "pain": ["none", "typical"], "fluid": [0.25, None]})

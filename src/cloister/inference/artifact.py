@@ -39,6 +39,8 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
         plan: hex SHA-256 of the plan's canonical bytes.
         rounds: rounds of training that lie behind it.
         model: kind and shape.
+        order: the features' names in the order in which the model takes them; canonical JSON sorts the
+            names in `features`.
         features: how rows become numbers and numbers become answers.
     """
 
@@ -47,7 +49,18 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     plan: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     rounds: Annotated[int, Meta(ge=1, le=2**31)]
     model: ModelSection
+    order: tuple[str, ...]
     features: FeatureMap
+
+    def ordered(self) -> ModelCard:
+        """Return the card with its features in `order`. Raises InputError where the names are others."""
+        columns = self.features.columns
+        if len(self.order) != len(columns) or set(self.order) != columns.keys():
+            raise InputError("its order of columns names others than it has")
+        features = msgspec.structs.replace(
+            self.features, columns={name: columns[name] for name in self.order}
+        )
+        return msgspec.structs.replace(self, features=features)
 
 
 def _check_features(features: FeatureMap, model: ModelSection) -> None:
@@ -83,6 +96,7 @@ class ModelArtifact:
 
     def __post_init__(self) -> None:
         try:
+            object.__setattr__(self, "card", self.card.ordered())
             _check_features(self.card.features, self.card.model)
         except CloisterError as error:
             raise IntegrityError(
@@ -116,7 +130,13 @@ class ModelArtifact:
         """
         features, _ = plan_model(plan, schema)
         card = ModelCard(
-            "cloister-model/1", plan.study.name, plan.digest.hex(), plan.training.rounds, plan.model, features
+            "cloister-model/1",
+            plan.study.name,
+            plan.digest.hex(),
+            plan.training.rounds,
+            plan.model,
+            plan.data.features,
+            features,
         )
         return cls(card, parameters)
 
