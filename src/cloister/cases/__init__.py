@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 
-from cloister.cases import diagnosis
+from cloister.cases import diagnosis, heart
 from cloister.cases.base import Case, CaseData, Origin, Progress, SiteRows, Words
 from cloister.errors import InputError
 
 __all__ = ["CASES", "Case", "CaseData", "Origin", "Progress", "SiteRows", "Words", "find_case"]
 
-CASES: tuple[Case, ...] = (diagnosis.CASE,)
+CASES: tuple[Case, ...] = (diagnosis.CASE, heart.CASE)
 
 
 def find_case(name: str) -> Case:
