@@ -8,6 +8,7 @@ refuses the schema until the open bounds are written.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -102,7 +103,8 @@ def _look(source: Source) -> dict[str, _Seen]:
     for batch in source.batches(source.names):
         for name in source.names:
             column = batch.column(name)
-            seen[name].look(column.cast(pa.string()) if pa.types.is_floating(column.type) else column)
+            with contextlib.suppress(pa.ArrowException):  # nested: nothing is known, and drop proposed
+                seen[name].look(column if pa.types.is_binary(column.type) else column.cast(pa.string()))
     return seen
 
 

@@ -195,12 +195,12 @@ class CsvSource:
                 quotes += block.count(b'"')
         return size, quotes, start
 
-    def _fields(self, *, end: str = "") -> Iterator[tuple[int, list[str]]]:
+    def _fields(self, *, end: Sequence[str] = ()) -> Iterator[tuple[int, list[str]]]:
         """Yield (line, fields) of each record; a byte is a character here."""
         with self._path.open(encoding="latin-1", newline="") as file:
             if file.read(3).encode("latin-1") != codecs.BOM_UTF8:
                 file.seek(0)
-            reader = csv.reader(itertools.chain(file, [end] if end else []))
+            reader = csv.reader(itertools.chain(file, end))
             while True:
                 line = reader.line_num + 1
                 try:
@@ -220,10 +220,10 @@ class CsvSource:
 
     def _open_quote(self) -> int | None:
         """Return the line of the record that the end of the file leaves open, if one is."""
-        mark = "\r\nend"  # inside a quote this becomes part of the last field
+        mark = ("\r\n", "end")  # inside a quote this becomes part of the last field
         with _reading(self._path):
             last = collections.deque(self._fields(end=mark), maxlen=1)[0]
-        return last[0] if last[1] != ["end"] and last[1][-1].endswith(mark) else None
+        return last[0] if last[1] != ["end"] and last[1][-1].endswith("".join(mark)) else None
 
 
 def _header(fields: list[str]) -> tuple[str, ...]:
