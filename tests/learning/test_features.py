@@ -7,7 +7,7 @@ import pytest
 
 from cloister.errors import InputError, PlanError, SchemaError
 from cloister.learning import DataSection, FeatureMap, ModelSection
-from cloister.vault import Schema, load_schema
+from cloister.vault import Column, Schema, load_schema
 
 SCHEMA = load_schema(
     b"""
@@ -129,6 +129,21 @@ def test_a_map_is_plain_data() -> None:
     np.testing.assert_array_equal(again.transform(TABLE)[0], features.transform(TABLE)[0])
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"means": (0.0,) * 7},
+        {"means": (0.0,) * 6, "deviations": (1.0,) * 6},
+        {"means": (0.0,) * 7, "deviations": (1.0,) * 6 + (0.0,)},
+        {"means": (0.0,) * 6 + (float("nan"),), "deviations": (1.0,) * 7},
+        {"label": Column(type="boolean", missing="allow")},
+    ],
+)
+def test_a_map_that_was_read_must_hold_together(changes: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        msgspec.structs.replace(build(scaling="local"), **changes)
+
+
 def test_rows_to_predict_need_no_label() -> None:
     X = build().transform_features(TABLE.drop_columns(["ill"]))
     np.testing.assert_array_equal(X, build().transform(TABLE)[0])
@@ -222,6 +237,9 @@ def test_open_bounds_are_refused() -> None:
         (changed("age", [20.5, 50, 60]), "age"),
         (changed("age", ["20", "50", "60"]), "age"),
         (changed("age", [20.0, float("nan"), 60.0]), "age"),
+        (changed("age", [20, 50, 2**53 + 1]), "age"),
+        (changed("age", [True, False, True]), "age"),
+        (changed("smoker", [0, 1, 7]), "smoker"),
         (changed("dose", [0.0, float("nan"), 1.0]), "dose"),
         (changed("dose", [0.0, float("inf"), 1.0]), "dose"),
         (changed("kind", ["a", "b", "z"]), "kind"),

@@ -29,7 +29,7 @@ def column_numbers(values: pa.ChunkedArray, name: str, column: Column) -> Array:
     if column.type == "category":
         numbers = _levels(values, name, column.categories or ())
     else:
-        numbers = _cast(values, name)
+        numbers = _cast(values, name, column)
     broken = np.isnan(numbers).sum() != values.null_count or np.isinf(numbers).any()
     if broken:
         raise SchemaError("a value is not allowed", column=name, fix="Use what the schema declares")
@@ -47,12 +47,14 @@ def column_numbers(values: pa.ChunkedArray, name: str, column: Column) -> Array:
     return numbers
 
 
-def _cast(values: pa.ChunkedArray, name: str) -> Array:
+def _cast(values: pa.ChunkedArray, name: str, column: Column) -> Array:
+    if column.type == "boolean" and pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())
+    elif column.type == "boolean" or not (
+        pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    ):
+        raise SchemaError("the column is not of the declared type", column=name, fix="Convert it first")
     try:
-        if pa.types.is_boolean(values.type):
-            values = values.cast(pa.int8())
-        if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-            raise SchemaError("the column is not of the declared type", column=name, fix="Convert it first")
         return np.array(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
     except pa.ArrowInvalid as error:
         raise SchemaError(

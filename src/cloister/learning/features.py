@@ -18,13 +18,14 @@ rows to predict do not come from a vault; messages name columns, never values.
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Literal
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
-from cloister.errors import InputError, PlanError, SchemaError
+from cloister.errors import InputError, PlanError
 from cloister.learning.columns import column_numbers, table_column, to_unit
 from cloister.learning.heads import Array
 from cloister.learning.sections import DataSection, ModelSection
@@ -53,6 +54,16 @@ class FeatureMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     classes: int
     means: tuple[float, ...] | None = None
     deviations: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a map that was read and does not hold together; `build` makes none."""
+        scales = [each for each in (self.means, self.deviations) if each is not None]
+        whole = len(scales) in (0, 2) and all(len(each) == self.width for each in scales)
+        sane = all(math.isfinite(value) for each in scales for value in each)
+        if not (whole and sane and min(self.deviations or (1.0,)) > 0.0):
+            raise InputError("the feature map's means and deviations do not fit it", fix="Fit it again")
+        if self.label.missing == "allow":
+            raise InputError("the feature map's label may be missing", fix="Declare that it may not be")
 
     @classmethod
     def build(cls, schema: Schema, data: DataSection, model: ModelSection) -> FeatureMap:
@@ -156,10 +167,6 @@ class FeatureMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Return y alone; as `transform`."""
         label = self.label
         values = column_numbers(table_column(table, self.label_name), self.label_name, label)
-        if np.isnan(values).any():
-            raise SchemaError(
-                "the label is missing in a row", column=self.label_name, fix="Leave the row out"
-            )
         if not self.classes:
             return to_unit(values, label)
         low = label.bounds[0] if label.type == "integer" and label.bounds is not None else 0.0
