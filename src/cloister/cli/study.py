@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Plan, check and run a study.")
 
-_HEADER_BYTES: Final = 600
+_HEADER_BYTES: Final = 400
 """What surrounds an upload: route, session, signature, set-up digest and tags; measured, rounded up."""
 
 PlanArgument = Annotated[Path, typer.Argument(help="The plan, as `study init` writes one.")]
@@ -161,13 +161,14 @@ def _member(home: Path, dataset: str) -> tuple[PublicIdentity, Manifest]:
 
 
 def _party(home: Path, held_out: str | None) -> Party:
-    from cloister.crypto import Identity
+    from cloister.crypto import Identity, TrustStore
     from cloister.runtime import Party
     from cloister.vault import Vault
 
     Identity.read_public(home / "identity.json")
     identity = Identity.load(home / "identity.json", common.passphrase())
-    return Party(identity, Vault.unlock(home / "vault", identity, common.passphrase()), held_out=held_out)
+    vault = Vault.unlock(home / "vault", identity, common.passphrase())
+    return Party(identity, vault, held_out=held_out, trusted=tuple(TrustStore(home / "trust").list()))
 
 
 # --- init -------------------------------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def _meaning(plan: Plan, schema: Schema | None) -> dict[str, Any]:
 def _in_words(plan: Plan, result: dict[str, Any]) -> str:
     lines = [
         f"Study {plan.study.name}, for {plan.study.purpose}.",
-        f"{result['sites']} sites; up to {result['colluders']} may collude with the hub and learn nothing more.",
+        f"{result['sites']} sites. Up to {result['colluders']} of them and the hub together learn no other update.",
         f"A round needs {result['minimum']} sites, so {result['tolerated_dropouts']} may drop out of it.",
         "The hub sees the sum of updates and the model."
         if plan.aggregation.hub_view == "sum"
@@ -298,9 +299,7 @@ def _watching(plan: Plan, *, shown: bool) -> Iterator[Callable[[Event], None]]:
                 return
             match event:
                 case RosterAgreed():
-                    say(
-                        f"{len(event.members)} sites countersigned plan and roster: {', '.join(event.members)}"
-                    )
+                    say(f"Plan and roster are countersigned by {', '.join(event.members)}.")
                 case SetupDone():
                     say("The secure sum is set up.")
                 case Stalled():

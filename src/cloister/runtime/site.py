@@ -236,11 +236,13 @@ class Site:
         named = {site.name: site.identity for site in self._plan.sites}
         if named.get(member.name) != member.fingerprint:
             raise PolicyRefused(
-                "the roster has a member the plan does not name", where=member.name, fix="Do not take part"
+                f"{self.name} refuses a roster with a member the plan does not name",
+                where=member.name,
+                fix="Do not take part",
             )
         if member.fingerprint not in self._trusted:
             raise PolicyRefused(
-                "the roster has a member your organisation does not trust",
+                f"{self.name} refuses a roster with a member it does not trust",
                 where=member.name,
                 fix="Check its fingerprint with its owner, then `cloister keys trust` it",
             )

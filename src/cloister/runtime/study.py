@@ -41,11 +41,13 @@ class Party:
         identity: the site's keys; its name is the name in the plan.
         vault: where its rows are; the plan names the dataset.
         held_out: dataset of rows to evaluate on, or None.
+        trusted: the identities its owner trusts; None where one owner runs everybody and trusts all of them.
     """
 
     identity: Identity
     vault: Vault
     held_out: str | None = None
+    trusted: tuple[PublicIdentity, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,13 @@ class Study:
         self._random = insecure_test_random
         self._network = MemoryNetwork()
         public = {party.identity.name: party.identity.public for party in sites}
-        trusted = {identity.fingerprint: identity for identity in public.values()}
-        self.sites = {party.identity.name: self._site(party, trusted) for party in sites}
+        everybody = tuple(public.values())
+        self.sites = {party.identity.name: self._site(party, everybody) for party in sites}
         schema = sites[0].vault.manifest(self._dataset_of(sites[0])).schema
         self.hub = Hub(plan, hub, public, schema, insecure_test_random=insecure_test_random)
 
-    def _site(self, party: Party, trusted: Mapping[str, PublicIdentity]) -> Site:
+    def _site(self, party: Party, everybody: tuple[PublicIdentity, ...]) -> Site:
+        trusted = everybody if party.trusted is None else (party.identity.public, *party.trusted)
         with party.vault.open(self._dataset_of(party), purpose=self.plan.study.purpose) as dataset:
             manifest, envelope = dataset.manifest, dataset.envelope
         random = StreamRandom(self._random(32)) if self._random is not None else None
@@ -138,7 +141,7 @@ class Study:
             self.plan,
             party.identity,
             self.hub_identity.public,
-            trusted=trusted,
+            trusted={identity.fingerprint: identity for identity in trusted},
             manifest=envelope,
             rows=manifest.rows,
             worker=worker,

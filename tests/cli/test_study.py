@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.runtime.parties import PURPOSE, SCHEMA, table
+
+from cloister.cli import common
+from cloister.cli.main import run
+from cloister.crypto import Identity, ScryptCost, TrustStore
+from cloister.vault import Vault, load_schema
+
+NAMES = ("north", "south", "west")
+CHEAP = ScryptCost(n=2**14)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Homes of three sites and a hub, rows in the sites' vaults, everybody trusting everybody."""
+    root = tmp_path_factory.mktemp("homes")
+    (root / "passphrase").write_text("correct horse\n")
+    (root / "passphrase").chmod(0o600)
+    (root / "schema.toml").write_bytes(SCHEMA)
+    identities = {name: Identity.generate(name) for name in (*NAMES, "hub")}
+    for name, identity in identities.items():
+        identity.save(root / name / "identity.json", "correct horse", cost=CHEAP)
+        for other in identities.values():
+            TrustStore(root / name / "trust").add(other.public)
+    for seed, name in enumerate(NAMES):
+        vault = Vault.unlock(root / name / "vault", identities[name], "correct horse", cost=CHEAP)
+        for rows, dataset in ((60, "rows"), (20, "test")):
+            vault.add_table(table(rows, seed), name=dataset, schema=load_schema(SCHEMA), purposes=[PURPOSE])
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _as_the_hub(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CLOISTER_HOME", str(made / "hub"))
+    monkeypatch.setenv("CLOISTER_PASSPHRASE_FILE", str(made / "passphrase"))
+    common.passphrase.cache_clear()
+    yield
+    common.passphrase.cache_clear()
+
+
+def sites(made: Path) -> list[str]:
+    return [text for name in NAMES for text in ("--site", str(made / name))]
+
+
+def write_plan(made: Path, folder: Path, name: str = "loans", *options: str) -> Path:
+    plan = folder / "plan.toml"
+    arguments = [
+        "study",
+        "init",
+        name,
+        *sites(made),
+        "--purpose",
+        PURPOSE,
+        "--rounds",
+        "3",
+        "--out",
+        str(plan),
+    ]
+    assert run([*arguments, *options]) == 0
+    return plan
+
+
+def test_init_check_and_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = write_plan(made, tmp_path)
+    capsys.readouterr()
+    assert run(["study", "check", str(plan), "--schema", str(made / "schema.toml"), "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)
+    numbers = {
+        key: checked[key] for key in ("sites", "colluders", "threshold", "minimum", "tolerated_dropouts")
+    }
+    assert numbers == {"sites": 3, "colluders": 1, "threshold": 3, "minimum": 3, "tolerated_dropouts": 0}
+    assert checked["parameters"] == 3
+    assert run(["study", "run", str(plan), *sites(made), "--json"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["rounds"] == 3
+    assert result["sites"] == list(NAMES)
+    assert result["metrics"] is None  # rows are not declared public
+    assert printed.err == ""
+    assert (made / "hub" / "studies" / "loans" / "record.dsse.json").exists()
+    assert run(["study", "run", str(plan), *sites(made)]) == 2
+    assert "kept here already" in capsys.readouterr().err
+
+
+def test_check_predicts_what_a_site_sends(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cloister.learning import load_plan
+    from cloister.runtime import MemoryNetwork, Party, Study
+    from cloister.runtime import site as site_module
+    from cloister.runtime.messages import Upload
+
+    path = write_plan(made, tmp_path)
+    capsys.readouterr()
+    assert run(["study", "check", str(path), "--schema", str(made / "schema.toml"), "--json"]) == 0
+    predicted = json.loads(capsys.readouterr().out)
+    parties = []
+    for name in NAMES:
+        identity = Identity.load(made / name / "identity.json", "correct horse")
+        vault = Vault.unlock(made / name / "vault", identity, "correct horse")
+        parties.append(Party(identity, vault))
+    sent: list[int] = []
+    deliver, encode = MemoryNetwork.deliver, site_module.encode_message
+    uploads: list[bool] = []
+
+    def note_upload(message: object) -> bytes:
+        uploads.append(isinstance(message, Upload))
+        return encode(message)  # type: ignore[arg-type]
+
+    def note_size(self: MemoryNetwork, sender: str, receiver: str, message: bytes) -> None:
+        if uploads and uploads.pop(0):
+            sent.append(len(message))
+        deliver(self, sender, receiver, message)
+
+    study = Study(load_plan(path), Identity.load(made / "hub" / "identity.json", "correct horse"), parties)
+    monkeypatch.setattr(site_module, "encode_message", note_upload)
+    monkeypatch.setattr(
+        MemoryNetwork, "deliver", lambda *all_: (note_size if all_[2] == "hub" else deliver)(*all_)
+    )
+    study.run()
+    assert len(sent) == 9
+    assert max(sent) <= predicted["upload_bytes"] <= 1.5 * max(sent)
+    assert predicted["study_upload_bytes"] == 3 * predicted["upload_bytes"]
+
+
+def test_a_typo_in_the_plan_names_the_nearest_key(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(made, tmp_path)
+    plan.write_text(plan.read_text().replace("local_steps", "local_step"))
+    capsys.readouterr()
+    for command in (["study", "check", str(plan)], ["study", "run", str(plan), *sites(made)]):
+        assert run(command) == 2
+        error = capsys.readouterr().err
+        assert "local_steps" in error
+        assert "Traceback" not in error
+        assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("table_name", ["privacy", "enclave"])
+def test_what_this_version_cannot_honour_is_refused(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], table_name: str
+) -> None:
+    plan = write_plan(made, tmp_path)
+    plan.write_text(plan.read_text() + f"\n[{table_name}]\nepsilon = 1.0\n")
+    assert run(["study", "check", str(plan)]) == 2
+    assert "cannot honour" in capsys.readouterr().err
+
+
+def test_a_wrong_passphrase_is_one_sentence(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(made, tmp_path, "other")
+    (tmp_path / "wrong").write_text("wrong\n")
+    (tmp_path / "wrong").chmod(0o600)
+    monkeypatch.setenv("CLOISTER_PASSPHRASE_FILE", str(tmp_path / "wrong"))
+    capsys.readouterr()
+    assert run(["study", "run", str(plan), *sites(made)]) == 2
+    error = capsys.readouterr().err
+    assert "passphrase" in error
+    assert "wrong\n" not in error.replace("passphrase is wrong", "")
+
+
+def test_a_dataset_of_another_purpose_is_refused_by_policy(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(made, tmp_path, "marketing")
+    plan.write_text(plan.read_text().replace(f'purpose = "{PURPOSE}"', 'purpose = "marketing"'))
+    capsys.readouterr()
+    assert run(["study", "run", str(plan), *sites(made)]) == 3
+    assert "may not be used for 'marketing'" in capsys.readouterr().err
+
+
+def test_an_untrusted_member_is_refused(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(made, tmp_path, "untrusted")
+    trusted = made / "south" / "trust" / "west.json"
+    kept = trusted.read_bytes()
+    trusted.unlink()
+    capsys.readouterr()
+    try:
+        assert run(["study", "run", str(plan), *sites(made)]) == 3
+    finally:
+        trusted.write_bytes(kept)
+    assert "south refuses a roster with a member it does not trust (west)" in capsys.readouterr().err
+    assert not (made / "hub" / "studies" / "untrusted").exists()
+
+
+def test_an_interrupted_study_leaves_nothing_and_the_vault_verifies(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cloister.runtime import LocalWorker
+
+    plan = write_plan(made, tmp_path, "interrupted")
+
+    def interrupt(self: LocalWorker, params: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalWorker, "train", interrupt)
+    assert run(["study", "run", str(plan), *sites(made)]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+    assert not list((made / "hub").glob("studies/*interrupted*"))
+    monkeypatch.setenv("CLOISTER_HOME", str(made / "north"))
+    assert run(["vault", "verify", "rows"]) == 0
+
+
+def test_init_refuses_different_schemas_and_existing_files(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(made, tmp_path)
+    arguments = ["study", "init", "x", *sites(made), "--purpose", PURPOSE]
+    assert run([*arguments, "--out", str(plan)]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert run([*arguments, "--dataset", "nothing", "--out", str(tmp_path / "new.toml")]) == 2
+    assert run([*arguments, "--bits", "12", "--out", str(tmp_path / "new.toml")]) == 2
+    assert not (tmp_path / "new.toml").exists()
