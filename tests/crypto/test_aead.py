@@ -6,11 +6,11 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.crypto.vectors import read
 
 from cloister.crypto import aead
 from cloister.crypto.aead import Opener, Sealer, decrypt, encrypt
 from cloister.errors import InputError, IntegrityError
-from tests.crypto.vectors import read
 
 KEY = bytes(range(32))
 
@@ -54,7 +54,11 @@ def test_other_key_or_context_does_not_open() -> None:
 
 @pytest.mark.parametrize("key", [b"", bytes(16), bytes(31), bytes(33)])
 def test_only_256_bit_keys(key: bytes) -> None:
-    for call in (lambda: encrypt(key, b"", b"c"), lambda: decrypt(key, bytes(28), b"c"), lambda: Sealer(key, 1)):
+    for call in (
+        lambda: encrypt(key, b"", b"c"),
+        lambda: decrypt(key, bytes(28), b"c"),
+        lambda: Sealer(key, 1),
+    ):
         with pytest.raises(InputError, match="32 bytes"):
             call()
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.crypto.vectors import read
 
 from cloister.crypto import SECRET_ACCESS, AgreementKey
 from cloister.errors import InputError, ProtocolError
-from tests.crypto.vectors import read
 
 
 def test_published_vectors() -> None:

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.crypto.vectors import read
 
 from cloister.crypto import canonical_bytes
 from cloister.errors import InputError
-from tests.crypto.vectors import read
 
 VECTORS = read("canonical")
 SAFE = st.integers(-(2**53), 2**53)
@@ -70,7 +70,9 @@ def test_structs_with_bytes_become_base64() -> None:
     assert canonical_bytes([Inner(b"")]) == b'[{"data":""}]'
 
 
-@pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, b"x", {1: 2}, {"a": {None: 1}}, object(), {1, 2}, 1j])
+@pytest.mark.parametrize(
+    "value", [2**53 + 1, -(2**53) - 1, b"x", {1: 2}, {"a": {None: 1}}, object(), {1, 2}, 1j]
+)
 def test_what_has_no_form_is_refused(value: Any) -> None:
     with pytest.raises(InputError, match="canonical form"):
         canonical_bytes(value)
@@ -92,4 +94,7 @@ def test_depth_is_bounded() -> None:
 
 
 def test_integers_and_integral_floats_have_one_form() -> None:
-    assert canonical_bytes([1, 1.0, -0.0, 10**15, 1e15, True]) == b"[1,1,0,1000000000000000,1000000000000000,true]"
+    assert (
+        canonical_bytes([1, 1.0, -0.0, 10**15, 1e15, True])
+        == b"[1,1,0,1000000000000000,1000000000000000,true]"
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.crypto.vectors import read
 
 from cloister.crypto import (
     constant_time_equal,
@@ -17,7 +18,6 @@ from cloister.crypto import (
     sha512,
 )
 from cloister.errors import InputError
-from tests.crypto.vectors import read
 
 
 def test_hash_vectors() -> None:
@@ -32,7 +32,9 @@ def test_hash_vectors() -> None:
 
 def test_hmac_vectors() -> None:
     for vector in read("hmac")["vectors"]:
-        assert hmac_sha256(bytes.fromhex(vector["key"]), bytes.fromhex(vector["message"])).hex() == vector["mac"]
+        assert (
+            hmac_sha256(bytes.fromhex(vector["key"]), bytes.fromhex(vector["message"])).hex() == vector["mac"]
+        )
 
 
 def test_parts_are_concatenated() -> None:
@@ -89,7 +91,18 @@ def test_broken_algorithms_are_refused_with_the_reason(name: str, reason: str) -
 
 
 @pytest.mark.parametrize(
-    "name", ["aes-256-gcm", "sha256", "SHA-512", "sha3-256", "ed25519", "rsa-3072", "RSA-OAEP-4096", "RSA-PSS", "scrypt"]
+    "name",
+    [
+        "aes-256-gcm",
+        "sha256",
+        "SHA-512",
+        "sha3-256",
+        "ed25519",
+        "rsa-3072",
+        "RSA-OAEP-4096",
+        "RSA-PSS",
+        "scrypt",
+    ],
 )
 def test_sound_algorithms_are_not(name: str) -> None:
     refuse_weak(name)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.crypto.vectors import read
 
 from cloister.crypto import ScryptCost, hkdf, scrypt
 from cloister.crypto.kdf import _derive
 from cloister.errors import InputError, PassphraseError
-from tests.crypto.vectors import read
 
 CHEAP = ScryptCost(n=16, r=1, p=1)
 
@@ -44,7 +44,19 @@ def test_the_default_cost_is_the_documented_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "cost", [{"n": 3}, {"n": 0}, {"n": 1}, {"n": -2}, {"n": 2**21}, {"r": 0}, {"r": 33}, {"p": 0}, {"p": 17}, {"n": 2**19, "r": 32}]
+    "cost",
+    [
+        {"n": 3},
+        {"n": 0},
+        {"n": 1},
+        {"n": -2},
+        {"n": 2**21},
+        {"r": 0},
+        {"r": 33},
+        {"p": 0},
+        {"p": 17},
+        {"n": 2**19, "r": 32},
+    ],
 )
 def test_stored_costs_are_bounded(cost: dict[str, int]) -> None:
     with pytest.raises(InputError, match="out of bounds"):

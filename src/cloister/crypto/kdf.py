@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from cloister.errors import InputError, PassphraseError
 
-__all__ = ["SALT_BYTES", "ScryptCost", "hkdf", "scrypt"]
+__all__ = ["SALT_BYTES", "ScryptCost", "hkdf", "passphrase_bytes", "scrypt"]
 
 SALT_BYTES: Final = 16
 _MAX_HKDF: Final = 255 * 32
@@ -55,6 +55,16 @@ def hkdf(secret: bytes, *, info: bytes, salt: bytes = b"", length: int = 32) -> 
     return HKDF(hashes.SHA256(), length, salt, info).derive(secret)
 
 
+def passphrase_bytes(passphrase: str | bytes) -> bytes:
+    """Return what is hashed: text in NFC and UTF-8. Raises PassphraseError where it is empty or overlong."""
+    data = unicodedata.normalize("NFC", passphrase).encode() if isinstance(passphrase, str) else passphrase
+    if not 0 < len(data) <= _MAX_PASSPHRASE:
+        raise PassphraseError(
+            f"a passphrase must have 1 to {_MAX_PASSPHRASE} bytes", fix="Choose another one"
+        )
+    return data
+
+
 def scrypt(passphrase: str | bytes, salt: bytes, cost: ScryptCost | None = None) -> bytes:
     """Return a 32-byte key from a passphrase.
 
@@ -67,11 +77,7 @@ def scrypt(passphrase: str | bytes, salt: bytes, cost: ScryptCost | None = None)
         PassphraseError: empty, or longer than 1024 bytes.
         InputError: the salt is too short.
     """
-    data = unicodedata.normalize("NFC", passphrase).encode() if isinstance(passphrase, str) else passphrase
-    if not 0 < len(data) <= _MAX_PASSPHRASE:
-        raise PassphraseError(
-            f"a passphrase must have 1 to {_MAX_PASSPHRASE} bytes", fix="Choose another one"
-        )
+    data = passphrase_bytes(passphrase)
     if len(salt) < SALT_BYTES:
         raise InputError(f"a salt must have at least {SALT_BYTES} bytes", fix="Take it from os.urandom")
     return _derive(data, salt, cost or ScryptCost())

@@ -191,7 +191,7 @@ class SigningKey(HoldsSecret):
         return cls._checked(load_private(data, passphrase))
 
     def to_pem(self, passphrase: str) -> bytes:
-        """Return PKCS#8 in PEM under PBKDF2-HMAC-SHA-256 (600,000 rounds) and AES-256-CBC."""
+        """Return PKCS#8 in PEM under scrypt and AES-256-CBC, for other tools."""
         return private_pem(self._key, passphrase)
 
     @classmethod
