@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _Quiet:
-    """A `Progress` that can interrupt: on entering a stage, or after a round."""
+    """A `Progress` that can press Ctrl-C: at the end of a stage, or after a round."""
 
     def __init__(self, *, at_stage: str | None = None, at_round: int | None = None) -> None:
         self.at_stage, self.at_round = at_stage, at_round
@@ -39,11 +39,11 @@ class _Quiet:
     def stage(self, name: str) -> Iterator[None]:
         yield
         if name == self.at_stage:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     def round(self, number: int, total: int, metric: float | None) -> None:
         if number == self.at_round:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     def note(self, text: str) -> None:
         pass
