@@ -114,14 +114,27 @@ def _blocks(lines: list[str]) -> Iterator[Block]:
 
 def shell_text(block: Block) -> str:
     """Return what a shell is given: of a console block the lines after `$ ` and their continuations."""
-    if block.language != "console":
-        return block.text
-    taken, going_on = [], False
+    return "".join(f"{line}\n" for line in _split(block)[0]) if block.language == "console" else block.text
+
+
+def shown_output(block: Block) -> list[str]:
+    """Return the lines that a console block shows as output; `...` in them stands for anything."""
+    shown = _split(block)[1] if block.language == "console" and block.directive != "skip" else []
+    return [line for line in shown if line.strip()]
+
+
+def _split(block: Block) -> tuple[list[str], list[str]]:
+    """Return the lines that are typed, and those that are output."""
+    typed: list[str] = []
+    shown: list[str] = []
+    going_on = False
     for line in block.text.splitlines():
         if line.startswith("$ ") or going_on:
-            taken.append(line.removeprefix("$ ") if not going_on else line.removeprefix("> "))
+            typed.append(line.removeprefix("> ") if going_on else line.removeprefix("$ "))
             going_on = line.rstrip().endswith("\\")
-    return "".join(f"{line}\n" for line in taken)
+        else:
+            shown.append(line)
+    return typed, shown
 
 
 def _cloister_calls(script: str) -> Iterator[list[str]]:

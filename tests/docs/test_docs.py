@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.docs.markdown import ROOT, Block, Page, pages, shell_text
+from tests.docs.markdown import ROOT, Block, Page, pages, shell_text, shown_output
 
 from cloister.cli.main import COMMANDS, run
 
@@ -130,6 +130,13 @@ def test_a_page_runs_from_top_to_bottom(page: Page, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    said = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
+    for block in page.blocks():
+        for line in shown_output(block):
+            pattern = re.compile(".*".join(map(re.escape, line.strip().split("..."))))
+            assert any(pattern.fullmatch(each) for each in said), (
+                f"{page.name} shows what was not said: {line}"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
