@@ -52,7 +52,8 @@ class CloisterError(Exception):
 
     def __str__(self) -> str:
         place = f" ({self.where})" if self.where else ""
-        advice = f" {self.fix}." if self.fix else ""
+        end = "" if self.fix.endswith("?") else "."
+        advice = f" {self.fix}{end}" if self.fix else ""
         return f"{self.what}{place}.{advice}"
 
 
