@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: help setup demo test test-slow lint docs clean bench-setup
+.PHONY: help setup demo test test-slow lint docs clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets

@@ -335,6 +335,7 @@ def _report(
             attempts=result.rounds[-1].attempt + 1,
             fewest_sites=min(len(done.survivors) for done in result.rounds),
             plan_sha256=plan.digest.hex(),
+            average_last=plan.training.average_last,
         ),
         aggregation=Aggregation(
             parties=params.parties,

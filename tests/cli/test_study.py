@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,10 +201,13 @@ def test_an_interrupted_study_leaves_nothing_and_the_vault_verifies(
 
     plan = write_plan(made, tmp_path, "interrupted")
 
-    def interrupt(self: LocalWorker, params: object) -> None:
-        raise KeyboardInterrupt
+    train = LocalWorker.train
 
-    monkeypatch.setattr(LocalWorker, "train", interrupt)
+    def interrupted(self: LocalWorker, params: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        return train(self, params)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LocalWorker, "train", interrupted)
     assert run(["study", "run", str(plan), *sites(made)]) == 130
     assert "Interrupted" in capsys.readouterr().err
     assert not list((made / "hub").glob("studies/*interrupted*"))
