@@ -7,6 +7,7 @@ removed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -16,7 +17,7 @@ from typing import BinaryIO
 
 from cloister.errors import InputError, StorageError
 
-__all__ = ["atomic_file", "new_directory", "read_bytes", "write_atomic"]
+__all__ = ["atomic_file", "exclusive", "new_directory", "read_bytes", "write_atomic"]
 
 
 @contextlib.contextmanager
@@ -89,6 +90,23 @@ def write_atomic(path: Path, data: bytes | bytearray | memoryview, *, mode: int 
     """
     with atomic_file(path, mode=mode) as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` (made where missing, never removed) while the block runs; others wait.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from cloister.crypto.dsse import Signer, countersign, open_envelope, sign_envelo
 from cloister.crypto.hashing import sha256
 from cloister.crypto.signing import VerifyKey
 from cloister.errors import IntegrityError
-from cloister.files import read_bytes, write_atomic
+from cloister.files import exclusive, read_bytes, write_atomic
 from cloister.log.merkle import verify_consistency
 from cloister.log.store import TreeHead
 
@@ -93,10 +93,11 @@ class Cosigner:
             StorageError: it could not be remembered; nothing is signed.
         """
         head = open_head(signed, keeper)  # 1
-        last = self.last(head.log_id)
-        if last is not None:  # 2
-            verify_consistency(last.size, head.size, consistency, last.root, head.root)
-        write_atomic(self._path(head.log_id), head.to_bytes())  # 3
+        with exclusive(self._folder / ".lock"):  # two processes must not sign two continuations of one head
+            last = self.last(head.log_id)
+            if last is not None:  # 2
+                verify_consistency(last.size, head.size, consistency, last.root, head.root)
+            write_atomic(self._path(head.log_id), head.to_bytes())  # 3
         return countersign(signed, HEAD_TYPE, self._signer)  # 4
 
     def _path(self, log_id: str) -> Path:
