@@ -44,6 +44,7 @@ from cloister.governance.folder import (
 )
 from cloister.governance.proof import Proof
 from cloister.inference import ModelArtifact
+from cloister.inference.tensors import read_vector, write_vector
 from cloister.log import HEAD_TYPE
 from cloister.runtime import COUNTERSIGNATURE_TYPE, Countersignature
 
@@ -633,3 +634,69 @@ def test_heads_are_not_certificates(world: World, files: Files) -> None:
     assert failure(world.verify({**files, CERTIFICATE: head})) == (2, "signature")
     assert HEAD_TYPE != PAYLOAD_TYPE
     assert Certificate.__doc__
+
+
+# --- whatever is signed, verification answers -------------------------------------------------------------
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8)
+    | st.sampled_from(["0" * 64, "site0", "site1", "1.5", "", "../x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, each in items for place in places(each, (*path, key)))]
+
+
+def put(root: Any, path: tuple[Any, ...], value: Any) -> None:
+    for key in path[:-1]:
+        root = root[key]
+    root[path[-1]] = value
+
+
+@given(data=st.data(), value=values)
+@settings(max_examples=200, deadline=None)
+def test_any_signed_statement_gets_a_verdict(world: World, released: Released, data: Any, value: Any) -> None:
+    """A hub may sign what it likes; the verifier never falls over it, and never takes it for the original."""
+    files = dict(released.files)
+    path = data.draw(st.sampled_from([place for place in places(payload_of(files)) if place]))
+    verdict = world.verify(forge(world, files, lambda statement: put(statement, path, value)))
+    assert verdict.ok == (verdict.failed is None)
+    assert len(verdict.steps) == 12
+
+
+@given(data=st.data(), value=values)
+@settings(max_examples=200, deadline=None)
+def test_any_card_and_any_proof_get_a_verdict(
+    world: World, released: Released, data: Any, value: Any
+) -> None:
+    files = dict(released.files)
+    parameters, text = read_vector(files[MODEL])
+    card = json.loads(text)
+    path = data.draw(st.sampled_from([place for place in places(card) if place]))
+    put(card, path, value)
+    model = write_vector(parameters, canonical_bytes(card).decode())
+    if model != files[MODEL]:
+        assert failure(world.verify(forge(world, files, replace={MODEL: model}))) == (9, "model")
+    proof = json.loads(files[PROOF])
+    path = data.draw(st.sampled_from([place for place in places(proof) if place]))
+    put(proof, path, value)
+    if proof != json.loads(files[PROOF]):
+        assert failure(world.verify({**files, PROOF: canonical_bytes(proof)})) == (11, "log")
+
+
+@given(text=st.text(max_size=60), where=st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_any_plan_gets_a_verdict(world: World, released: Released, text: str, where: int) -> None:
+    files = dict(released.files)
+    whole = files[PLAN].decode()
+    cut = where % (len(whole) + 1)
+    plan = (whole[:cut] + text + whole[cut:]).encode("utf-8", "surrogatepass")
+    assert len(world.verify(forge(world, files, replace={PLAN: plan})).steps) == 12

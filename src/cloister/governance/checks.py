@@ -7,11 +7,8 @@ sentence part. A step may use what earlier steps have put into the case, and not
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from cloister.crypto import (
-    Identity,
-    PublicIdentity,
     envelope_signers,
     keyring,
     open_bytes,
@@ -19,8 +16,8 @@ from cloister.crypto import (
     sealed_recipients,
     sha256,
 )
-from cloister.errors import VerificationError
-from cloister.governance.certificate import ABSENT, PAYLOAD_TYPE, Certificate, Predicate, decode_statement
+from cloister.governance.case import Case, require
+from cloister.governance.certificate import ABSENT, PAYLOAD_TYPE, Certificate, decode_statement
 from cloister.governance.folder import (
     CERTIFICATE,
     MODEL,
@@ -34,56 +31,12 @@ from cloister.governance.folder import (
 from cloister.governance.policy import plan_policy
 from cloister.governance.proof import check_head, check_inclusion, decode_proof
 from cloister.inference import ModelArtifact, in_memory_file
-from cloister.learning import Plan, parse_plan
+from cloister.learning import parse_plan
 from cloister.runtime import Countersignature, read_countersignature
 from cloister.secagg import Params, Roster
-from cloister.vault import Schema, open_manifest
+from cloister.vault import open_manifest
 
-__all__ = ["CHECKS", "Case"]
-
-
-@dataclass
-class Case:
-    """What is being verified, and what the steps have established so far.
-
-    Attributes:
-        files: path in the folder -> content.
-        trusted: fingerprint -> identity, the verifier's anchors.
-        reader: a recipient of a sealed model, or None.
-        allow_two: whether a study of two sites is accepted.
-        unchecked: what could not be told; steps add to it.
-        signer, payload, certificate, plan, roster, schema: set by the step that makes each trusted.
-    """
-
-    files: dict[str, bytes]
-    trusted: dict[str, PublicIdentity]
-    reader: Identity | None
-    allow_two: bool
-    unchecked: list[str]
-    signer: PublicIdentity = field(init=False)
-    payload: bytes = field(init=False)
-    certificate: Certificate | None = None
-    plan: Plan = field(init=False)
-    roster: Roster = field(init=False)
-    schema: Schema = field(init=False)
-    params: Params = field(init=False)
-
-    @property
-    def known(self) -> Certificate:
-        """The certificate, once step 3 holds."""
-        if self.certificate is None:
-            raise VerificationError("the certificate has not been read")
-        return self.certificate
-
-    @property
-    def facts(self) -> Predicate:
-        """What the certificate states, once step 3 holds."""
-        return self.known.statement.predicate
-
-
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise VerificationError(what)
+__all__ = ["CHECKS"]
 
 
 def _folder(case: Case) -> str:
@@ -96,8 +49,8 @@ def _signature(case: Case) -> str:
     # 2. signed by one identity that the verifier trusts
     envelope = case.files[CERTIFICATE]
     signers = envelope_signers(envelope)
-    _require(len(signers) == 1, f"the certificate has {len(signers)} signatures where a release has one")
-    _require(
+    require(len(signers) == 1, f"the certificate has {len(signers)} signatures where a release has one")
+    require(
         signers[0] in case.trusted, f"the certificate is signed by {signers[0][:16]!r}, whom you do not trust"
     )
     case.signer = case.trusted[signers[0]]
@@ -108,7 +61,7 @@ def _signature(case: Case) -> str:
 def _statement(case: Case) -> str:
     # 3. well-formed, and the signer names itself
     statement = decode_statement(case.payload)
-    _require(
+    require(
         statement.predicate.signer == case.signer.fingerprint,
         "the certificate names another signer than it has",
     )
@@ -122,13 +75,11 @@ def _files(case: Case) -> str:
     sealed = SEALED_MODEL in case.files
     expected = subjects.keys() - ({MODEL} if sealed else set())
     present = case.files.keys() - {CERTIFICATE, PROOF}
-    _require(MODEL in subjects, f"the certificate does not name {MODEL}")
+    require(MODEL in subjects, f"the certificate does not name {MODEL}")
     for name in sorted(expected | present):
-        _require(name in present, f"{name} is missing")
-        _require(name in expected, f"{name} is not covered by the certificate")
-        _require(
-            sha256(case.files[name]).hex() == subjects[name], f"{name} is not what the certificate names"
-        )
+        require(name in present, f"{name} is missing")
+        require(name in expected, f"{name} is not covered by the certificate")
+        require(sha256(case.files[name]).hex() == subjects[name], f"{name} is not what the certificate names")
     return f"{len(present)} files have the digests stated"
 
 
@@ -136,7 +87,7 @@ def _plan(case: Case) -> str:
     # 5. the plan, what is said of it, and the role of the signer
     case.plan = plan = parse_plan(case.files[PLAN], allow_two=case.allow_two)
     facts, summed = case.facts, case.facts.aggregation
-    _require(plan.digest.hex() == facts.plan, "plan.toml is not the plan whose digest the certificate states")
+    require(plan.digest.hex() == facts.plan, "plan.toml is not the plan whose digest the certificate states")
     said = (facts.study, facts.purpose, facts.training.algorithm, facts.training.model, facts.training.rounds)
     planned = (
         plan.study.name,
@@ -145,21 +96,21 @@ def _plan(case: Case) -> str:
         plan.model.kind,
         plan.training.rounds,
     )
-    _require(said == planned, "name, purpose, algorithm, model or rounds are not the plan's")
+    require(said == planned, "name, purpose, algorithm, model or rounds are not the plan's")
     view = plan.aggregation
-    _require(
+    require(
         (summed.bits, summed.hub_view, summed.value_range) == (view.bits, view.hub_view, view.value_range),
         "ring width, hub view or value range are not the plan's",
     )
     if view.hub_view == "sum":
-        _require(
+        require(
             facts.signer == plan.hub.identity, f"{case.signer.name} signed, who is not the hub of the plan"
         )
     else:
         sites = {participant.fingerprint for participant in facts.participants}
-        _require(facts.signer in sites, f"{case.signer.name} signed, who is no site that may see the model")
+        require(facts.signer in sites, f"{case.signer.name} signed, who is no site that may see the model")
     reasons = plan_policy(plan).check(facts)
-    _require(not reasons, f"the plan does not allow this release: {'; '.join(reasons)}")
+    require(not reasons, f"the plan does not allow this release: {'; '.join(reasons)}")
     return (
         f"digest {facts.plan[:16]}, {case.signer.name} is its {'hub' if view.hub_view == 'sum' else 'site'}"
     )
@@ -170,28 +121,28 @@ def _roster(case: Case) -> str:
     facts, planned = case.facts, {site.name: site.identity for site in case.plan.sites}
     for participant in facts.participants:
         name = participant.name
-        _require(planned.get(name) == participant.fingerprint, f"{name} is not a site of the plan")
-        _require(
+        require(planned.get(name) == participant.fingerprint, f"{name} is not a site of the plan")
+        require(
             participant.fingerprint in case.trusted,
             f"you do not trust {name}, {participant.fingerprint[:16]}",
         )
     case.roster = Roster(tuple(case.trusted[participant.fingerprint] for participant in facts.participants))
-    _require(
+    require(
         case.roster.digest.hex() == facts.roster,
         "the participants are not the roster that the certificate states",
     )
-    _require(
+    require(
         len(case.roster) >= case.plan.study.minimum_sites, "fewer sites than the plan's minimum took part"
     )
     sites = {
         path for name in case.roster.names for path in (manifest_path(name), countersignature_path(name))
     }
     for path in sorted(sites | {name for name in case.files if "/" in name}):
-        _require(path in case.files, f"{path} is missing")
-        _require(path in sites, f"{path} is of no participant")
+        require(path in case.files, f"{path} is missing")
+        require(path in sites, f"{path} is of no participant")
     for participant, member in zip(facts.participants, case.roster.members, strict=True):
         envelope = case.files[countersignature_path(member.name)]
-        _require(
+        require(
             sha256(envelope).hex() == participant.countersignature,
             f"{member.name}'s countersignature is another",
         )
@@ -203,7 +154,7 @@ def _roster(case: Case) -> str:
             participant.manifest,
             participant.rows,
         )
-        _require(
+        require(
             read_countersignature(envelope, member) == agreed,
             f"{member.name} did not countersign this plan, roster, manifest and row count",
         )
@@ -214,20 +165,20 @@ def _manifests(case: Case) -> str:
     # 7. each site's own signature over its dataset
     for participant, member in zip(case.facts.participants, case.roster.members, strict=True):
         envelope = case.files[manifest_path(member.name)]
-        _require(
+        require(
             sha256(envelope).hex() == participant.manifest,
             f"{member.name}'s manifest is another than it countersigned",
         )
         manifest = open_manifest(envelope, member)
-        _require(
+        require(
             manifest.schema_sha256 == case.plan.data.schema,
             f"{member.name}'s rows have another schema than the plan's",
         )
-        _require(
+        require(
             manifest.rows == participant.rows,
             f"{member.name}'s manifest counts other rows than the certificate",
         )
-        _require(
+        require(
             case.plan.study.purpose in manifest.purposes,
             f"{member.name}'s manifest does not allow the study's purpose",
         )
@@ -240,16 +191,16 @@ def _aggregation(case: Case) -> str:
     summed = case.facts.aggregation
     params = case.params = case.plan.params(len(case.roster))
     stated = Params(summed.parties, summed.colluders, summed.threshold, summed.minimum)
-    _require(stated == params, "n, c, t or m do not follow from the plan")
+    require(stated == params, "n, c, t or m do not follow from the plan")
     for run in summed.rounds:
         survivors = params.parties - len(run.dropped)
-        _require(
+        require(
             survivors >= params.minimum,
             f"round {run.first} has {survivors} survivors, {params.minimum} are the minimum",
         )
     last = summed.rounds[-1]
     attempts = last.attempt + last.count
-    _require(
+    require(
         attempts <= case.plan.attempts, f"{attempts} attempts were made, the plan has {case.plan.attempts}"
     )
     numbers = f"n {params.parties}, c {params.colluders}, t {params.threshold}, m {params.minimum}"
@@ -266,7 +217,7 @@ def _model(case: Case) -> str:
         case.unchecked.append(f"model: it is sealed to {names}; a recipient can verify what is inside")
         return f"sealed to {names}, not opened"
     model = ModelArtifact.from_bytes(data)
-    _require(
+    require(
         model.card == ModelArtifact.of_plan(case.plan, case.schema, model.parameters).card,
         "the model is not of this plan and schema",
     )
@@ -278,11 +229,11 @@ def _opened(case: Case) -> bytes | None:
     with in_memory_file(sealed) as path:
         readers = sealed_recipients(path)
     stated = [recipient.fingerprint for recipient in case.facts.recipients]
-    _require(sorted(readers) == sorted(stated), "the model is sealed to others than the certificate names")
+    require(sorted(readers) == sorted(stated), "the model is sealed to others than the certificate names")
     if case.reader is None or case.reader.fingerprint not in stated:
         return None
     data = open_bytes(sealed, case.reader)
-    _require(
+    require(
         sha256(data).hex() == case.known.statement.subjects()[MODEL],
         "the sealed model is not what the certificate names",
     )
@@ -291,7 +242,7 @@ def _opened(case: Case) -> bytes | None:
 
 def _privacy(case: Case) -> str:
     # 10. none is claimed, so there is nothing to recompute; the reason must be the one this version gives
-    _require(
+    require(
         case.facts.absent == ABSENT,
         "the certificate gives other reasons for what was not done than this version",
     )
@@ -313,7 +264,7 @@ def _cosignatures(case: Case) -> str:
     keys = keyring([case.signer, *case.roster.members])
     _, count = check_head(proof, case.signer.fingerprint, keyring(case.roster.members), keys)
     needed = case.params.colluders + 1
-    _require(
+    require(
         count >= needed, f"{count} members other than the keeper cosign the tree head, {needed} are needed"
     )
     return f"{count} members cosign the tree head, {needed} are needed"

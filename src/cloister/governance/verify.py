@@ -32,8 +32,9 @@ from pathlib import Path
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, VerificationError
+from cloister.governance.case import Case
 from cloister.governance.certificate import Certificate
-from cloister.governance.checks import CHECKS, Case
+from cloister.governance.checks import CHECKS
 from cloister.governance.folder import read_release
 
 __all__ = ["STEPS", "Step", "TrustAnchors", "Verdict", "verify_files", "verify_release"]
