@@ -49,8 +49,12 @@ def schema() -> Schema:
 
 
 @functools.cache
-def owner(name: str = "alice") -> Identity:
+def _identity(name: str) -> Identity:
     return Identity.generate(name)
+
+
+def owner(name: str = "alice") -> Identity:
+    return _identity(name)
 
 
 def row(number: int, **changes: str) -> str:

@@ -169,7 +169,8 @@ def digest_files(folder: Path) -> FileDigests:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # O_NONBLOCK: a pipe put in the file's place must not hang; the length check refuses it
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise altered(path.parent, f"its data cannot be opened ({error.strerror})") from None
 

@@ -171,7 +171,7 @@ def _bounds_problems(column: Column) -> Iterator[str]:
     elif not (math.isfinite(low) and math.isfinite(high) and low < high):
         yield "bounds must be two finite numbers, the lower one first"
     elif column.type == "integer" and not all(
-        v.is_integer() and abs(v) <= MAX_EXACT_INTEGER for v in (low, high)
+        float(v).is_integer() and abs(v) <= MAX_EXACT_INTEGER for v in (low, high)
     ):
         yield "bounds of an integer column must be whole numbers within 2**53"
 
