@@ -201,10 +201,12 @@ def test_an_interrupted_study_leaves_nothing_and_the_vault_verifies(
 
     plan = write_plan(made, tmp_path, "interrupted")
 
-    train = LocalWorker.train
+    train, pressed = LocalWorker.train, list[bool]()
 
     def interrupted(self: LocalWorker, params: object) -> object:
-        signal.raise_signal(signal.SIGINT)
+        if not pressed:
+            pressed.append(True)
+            signal.raise_signal(signal.SIGINT)
         return train(self, params)  # type: ignore[arg-type]
 
     monkeypatch.setattr(LocalWorker, "train", interrupted)
