@@ -23,7 +23,7 @@ FILE_SIGNATURE_TYPE: Final = "application/vnd.cloister.file-signature+json"
 
 
 class _FileDigest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    sha512: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
+    sha512: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 
 def sign_file(path: Path, signers: Sequence[Signer]) -> bytes:

@@ -46,7 +46,7 @@ _PAYLOAD: Final = b"cloister sealed file v1 payload"
 
 
 class _Recipient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    fingerprint: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     sealed: Annotated[bytes, msgspec.Meta(max_length=2048)]
 
 

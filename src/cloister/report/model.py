@@ -42,7 +42,7 @@ STAGES: tuple[StageName, ...] = ("collect", "encrypt", "federate", "train", "inf
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

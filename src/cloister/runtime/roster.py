@@ -34,7 +34,7 @@ __all__ = [
 
 COUNTERSIGNATURE_TYPE = "application/vnd.cloister.countersignature+json"
 
-Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Countersignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -32,7 +32,7 @@ _MAX_FOOTER: Final = 256 << 20
 _MAGIC: Final = b"PARE"
 _TAIL_BYTES: Final = 8  # the footer's length in four bytes, and the magic
 
-_Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+_Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class FileDigests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

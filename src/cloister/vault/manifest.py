@@ -39,7 +39,7 @@ _MAX_PURPOSES: Final = 32
 _MAX_PURPOSE: Final = 200
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-_Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+_Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Text = Annotated[str, msgspec.Meta(max_length=2000)]
 
 
@@ -66,7 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: Literal[1]
     name: str
-    dataset_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+    dataset_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
     kek_id: Annotated[str, msgspec.Meta(max_length=128)]
     owner: _Hex32
     created: Annotated[str, msgspec.Meta(max_length=40)]
@@ -108,14 +108,14 @@ def open_manifest(envelope: bytes, owner: PublicIdentity) -> Manifest:
     Raises:
         IntegrityError: one of the three steps fails.
     """
-    payload = open_envelope(envelope, PAYLOAD_TYPE, keyring([owner]))  # 1
     problem = ""
     try:
+        payload = open_envelope(envelope, PAYLOAD_TYPE, keyring([owner]))  # 1
         manifest = msgspec.json.decode(payload, type=Manifest)  # 2
         check_name(manifest.name)
         check_purposes(manifest.purposes)
-    except (msgspec.DecodeError, InputError) as error:
-        problem = str(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
+        problem = type(error).__name__ if isinstance(error, UnicodeDecodeError) else str(error)
     if problem:
         raise IntegrityError(
             f"a manifest is malformed: {problem}", fix="Check which version of Cloister wrote it"
