@@ -83,8 +83,8 @@ def test_unusable_passphrase(path: Path, passphrase: str) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{}", b"\xff\xfe", b"[1]", b'{"header": 1}', b"x" * 1000],
-    ids=["empty", "no", "bytes", "list", "int", "x"],
+    [b"", b"{}", b"\xff\xfe", b"[1]", b'{"header": 1}', b"x" * 1000, b'{"keks": {"\xff": ""}}'],
+    ids=["empty", "no", "bytes", "list", "int", "x", "text"],
 )
 def test_nonsense_is_no_keystore(path: Path, data: bytes) -> None:
     path.parent.mkdir()

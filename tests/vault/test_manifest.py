@@ -119,7 +119,7 @@ def test_every_field_is_needed(field: str) -> None:
         open_manifest(envelope(tree), owner().public)
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff", b"x" * 100])
+@pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff", b"x" * 100, b'{"payload": "\xff"}'])
 def test_nonsense(data: bytes) -> None:
     with pytest.raises(IntegrityError):
         open_manifest(data, owner().public)

@@ -10,13 +10,13 @@ import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pq_encryption
 import pytest
+from tests.vault.world import CANARY, CHEAP
 
 from cloister.errors import InputError, IntegrityError
 from cloister.vault import LocalKeystore
 from cloister.vault.checkedfile import DATA_NAME, KEY_MATERIAL_NAME, FileDigests, digest_files
 from cloister.vault.keymaterial import KeyClient, KeyMaterial
 from cloister.vault.parquet import EncryptedFile, write_encrypted
-from tests.vault.world import CANARY, CHEAP
 
 KEK = "dataset.a.1"
 NAMES = ["plain", "with, comma", "a:b;c", "50% of.all", "年龄", "%20", " ".join("xy")]
@@ -43,12 +43,16 @@ def table(rows: int = 1000) -> pa.Table:
     return pa.Table.from_arrays(columns, names=NAMES)
 
 
-def write(folder: Path, keys: LocalKeystore, rows: int = 1000, batch: int = 300) -> tuple[pa.Table, FileDigests]:
+def write(
+    folder: Path, keys: LocalKeystore, rows: int = 1000, batch: int = 300
+) -> tuple[pa.Table, FileDigests]:
     content = table(rows)
     return content, write_encrypted(folder, iter(content.to_batches(batch)), content.schema, keys, KEK)
 
 
-def read(folder: Path, digests: FileDigests, keys: LocalKeystore, names: list[str], rows: int = 65_536) -> pa.Table:
+def read(
+    folder: Path, digests: FileDigests, keys: LocalKeystore, names: list[str], rows: int = 65_536
+) -> pa.Table:
     file = EncryptedFile(folder, digests, keys, KEK)
     try:
         return pa.Table.from_batches(file.batches(names, rows))
@@ -151,7 +155,7 @@ def test_a_column_left_in_the_clear_is_refused(tmp_path: Path, keys: LocalKeysto
     digests = foreign(tmp_path, keys, ["b"])
     assert CANARY.encode() in (tmp_path / DATA_NAME).read_bytes()  # which the library does without a word
     file = EncryptedFile(tmp_path, digests, keys, KEK)
-    with pytest.raises(IntegrityError, match="columns|column"):
+    with pytest.raises(IntegrityError, match="column"):
         file.require_encrypted(["a", "b"])
     file.close()
 
@@ -193,7 +197,9 @@ def test_a_kek_that_is_gone(tmp_path: Path, keys: LocalKeystore) -> None:
     file.close()
 
 
-@pytest.mark.parametrize("material", [b"", b"{}", b"[]", b'{"footerKey": "x"}', b'{"footerKey": "{}"}', b"\xff"])
+@pytest.mark.parametrize(
+    "material", [b"", b"{}", b"[]", b'{"footerKey": "x"}', b'{"footerKey": "{}"}', b"\xff"]
+)
 def test_nonsense_for_key_material(keys: LocalKeystore, material: bytes) -> None:
     with pytest.raises(IntegrityError):
         KeyClient(keys, KEK).prepare(material)
@@ -208,7 +214,9 @@ def test_a_failing_source_leaves_its_own_error(tmp_path: Path, keys: LocalKeysto
         write_encrypted(tmp_path, batches(), table(1).schema, keys, KEK)
 
 
-def test_a_full_disk_is_an_os_error(tmp_path: Path, keys: LocalKeystore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_os_error(
+    tmp_path: Path, keys: LocalKeystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Full(io.FileIO):
         def write(self, data: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -114,7 +114,9 @@ def test_only_declared_purposes(root: Path, source: Path) -> None:
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.parametrize("purposes", [[], [""], ["a", "a"], ["a\n"], ["x" * 201], [f"p{n}" for n in range(33)]])
+@pytest.mark.parametrize(
+    "purposes", [[], [""], ["a", "a"], ["a\n"], ["x" * 201], [f"p{n}" for n in range(33)]]
+)
 def test_odd_purposes(root: Path, source: Path, purposes: list[str]) -> None:
     with pytest.raises(InputError, match="purpose"):
         vault(root).add(source, name="heart", schema=schema(), purposes=purposes)
@@ -145,7 +147,9 @@ def test_names_that_are_not_there(root: Path) -> None:
 
 
 def test_tables(root: Path) -> None:
-    declared = Schema({"a": package.Column("number", bounds=(0, 1)), "y": package.Column("boolean", role="label")})
+    declared = Schema(
+        {"a": package.Column("number", bounds=(0, 1)), "y": package.Column("boolean", role="label")}
+    )
     table = pa.table({"a": [0.25, 0.5, 7.0], "y": [True, False, True]})
     mine = vault(root)
     with pytest.raises(SchemaError) as caught:
@@ -173,7 +177,9 @@ def test_progress_is_told(root: Path, source: Path) -> None:
     assert seen[-1] == (source.stat().st_size, source.stat().st_size)
 
 
-def test_the_same_rows_have_the_same_root_and_other_rows_another(root: Path, source: Path, tmp_path: Path) -> None:
+def test_the_same_rows_have_the_same_root_and_other_rows_another(
+    root: Path, source: Path, tmp_path: Path
+) -> None:
     mine = vault(root)
     first, second = add(mine, source, "one"), add(mine, source, "two")
     other = add(mine, rows(tmp_path / "other.csv", 39), "three")
@@ -192,7 +198,12 @@ def test_pseudonyms_link_within_a_purpose_only(root: Path, source: Path) -> None
         with mine.open(name, purpose=purposes[0]) as dataset:
             return dataset.table(["patient"])["patient"].to_pylist()  # type: ignore[no-any-return]
 
-    one, again, other, both = patients("a", "p"), patients("b", "p"), patients("c", "q"), patients("d", "q", "p")
+    one, again, other, both = (
+        patients("a", "p"),
+        patients("b", "p"),
+        patients("c", "q"),
+        patients("d", "q", "p"),
+    )
     assert one == again
     assert len({tuple(one), tuple(other), tuple(both)}) == 3
     assert len(set(one)) == 40
@@ -290,7 +301,9 @@ def test_remove_a_damaged_dataset(root: Path, source: Path) -> None:
     assert mine.list() == ()
 
 
-def test_remove_twice_after_an_interruption(root: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_twice_after_an_interruption(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = vault(root)
     add(mine, source)
 
@@ -431,7 +444,9 @@ def test_a_catalog_needs_no_key(root: Path, source: Path) -> None:
 def test_many_columns(root: Path, tmp_path: Path) -> None:
     names = [f"c{n}" for n in range(300)]
     declared = Schema({name: package.Column("integer", bounds=(0, 1000)) for name in names})
-    source = write_rows(tmp_path / "wide.csv", *(",".join(map(str, range(300))) for _ in range(3)), header=",".join(names))
+    source = write_rows(
+        tmp_path / "wide.csv", *(",".join(map(str, range(300))) for _ in range(3)), header=",".join(names)
+    )
     mine = vault(root)
     mine.add(source, name="wide", schema=declared, purposes=["p"])
     assert all(check.ok for check in mine.verify("wide"))

@@ -91,7 +91,7 @@ def _entries(material: bytes) -> dict[str, _Entry]:
     try:
         texts = msgspec.json.decode(material, type=dict[str, str])
         return {name: msgspec.json.decode(text, type=_Entry) for name, text in texts.items()}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise _not_ours() from None
 
 

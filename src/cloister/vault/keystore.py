@@ -314,5 +314,5 @@ def _read(path: Path) -> _File:
     data = read_bytes(path, limit=_MAX_FILE, what="keystore")
     try:
         return msgspec.json.decode(data, type=_File)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise InputError("this is not a keystore", where=str(path), fix="Restore it from a backup") from None
