@@ -154,7 +154,8 @@ def test_every_byte_flipped(whole: World, file: str) -> None:
         data[position] ^= 0x41
         with replaced(path, bytes(data)):
             got, error = whole.read()
-        assert isinstance(error, IntegrityError), position
+        same = file == MANIFEST_NAME and got == whole.truth  # unused bits at the end of base64
+        assert same or isinstance(error, IntegrityError), position
         assert got == whole.truth[: len(got)]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from tests.vault.world import SCHEMA, schema
@@ -23,7 +24,7 @@ def test_a_whole_schema() -> None:
     declared.require_complete()
 
 
-def test_from_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(SCHEMA)
     assert load_schema(tmp_path / "s.toml") == schema()
     with pytest.raises(InputError, match="cannot read"):
