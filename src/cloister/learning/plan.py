@@ -119,7 +119,7 @@ def parse_plan(data: bytes, *, allow_two: bool = False) -> Plan:
 
     Raises:
         PlanError: it is not TOML, holds unknown keys, a value out of range, or what this version cannot
-        honour.
+            honour.
     """
     if len(data) > MAX_PLAN_BYTES:
         raise PlanError(
