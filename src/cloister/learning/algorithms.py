@@ -6,8 +6,8 @@ survivors' summed weights. Row counts are public within a study: every site's si
 
     FedAvg   x += rate * mean                                         (McMahan et al. 2017)
     FedAdam  m = b1 m + (1 - b1) mean;  v = b2 v + (1 - b2) mean^2    (Reddi et al. 2021, algorithm 2)
-             x += rate * m / (sqrt(v) + tau)                          b1 0.9, b2 0.99, tau 1e-3, v starts at
-             tau^2
+             x += rate * m / (sqrt(v) + tau)
+             b1 0.9, b2 0.99, tau 1e-3; v starts at tau^2
 
 Server steps are elementwise + - * / and sqrt in float64, each of which IEEE 754 rounds in one way only, so
 every party that computes one gets the same bits, however it cuts the vector. Sums of weights are exactly

@@ -2,9 +2,11 @@
 
 Each feature column becomes one or more columns of X, in the plan's order:
 
-    number, integer   scaling "bounds": from its bounds to [-1, 1]; "local": its value boolean           0 or
-    1 category          one 0/1 column for each level but the first missing allowed   in addition one 0/1
-    column; the value itself becomes the middle (0 after scaling), a level none
+    number, integer   scaling "bounds": from its bounds to [-1, 1]; "local": its value
+    boolean           0 or 1
+    category          one 0/1 column for each level but the first
+    missing allowed   in addition one 0/1 column; the value itself becomes the middle (0 after scaling),
+                      a level none
 
 With scaling "local" every column of X is then z-scored with the site's own mean and standard deviation (ddof
 1; a constant column becomes 0): `fit` finds them, and they stay with the site. The label of a regression is
