@@ -1,11 +1,13 @@
 """The seven stages in order, on real rows, in one process. Read it from top to bottom: it is the product.
 
-    collect    each site's rows are checked against the declared schema encrypt    each site adds its rows to
-    its own encrypted vault, under its own keys federate   every site countersigns plan and roster; the secure
-    sum is set up train      local training, masked updates, one sum a round infer      somebody asks the
-    model: rows sealed to it, answers sealed back seal       a whole set of results is encrypted to its reader
+    collect    each site's rows are checked against the declared schema
+    encrypt    each site adds its rows to its own encrypted vault, under its own keys
+    federate   every site countersigns plan and roster; the secure sum is set up
+    train      local training, masked updates, one sum a round
+    infer      somebody asks the model: rows sealed to it, answers sealed back
+    seal       a whole set of results is encrypted to its reader
     release    the model leaves through the gate, with certificate, log entry and cosignatures; then it is
-    verified
+               verified
 
 The folder that comes of it is whole or not there at all. Identities and keystores live as long as the run:
 what stays of the vaults is ciphertext that nobody can open any more.

@@ -1,11 +1,14 @@
 """What site and hub send each other: tagged msgpack structs, decoded under limits from the context.
 
-    site -> hub   Announcement   signed; set-up message 1, relayed to all in roster order site -> hub   Deal
-    set-up message 2: a signed DealHeader for all, sealed shares for each, share hashes for the hub hub  ->
-    site  Bundle         all signed headers and what was sealed for this site site -> hub   Upload
-    the masked vector of one attempt hub  -> site  Request        the full list, a list to certify, or a
-    certified list site -> hub   Endorsement    a signature over a list site -> hub   Shares         one
-    share per member of the roster: of the seed for survivors, of the key for the dropped
+    site -> hub   Announcement   signed; set-up message 1, relayed to all in roster order
+    site -> hub   Deal           set-up message 2: a signed DealHeader for all, sealed shares for each, share
+                                 hashes for the hub
+    hub  -> site  Bundle         all signed headers and what was sealed for this site
+    site -> hub   Upload         the masked vector of one attempt
+    hub  -> site  Request        the full list, a list to certify, or a certified list
+    site -> hub   Endorsement    a signature over a list
+    site -> hub   Shares         one share per member of the roster: of the seed for survivors, of the key
+                                 for the dropped
 
 Announcements, headers and endorsements are relayed by a hub that nobody trusts, so they are signed inside
 (`Signed`), each kind under its own label. Uploads and shares go to the hub alone; the channel above
