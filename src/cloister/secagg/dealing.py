@@ -160,9 +160,11 @@ class EpochSecrets(HoldsSecret):
     def open_bundle(self, announced: Announcements, own: OwnDeal, data: bytes) -> Setup:
         """Open and check all that was dealt to this site, and put it where it belongs.
 
-        1. Every header is signed and in order; this site's own is the one it signed. 2. Every parcel opens
-        under the key of its pair and direction. 3. Its share hashes have the digest that its dealer signed.
-        4. The epoch key fits the first member's commitment. 5. The key for receiving shares is erased.
+        1. Every header is signed and in order; this site's own is the one it signed.
+        2. Every parcel opens under the key of its pair and direction.
+        3. Its share hashes have the digest that its dealer signed.
+        4. The epoch key fits the first member's commitment.
+        5. The key for receiving shares is erased.
 
         Raises:
             ProtocolError: naming the dealer whose part is wrong.

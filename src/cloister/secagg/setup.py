@@ -46,9 +46,11 @@ DEAL = "deal header"
 def read_announcement(context: EpochContext, sender: str, data: bytes) -> Announcement:
     """Check one signed announcement.
 
-    1. The signature of the roster's identity. 2. This context and sender. 3. As many keys and commitments
-    as attempts, and a commitment to K_e exactly where one is due. 4. No key twice. 5. No key of small
-    order.
+    1. The signature of the roster's identity.
+    2. This context and sender.
+    3. As many keys and commitments as attempts, and a commitment to K_e exactly where one is due.
+    4. No key twice.
+    5. No key of small order.
 
     Raises:
         ProtocolError: naming the sender.

@@ -207,11 +207,13 @@ class SecureSumSite(HoldsSecret):
     def answer(self, request: bytes) -> bytes:
         """Answer the hub's request about survivors.
 
-        1. It is for this set-up and an attempt that is not over. 2. The list is long enough, of members, in
-           order.
-        3. It holds this site only if this site uploaded. 4. It is the list chosen before, if any was. 5.
-        Signatures, where there are any, are valid, of t different members. 6. The choice is recorded. 7.
-        Shares leave for the full list or a certified one, a signature for a proposal.
+        1. It is for this set-up and an attempt that is not over.
+        2. The list is long enough, of members, in order.
+        3. It holds this site only if this site uploaded.
+        4. It is the list chosen before, if any was.
+        5. Signatures, where there are any, are valid, of t different members.
+        6. The choice is recorded.
+        7. Shares leave for the full list or a certified one, a signature for a proposal.
 
         Returns:
             Shares or an endorsement; the same bytes for the same request.
