@@ -640,7 +640,7 @@ def test_interrupted_at_any_moment(home: Path, tmp_path: Path) -> None:
             _, err = process.communicate(timeout=60)
         _, names, keks = state(home)
         assert names in (("before",), ("before", "heart"))
-        assert keks == 1 + len(names)
+        assert keks >= 1 + len(names)  # one that is left over opens nothing
         if "heart" in names:
             vault(home / "vault").remove("heart")
         assert "heart" in names or process.returncode in (130, -signal.SIGINT, 1), err

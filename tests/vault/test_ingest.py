@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.vault.world import CANARY, HEADER, row, rows, schema, write_rows
 
 from cloister.errors import SchemaError
-from cloister.vault import Column, Quarantined, Schema, sources
+from cloister.vault import Column, Quarantined, Schema, csvfile
 from cloister.vault.ingest import Ingest, storage_schema
 from cloister.vault.pseudonym import Pseudonyms
 from cloister.vault.sources import CsvSource, TableSource, open_source
@@ -240,7 +240,7 @@ def test_lines_of_a_table_are_row_numbers() -> None:
 
 
 def test_identifiers_repeat_across_batches(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_BLOCK", 4096)
+    monkeypatch.setattr(csvfile, "_BLOCK", 4096)
     write_rows(path, *(row(n) for n in range(500)), row(3))
     with pytest.raises(SchemaError, match="second time") as caught:
         ingest(path)
@@ -267,7 +267,7 @@ def test_refusing_and_quarantine_agree(path: Path, ages: list[str], block: int) 
     write_rows(path, *(row(n, age=age) for n, age in enumerate(ages)))
     bad = [n + 2 for n, age in enumerate(ages) if age not in ("30", "31")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_BLOCK", block)
+        patch.setattr(csvfile, "_BLOCK", block)
         if len(bad) == len(ages):
             with pytest.raises(SchemaError, match="no row"):
                 ingest(path, quarantine=True)

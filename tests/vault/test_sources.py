@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloister.errors import InputError, SchemaError
-from cloister.vault import sources
+from cloister.vault import csvfile
 from cloister.vault.sources import CsvSource, ParquetSource, TableSource, open_source
 
 
@@ -126,7 +126,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
 
 
 def test_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_BLOCK", 4096)
+    monkeypatch.setattr(csvfile, "_BLOCK", 4096)
     lines = [f'{number},"line\nbreak {number}"' for number in range(3000)]
     source = csv_source(tmp_path, "\n".join(["a,b", *lines]))
     assert len(list(source.batches(["a"]))) > 3

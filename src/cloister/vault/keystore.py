@@ -18,44 +18,29 @@ Not covered: somebody who puts back an older copy of the whole file brings destr
 from __future__ import annotations
 
 import contextlib
-import enum
 import fcntl
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal
-
-import msgspec
+from typing import Final
 
 from cloister.crypto import (
-    SECRET_ACCESS,
     HoldsSecret,
-    HpkePrivateKey,
-    HpkePublicKey,
-    KemSuite,
-    RsaKey,
-    RsaPublicKey,
     ScryptCost,
     canonical_bytes,
     constant_time_equal,
     decrypt,
     encrypt,
-    hkdf,
-    hmac_sha256,
-    hpke_open,
-    hpke_seal,
-    scrypt,
 )
 from cloister.errors import InputError, IntegrityError, PassphraseError, StorageError
-from cloister.files import read_bytes, write_atomic
+from cloister.files import write_atomic
+from cloister.vault.keyfile import Header, KeyFile, StoreKey, Wrapping, read_keyfile, root_keys, table_mac
 
 __all__ = ["LocalKeystore", "Wrapping"]
 
 _FORMAT: Final = "cloister-keystore-v1"
-_INFO: Final = b"cloister keystore KEK v1"
 _DATA_KEY: Final = b"cloister data key v1\x00"
-_MAX_FILE: Final = 64 << 20
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}\Z", re.ASCII)
 _SURVIVORS: Final = (
     "The key was removed from the keystore, so this copy of the data can no longer be read; copies of the "
@@ -64,38 +49,14 @@ _SURVIVORS: Final = (
 )
 
 
-class Wrapping(enum.Enum):
-    """How KEKs are encrypted to the keystore's private key."""
-
-    HPKE_HYBRID = "hpke-mlkem768-x25519"
-    RSA_OAEP_3072 = "rsa-oaep-3072"
-
-
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything the private key is bound to."""
-
-    format: Literal["cloister-keystore-v1"]
-    wrapping: Wrapping
-    cost: ScryptCost
-    salt: Annotated[bytes, msgspec.Meta(min_length=16, max_length=64)]
-    public: Annotated[bytes, msgspec.Meta(max_length=4096)]
-
-
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    header: _Header
-    private: Annotated[bytes, msgspec.Meta(max_length=16384)]
-    keks: dict[str, Annotated[bytes, msgspec.Meta(max_length=4096)]]
-    mac: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-
-
 class LocalKeystore(HoldsSecret):
     """A `KeyService` in a file. Use `initialise` once, then `open`."""
 
-    __slots__ = ("_keks", "_mac_key", "_path", "_private")
+    __slots__ = ("_keks", "_key", "_mac_key", "_path")
 
-    def __init__(self, path: Path, private: HpkePrivateKey | RsaKey, mac_key: bytes) -> None:
+    def __init__(self, path: Path, key: StoreKey, mac_key: bytes) -> None:
         self._path = path
-        self._private = private
+        self._key = key
         self._mac_key = mac_key
         self._keks: dict[str, bytes] = {}
 
@@ -121,16 +82,16 @@ class LocalKeystore(HoldsSecret):
             PassphraseError: an empty or overlong passphrase.
             StorageError: it cannot be written.
         """
-        private, public, secret = _new_key(wrapping)
-        header = _Header(_FORMAT, wrapping, cost or ScryptCost(), os.urandom(16), public)
-        seal_key, mac_key = _root_keys(passphrase, header)
-        keystore = cls(path, private, mac_key)
+        key = StoreKey.generate(wrapping)
+        header = Header(_FORMAT, wrapping, cost or ScryptCost(), os.urandom(16), key.public_bytes())
+        seal_key, mac_key = root_keys(passphrase, header)
+        keystore = cls(path, key, mac_key)
         with keystore._locked():
             if path.exists():
                 raise InputError(
                     "a keystore exists here", where=str(path), fix="Open it, or choose another place"
                 )
-            keystore._write(header, encrypt(seal_key, secret, canonical_bytes(header)), {})
+            keystore._write(header, encrypt(seal_key, key.secret_bytes(), canonical_bytes(header)), {})
         return keystore
 
     @classmethod
@@ -146,14 +107,14 @@ class LocalKeystore(HoldsSecret):
             PassphraseError: step 2 fails: the passphrase is wrong, or header or key were altered.
             IntegrityError: step 3 fails.
         """
-        file = _read(path)
-        seal_key, mac_key = _root_keys(passphrase, file.header)
+        file = read_keyfile(path)
+        seal_key, mac_key = root_keys(passphrase, file.header)
         secret = None
         with contextlib.suppress(IntegrityError):
             secret = decrypt(seal_key, file.private, canonical_bytes(file.header))
         if secret is None:
             raise PassphraseError("the keystore does not open", where=str(path), fix="Check the passphrase")
-        keystore = cls(path, _stored_key(file.header.wrapping, secret), mac_key)
+        keystore = cls(path, StoreKey.from_bytes(file.header.wrapping, secret), mac_key)
         keystore._load()
         return keystore
 
@@ -175,7 +136,7 @@ class LocalKeystore(HoldsSecret):
             if kek_id in file.keks:
                 raise InputError("a KEK of this id exists", where=kek_id, fix="Choose another id")
             kek = os.urandom(32)
-            wrapped = self._wrap_kek(file.header, kek_id, kek)
+            wrapped = StoreKey.wrap(file.header, kek_id, kek)
             self._write(file.header, file.private, {**file.keks, kek_id: wrapped})
         self._keks[kek_id] = kek
 
@@ -229,23 +190,12 @@ class LocalKeystore(HoldsSecret):
             file = self._load()
             if kek_id not in file.keks:
                 raise _unknown(kek_id)
-            self._keks[kek_id] = self._unwrap_kek(kek_id, file.keks[kek_id])
+            self._keks[kek_id] = self._key.unwrap(kek_id, file.keks[kek_id])
         return self._keks[kek_id]
 
-    def _wrap_kek(self, header: _Header, kek_id: str, kek: bytes) -> bytes:
-        if header.wrapping is Wrapping.RSA_OAEP_3072:
-            return RsaPublicKey.from_bytes(header.public).encrypt(kek, _INFO + b"\x00" + kek_id.encode())
-        public = HpkePublicKey.from_bytes(KemSuite.HYBRID, header.public)
-        return hpke_seal(public, kek, info=_INFO, associated_data=kek_id.encode())
-
-    def _unwrap_kek(self, kek_id: str, wrapped: bytes) -> bytes:
-        if isinstance(self._private, RsaKey):
-            return self._private.decrypt(wrapped, _INFO + b"\x00" + kek_id.encode())
-        return hpke_open(self._private, wrapped, info=_INFO, associated_data=kek_id.encode())
-
-    def _load(self) -> _File:
-        file = _read(self._path)
-        if not constant_time_equal(file.mac, self._mac(file.header, file.keks)):
+    def _load(self) -> KeyFile:
+        file = read_keyfile(self._path)
+        if not constant_time_equal(file.mac, table_mac(self._mac_key, file.header, file.keks)):
             raise IntegrityError(
                 "the keystore was altered, or is another one",
                 where=str(self._path),
@@ -253,13 +203,9 @@ class LocalKeystore(HoldsSecret):
             )
         return file
 
-    def _write(self, header: _Header, private: bytes, keks: dict[str, bytes]) -> None:
-        file = _File(header, private, keks, self._mac(header, keks))
-        write_atomic(self._path, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n", mode=0o600)
-
-    def _mac(self, header: _Header, keks: dict[str, bytes]) -> bytes:
-        table = {name: wrapped.hex() for name, wrapped in keks.items()}
-        return hmac_sha256(self._mac_key, canonical_bytes(header), canonical_bytes(table))
+    def _write(self, header: Header, private: bytes, keks: dict[str, bytes]) -> None:
+        file = KeyFile(header, private, keks, table_mac(self._mac_key, header, keks))
+        write_atomic(self._path, file.to_bytes(), mode=0o600)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -286,33 +232,3 @@ def _unknown(kek_id: str) -> InputError:
     return InputError(
         "the keystore has no KEK of this id", where=kek_id[:128], fix="Check which keystore it is"
     )
-
-
-def _new_key(wrapping: Wrapping) -> tuple[HpkePrivateKey | RsaKey, bytes, bytes]:
-    """Return a new private key, its public bytes and its secret bytes."""
-    if wrapping is Wrapping.RSA_OAEP_3072:
-        rsa = RsaKey.generate(3072)
-        return rsa, rsa.public.to_bytes(), rsa.to_bytes(SECRET_ACCESS)
-    hpke = HpkePrivateKey.generate(KemSuite.HYBRID)
-    return hpke, hpke.public_key.to_bytes(), hpke.to_bytes(SECRET_ACCESS)
-
-
-def _stored_key(wrapping: Wrapping, secret: bytes) -> HpkePrivateKey | RsaKey:
-    if wrapping is Wrapping.RSA_OAEP_3072:
-        return RsaKey.from_bytes(secret)
-    return HpkePrivateKey.from_bytes(KemSuite.HYBRID, secret)
-
-
-def _root_keys(passphrase: str, header: _Header) -> tuple[bytes, bytes]:
-    root = scrypt(passphrase, header.salt, header.cost)
-    return hkdf(root, info=b"cloister keystore private key v1"), hkdf(
-        root, info=b"cloister keystore table v1"
-    )
-
-
-def _read(path: Path) -> _File:
-    data = read_bytes(path, limit=_MAX_FILE, what="keystore")
-    try:
-        return msgspec.json.decode(data, type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InputError("this is not a keystore", where=str(path), fix="Restore it from a backup") from None

@@ -1,69 +1,23 @@
-"""Where rows come from: a CSV file, a Parquet file, or an Arrow table already in memory.
-
-A source yields record batches in the order of the file, and knows the line of every row. CSV values come as
-raw bytes, so that one place, `columns`, decides what they mean; Parquet and Arrow values keep their types.
-
-Finding lines costs a second pass, so it is done on failure only. That pass reads the records one by one
-with Python's csv module, which agrees with Arrow's parser on quotes, on line ends inside quotes and on
-blank lines (a test compares the two); a blank line is no row. A quote that is never closed would swallow
-rows silently and is refused before the first row.
-
-What a value was never enters a message.
-"""
+"""Where rows come from: a CSV file, a Parquet file, or an Arrow table already in memory."""
 
 from __future__ import annotations
 
-import codecs
-import collections
-import contextlib
-import csv
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from cloister.errors import InputError, SchemaError
+from cloister.errors import InputError
+from cloister.vault.csvfile import CsvSource
+from cloister.vault.source import Progress, Record, Source, reading, refuse_duplicates
 
-__all__ = ["CsvSource", "ParquetSource", "Record", "Source", "TableSource", "open_source"]
+__all__ = ["CsvSource", "ParquetSource", "Progress", "Record", "Source", "TableSource", "open_source"]
 
-BATCH_ROWS: Final = 65_536
-_BLOCK: Final = 4 << 20
+_BATCH_ROWS: Final = 65_536
 _PARQUET_MAGIC: Final = b"PAR1"
 _ENCRYPTED_MAGIC: Final = b"PARE"
-_WIDE_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes (or rows) read so far, and their total."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record: the line it begins on; its index among the readable rows, or None and the reason."""
-
-    line: int
-    row: int | None
-    reason: str = ""
-
-
-class Source(Protocol):
-    """Rows to ingest."""
-
-    names: tuple[str, ...]
-
-    @property
-    def unreadable(self) -> int:
-        """How many records were skipped so far because they do not have the header's number of fields."""
-
-    def batches(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of some columns, in order."""
-
-    def records(self) -> Iterator[Record]:
-        """Yield every record with its line, unreadable ones included, in order."""
 
 
 def open_source(path: Path) -> CsvSource | ParquetSource:
@@ -73,7 +27,7 @@ def open_source(path: Path) -> CsvSource | ParquetSource:
         InputError: it cannot be read, or is neither CSV nor Parquet.
         SchemaError: the header is not as it must be.
     """
-    with _reading(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         start = file.read(4)
     if start == _ENCRYPTED_MAGIC:
         raise InputError(
@@ -82,176 +36,6 @@ def open_source(path: Path) -> CsvSource | ParquetSource:
             fix="Give the plain file, or export the dataset first",
         )
     return ParquetSource(path) if start == _PARQUET_MAGIC else CsvSource(path)
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"cannot read the rows: {reason}", where=str(path), fix="Check the path") from None
-
-
-class CsvSource:
-    """Comma-separated values in UTF-8 with a header, with or without a byte-order mark, any line ends.
-
-    Args:
-        path: the file.
-
-    Raises:
-        InputError: it cannot be read, is empty or UTF-16, or a quote in it is never closed.
-        SchemaError: the header names a column twice, or is not UTF-8.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._unreadable = 0
-        with _reading(path):
-            self._size, quotes, start = self._scan()
-        if start.startswith(_WIDE_MARKS) or b"\0" in start:
-            raise InputError("the file is not UTF-8 text", where=str(path), fix="Save it as CSV in UTF-8")
-        with _reading(path):
-            header = next(self._fields(), None)
-        if header is None:
-            raise InputError(
-                "the file is empty", where=str(path), fix="Give a CSV file with a header and rows"
-            )
-        self.names = _header(header[1])
-        if quotes % 2 and (line := self._open_quote()):
-            raise SchemaError(
-                "a quote is opened and never closed", line=line, fix="Close the quote, or double it"
-            )
-
-    @property
-    def unreadable(self) -> int:
-        """Rows skipped so far for their number of fields."""
-        return self._unreadable
-
-    def batches(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield batches of binary columns: the bytes of each field, quotes removed, nothing interpreted."""
-        self._unreadable = 0
-        failed = False
-        with _reading(self._path), pa.OSFile(str(self._path), "rb") as file:
-            try:
-                reader = self._reader(file, columns)
-                while reader is not None:
-                    try:
-                        batch = reader.read_next_batch()
-                    except StopIteration:
-                        return
-                    if progress:
-                        progress(min(file.tell(), self._size), self._size)
-                    yield batch
-            except pa.ArrowCancelled:
-                raise KeyboardInterrupt from None
-            except pa.ArrowException:
-                failed = True  # its message may quote the row
-        if failed:
-            raise InputError(
-                "the file cannot be parsed as CSV", where=str(self._path), fix="Save it again as CSV in UTF-8"
-            )
-
-    def records(self) -> Iterator[Record]:
-        """Yield the records after the header."""
-        row = 0
-        with _reading(self._path):
-            for line, fields in itertools.islice(self._fields(), 1, None):
-                if len(fields) != len(self.names):
-                    yield Record(
-                        line, None, f"the row has {len(fields)} fields, the header {len(self.names)}"
-                    )
-                else:
-                    yield Record(line, row)
-                    row += 1
-
-    def _reader(self, file: pa.NativeFile, columns: Sequence[str]) -> pa_csv.CSVStreamingReader | None:
-        def skip(_: pa_csv.InvalidRow) -> str:
-            self._unreadable += 1
-            return "skip"
-
-        if next(self.records(), None) is None:
-            return None  # Arrow refuses a header without rows
-        return pa_csv.open_csv(
-            file,
-            read_options=pa_csv.ReadOptions(
-                block_size=_BLOCK, use_threads=False, column_names=list(self.names), skip_rows_after_names=1
-            ),
-            parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.binary()),
-                include_columns=list(columns),
-                null_values=[],
-                strings_can_be_null=False,
-            ),
-        )
-
-    def _scan(self) -> tuple[int, int, bytes]:
-        size, quotes, start = 0, 0, b""
-        with self._path.open("rb") as file:
-            while block := file.read(1 << 20):
-                start = start or block[:4096]
-                size += len(block)
-                quotes += block.count(b'"')
-        return size, quotes, start
-
-    def _fields(self, *, end: Sequence[str] = ()) -> Iterator[tuple[int, list[str]]]:
-        """Yield (line, fields) of each record; a byte is a character here."""
-        with self._path.open(encoding="latin-1", newline="") as file:
-            if file.read(3).encode("latin-1") != codecs.BOM_UTF8:
-                file.seek(0)
-            reader = csv.reader(itertools.chain(file, end))
-            while True:
-                line = reader.line_num + 1
-                try:
-                    fields = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error:
-                    fields = None
-                if fields is None:
-                    raise SchemaError(
-                        "a field is longer than 131072 bytes",
-                        line=line,
-                        fix="Shorten it, or look for a quote not closed",
-                    )
-                if fields:
-                    yield line, fields
-
-    def _open_quote(self) -> int | None:
-        """Return the line of the record that the end of the file leaves open, if one is."""
-        mark = ("\r\n", "end")  # inside a quote this becomes part of the last field
-        with _reading(self._path):
-            last = collections.deque(self._fields(end=mark), maxlen=1)[0]
-        return last[0] if last[1] != ["end"] and last[1][-1].endswith("".join(mark)) else None
-
-
-def _header(fields: list[str]) -> tuple[str, ...]:
-    names: list[str] = []
-    for number, field in enumerate(fields, start=1):
-        try:
-            name = field.encode("latin-1").decode().strip()
-        except UnicodeDecodeError:
-            name = ""
-        if not name or not name.isprintable():
-            raise SchemaError(
-                f"column number {number} has no name in printable UTF-8", line=1, fix="Correct the header"
-            )
-        names.append(name)
-    _refuse_duplicates(names, line=1)
-    return tuple(names)
-
-
-def _refuse_duplicates(names: Sequence[str], *, line: int | None = None) -> None:
-    twice = (
-        next((name for name in names if names.count(name) > 1), None)
-        if len(set(names)) < len(names)
-        else None
-    )
-    if twice is not None:
-        raise SchemaError(
-            "the header names the column twice", line=line, column=twice, fix="Rename one of them"
-        )
 
 
 class ParquetSource:
@@ -272,7 +56,7 @@ class ParquetSource:
             self.names, self._rows = (), -1
         if self._rows < 0:
             raise self._unparsable()
-        _refuse_duplicates(self.names)
+        refuse_duplicates(self.names)
 
     @property
     def unreadable(self) -> int:
@@ -285,7 +69,7 @@ class ParquetSource:
         done = 0
         try:
             with pq.ParquetFile(self._path) as file:
-                for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
+                for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
                     done += batch.num_rows
                     if progress:
                         progress(done, self._rows)
@@ -312,7 +96,7 @@ class TableSource:
     def __init__(self, table: pa.Table) -> None:
         self._table = table
         self.names: tuple[str, ...] = tuple(table.column_names)
-        _refuse_duplicates(self.names)
+        refuse_duplicates(self.names)
 
     @property
     def unreadable(self) -> int:
@@ -322,7 +106,7 @@ class TableSource:
     def batches(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.RecordBatch]:
         """Yield batches in the types of the table."""
         done = 0
-        for batch in self._table.select(list(columns)).to_batches(BATCH_ROWS):
+        for batch in self._table.select(list(columns)).to_batches(_BATCH_ROWS):
             done += batch.num_rows
             if progress:
                 progress(done, self._table.num_rows)

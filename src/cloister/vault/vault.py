@@ -27,13 +27,12 @@ import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 
 from cloister.crypto import Identity, ScryptCost
 from cloister.errors import CloisterError, InputError, IntegrityError, PolicyRefused
-from cloister.files import new_directory, read_bytes, write_atomic
+from cloister.files import new_directory
 from cloister.types import KeyService
 from cloister.vault.catalog import Catalog
 from cloister.vault.dataset import Dataset
@@ -42,6 +41,7 @@ from cloister.vault.fingerprint import Fingerprints
 from cloister.vault.ingest import Ingest, Quarantined, storage_schema
 from cloister.vault.keystore import LocalKeystore, Wrapping
 from cloister.vault.manifest import MANIFEST_NAME, Manifest, check_purposes, sign_manifest
+from cloister.vault.ownersecret import OwnerSecret
 from cloister.vault.parquet import EncryptedFile, write_encrypted
 from cloister.vault.pseudonym import Pseudonyms
 from cloister.vault.schema import Schema
@@ -49,9 +49,6 @@ from cloister.vault.sources import Progress, Source, TableSource, open_source
 from cloister.vault.verify import Check, verify_dataset
 
 __all__ = ["Vault"]
-
-_OWNER_KEK: Final = "vault.owner"
-_OWNER_FILE: Final = "owner.key"
 
 
 class Vault:
@@ -64,10 +61,10 @@ class Vault:
     """
 
     def __init__(self, root: Path, identity: Identity, keys: KeyService) -> None:
-        self._root = root
         self._identity = identity
         self._keys = keys
         self._catalog = Catalog(root, identity.public)
+        self._secret = OwnerSecret(root, self._catalog, keys)
 
     @classmethod
     def unlock(
@@ -176,7 +173,7 @@ class Vault:
             InputError: there is no such dataset.
         """
         self._catalog.require(name)
-        return tuple(verify_dataset(self._catalog, name, self._keys, self._owner_secret))
+        return tuple(verify_dataset(self._catalog, name, self._keys, self._secret.get))
 
     def export(self, name: str, target: Path) -> int:
         """Write a dataset's rows in the clear to `target` (.csv or .parquet, mode 0600); return their number.
@@ -239,7 +236,7 @@ class Vault:
         if folder.exists():
             raise InputError(f"a dataset {name!r} exists", fix="Choose another name, or remove it first")
         check_purposes(purposes)
-        secret = self._owner_secret()
+        secret = self._secret.get()
         ingest = Ingest(source, schema, Pseudonyms(secret, purposes), quarantine=quarantine)
         dataset_id = os.urandom(16).hex()
         kek_id = f"dataset.{name}.{dataset_id}"
@@ -285,25 +282,6 @@ class Vault:
             with contextlib.suppress(CloisterError):  # the KEK of files that are gone opens nothing
                 self._keys.destroy(kek_id)
             raise
-
-    def _owner_secret(self) -> bytes:
-        """Return the 32 bytes that key pseudonyms and fingerprints; made with the first dataset."""
-        path = self._root / _OWNER_FILE
-        if not path.exists():
-            with self._catalog.writing(alone=True):
-                if not path.exists():  # still
-                    self._make_owner_secret(path)
-        return self._keys.unwrap(_OWNER_KEK, read_bytes(path, limit=1024, what="owner's secret"))
-
-    def _make_owner_secret(self, path: Path) -> None:
-        if self._catalog.names():
-            raise IntegrityError(
-                "the vault has lost its owner's secret", where=str(path), fix="Restore it from a backup"
-            )
-        with contextlib.suppress(InputError):  # of a first attempt that did not get as far as the file
-            self._keys.destroy(_OWNER_KEK)
-        self._keys.create(_OWNER_KEK)
-        write_atomic(path, self._keys.wrap(_OWNER_KEK, os.urandom(32)), mode=0o600)
 
 
 def _through(batches: Iterator[pa.RecordBatch], fingerprints: Fingerprints) -> Iterator[pa.RecordBatch]:
