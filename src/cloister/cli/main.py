@@ -137,7 +137,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _end("Interrupted; nothing was left half-written.", INTERRUPTED)
     except CloisterError as error:
         return _end(str(error), error.exit_code)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the reader of stdout has gone; rich exits where print raises
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes at its end
         return 2
     except OSError as error:
