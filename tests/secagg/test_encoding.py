@@ -66,6 +66,17 @@ def test_blocks_and_dtypes_agree_with_exact_arithmetic(bits, dtype):
     assert encoding.clamped(vector) == int(np.count_nonzero(np.abs(vector) > 1.0)) > 0
 
 
+@pytest.mark.parametrize("step", [-1, 0, 1])
+def test_the_unit_is_right_at_the_very_edge(step):
+    """Where a logarithm would round: a range that fits exactly, and its neighbours."""
+    value_range = 32767 / 32
+    if step:
+        value_range = float(np.nextafter(value_range, step * np.inf))
+    encoding = Encoding(16, 1, value_range)
+    assert encoding.exponent == (4 if step > 0 else 5)
+    assert encoding.largest <= 32767
+
+
 def test_halves_go_to_even():
     encoding = Encoding(16, 1, 16383.0)
     assert encoding.unit == 0.5

@@ -70,20 +70,12 @@ class Encoding:
         self.bits = bits
         self.parties = parties
         self.value_range = float(value_range)
-        limit = (2 ** (bits - 1) - 1) // parties
-        self.exponent = math.floor(math.log2(limit / self.value_range))
-        # log2 rounds: step to the finest unit that fits, so that every party finds the same one
-        while self.value_range * 2.0 ** (self.exponent + 1) <= limit:
-            self.exponent += 1
-        while self.value_range * 2.0**self.exponent > limit:
-            self.exponent -= 1
+        # the greatest k with value_range * 2**k <= (2**(bits-1) - 1) // parties, exactly
+        most, most_exponent = math.frexp((2 ** (bits - 1) - 1) // parties)
+        mantissa, exponent = math.frexp(self.value_range)
+        self.exponent = most_exponent - exponent - (mantissa > most)
         self.scale = 2.0**self.exponent
         self.largest = round(self.value_range * self.scale)
-        if self.largest < 1:
-            raise PlanError(
-                f"{parties} values of this range leave no step in a ring of {bits} bits",
-                fix="Take a wider ring",
-            )
 
     @property
     def unit(self) -> float:
