@@ -4,7 +4,6 @@ import getpass
 import json
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,8 @@ from cloister.errors import PassphraseError
 def typed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A terminal at which these lines are typed; the prompts replace them."""
     lines: list[str] = []
-    replies: Iterator[str] = iter(())
 
     def ask(prompt: str) -> str:
-        nonlocal replies
-        replies = iter(lines[:]) if not list(replies) and lines else replies
         if not lines:
             raise EOFError
         return lines.pop(0)
