@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -130,6 +131,36 @@ def test_stream_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     sealer.seal(b"2", b"f")
     with pytest.raises(InputError, match="used up"):
         sealer.seal(b"3", b"f")
+
+
+def test_views_of_numbers_are_sealed_as_bytes() -> None:
+    numbers = memoryview(bytes(range(16))).cast("I")
+    assert bytes(Opener(KEY, 16).open(Sealer(KEY, 16).seal(numbers, b"f"), b"f")) == bytes(range(16))
+    with pytest.raises(InputError, match="15 bytes"):
+        Sealer(KEY, 15).seal(numbers, b"f")
+    assert decrypt(KEY, encrypt(KEY, numbers, b"c"), b"c") == bytes(range(16))
+
+
+def test_a_refused_message_takes_no_number() -> None:
+    sealer, opener = Sealer(KEY, 4), Opener(KEY, 4)
+    for message, context in ((b"12345", b"f"), (b"1", b"")):
+        with pytest.raises(InputError):
+            sealer.seal(message, context)
+    assert bytes(opener.open(sealer.seal(b"1", b"f"), b"f")) == b"1"
+
+
+def test_threads_never_share_a_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
+    nonces: list[bytes] = []
+
+    class Recorder:
+        def encrypt_into(self, nonce: bytes, *rest: object) -> None:
+            nonces.append(nonce)
+
+    sealer = Sealer(KEY, 4)
+    monkeypatch.setattr(sealer, "_cipher", Recorder())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: sealer.seal(b"1", b"f"), range(5000)))
+    assert len(set(nonces)) == 5000
 
 
 def test_the_returned_view_is_read_only() -> None:

@@ -47,6 +47,11 @@ def test_framed_is_injective(one: list[bytes], two: list[bytes]) -> None:
     assert (framed(*one) == framed(*two)) == (one == two)
 
 
+def test_framed_counts_bytes() -> None:
+    numbers = memoryview(bytes(8)).cast("I")
+    assert framed(numbers) == framed(bytes(8))
+
+
 def test_an_empty_hmac_key_is_refused() -> None:
     with pytest.raises(InputError):
         hmac_sha256(b"", b"x")
@@ -81,6 +86,7 @@ def test_an_empty_hmac_key_is_refused() -> None:
         ("RSA PKCS#1 v1.5 encryption", "oracle"),
         ("RSAES-PKCS1-v1_5", "oracle"),
         ("rsa-pkcs1v15", "oracle"),
+        ("RSA-4096-PKCS1v15", "oracle"),
     ],
 )
 def test_broken_algorithms_are_refused_with_the_reason(name: str, reason: str) -> None:

@@ -13,6 +13,7 @@ beside it.
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Final
 
@@ -85,9 +86,9 @@ def decrypt(key: bytes, sealed: Buffer, associated_data: bytes) -> bytes:
 
 
 class _Stream(HoldsSecret):
-    """A key, a reused buffer, and the number of the next message."""
+    """A key and a reused buffer; for one thread."""
 
-    __slots__ = ("_buffer", "_capacity", "_cipher", "_count", "_view")
+    __slots__ = ("_buffer", "_capacity", "_cipher", "_view")
 
     def __init__(self, key: bytes, capacity: int) -> None:
         check_length(key, KEY_BYTES, "an AES-256 key")
@@ -99,17 +100,19 @@ class _Stream(HoldsSecret):
         self._capacity = capacity
         self._buffer = bytearray(capacity + TAG_BYTES)
         self._view = memoryview(self._buffer)
-        self._count = 0
 
-    def _nonce(self, associated_data: bytes, length: int) -> bytes:
+    def _check(self, associated_data: bytes, length: int) -> None:
         _check_associated_data(associated_data)
         if length > self._capacity:
             raise InputError(f"a message exceeds the stream's {self._capacity} bytes", fix="Split it")
-        if self._count >= _MAX_MESSAGES:
+
+    @staticmethod
+    def _nonce(number: int) -> bytes:
+        if number >= _MAX_MESSAGES:
             raise InputError(
                 "the stream's key is used up after 2**32 messages", fix="Start a stream under a new key"
             )
-        return self._count.to_bytes(NONCE_BYTES, "big")
+        return number.to_bytes(NONCE_BYTES, "big")
 
 
 class Sealer(_Stream):
@@ -120,7 +123,11 @@ class Sealer(_Stream):
         capacity: the longest plaintext, in bytes.
     """
 
-    __slots__ = ()
+    __slots__ = ("_numbers",)
+
+    def __init__(self, key: bytes, capacity: int) -> None:
+        super().__init__(key, capacity)
+        self._numbers = itertools.count()  # taken before encrypting, in one step: a nonce is never used twice
 
     def seal(self, plaintext: Buffer, associated_data: bytes) -> memoryview:
         """Return ciphertext | tag, 16 bytes longer, in a buffer that the next call overwrites.
@@ -128,9 +135,10 @@ class Sealer(_Stream):
         Raises:
             InputError: longer than the capacity, empty associated data, or 2**32 messages are through.
         """
-        nonce = self._nonce(associated_data, len(plaintext))
-        self._count += 1  # before encrypting: whatever happens, this nonce is not used again
-        out = self._view[: len(plaintext) + TAG_BYTES]
+        length = memoryview(plaintext).nbytes  # a view of numbers counts its items
+        self._check(associated_data, length)
+        nonce = self._nonce(next(self._numbers))
+        out = self._view[: length + TAG_BYTES]
         self._cipher.encrypt_into(nonce, plaintext, associated_data, out)
         return out.toreadonly()
 
@@ -138,7 +146,11 @@ class Sealer(_Stream):
 class Opener(_Stream):
     """Opens what a `Sealer` under the same key made, in order; a message that fails does not count."""
 
-    __slots__ = ()
+    __slots__ = ("_number",)
+
+    def __init__(self, key: bytes, capacity: int) -> None:
+        super().__init__(key, capacity)
+        self._number = 0
 
     def open(self, sealed: Buffer, associated_data: bytes) -> memoryview:
         """Return the plaintext in a buffer that the next call overwrites.
@@ -149,12 +161,13 @@ class Opener(_Stream):
         """
         if len(sealed) < TAG_BYTES:
             raise _altered()
-        nonce = self._nonce(associated_data, len(sealed) - TAG_BYTES)
+        self._check(associated_data, len(sealed) - TAG_BYTES)
+        nonce = self._nonce(self._number)
         out = self._view[: len(sealed) - TAG_BYTES]
         try:
             self._cipher.decrypt_into(nonce, sealed, associated_data, out)
         except InvalidTag:
             out[:] = bytes(len(out))
             raise _altered() from None
-        self._count += 1
+        self._number += 1
         return out.toreadonly()

@@ -49,9 +49,9 @@ _WEAK: Final[tuple[tuple[str, str, str], ...]] = (
     (r"(hmac)?md2", "MD2", "collisions are known; use SHA-256"),
     (r"(hmac)?md4", "MD4", "collisions are made by hand; use SHA-256"),
     (r"(hmac)?md5", "MD5", "collisions are made in seconds; use SHA-256"),
-    (r"(hmac)?sha1?", "SHA-1", "chosen-prefix collisions are practical; use SHA-256"),
+    (r"(hmac)?sha[01]?", "SHA-1", "chosen-prefix collisions are practical; use SHA-256"),
     (
-        r"rsa(es)?(encryption)?pkcs1?v15(encryption)?|rsa(es)?pkcs1(encryption)?",
+        r"rsa(es)?\d*(encryption)?pkcs1?(v15)?(encryption)?",
         "RSA PKCS#1 v1.5 encryption",
         "its padding is an oracle (Bleichenbacher); use RSA-OAEP with SHA-256 or HPKE",
     ),
@@ -93,7 +93,7 @@ def hmac_sha256(key: bytes, *parts: Buffer) -> bytes:
 
 def framed(*parts: Buffer) -> bytes:
     """Return the parts, each behind its length in 8 bytes, so that other parts give other bytes."""
-    return b"".join(piece for part in parts for piece in (len(part).to_bytes(8, "big"), bytes(part)))
+    return b"".join(piece for part in map(bytes, parts) for piece in (len(part).to_bytes(8, "big"), part))
 
 
 def constant_time_equal(left: bytes, right: bytes) -> bool:
