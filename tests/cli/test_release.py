@@ -10,10 +10,10 @@ from tests.cli.homes import CHEAP, PASSPHRASE, be, make_homes
 from tests.runtime.parties import PURPOSE, plan_for, schema, table
 
 from cloister.cli.main import run
-from cloister.crypto import Identity, TrustStore
+from cloister.crypto import Identity, TrustStore, keyring
 from cloister.governance import ReleasePolicy
 from cloister.governance.folder import MODEL, SEALED_MODEL
-from cloister.policy import sign_toml
+from cloister.policy import load_signed_toml, sign_toml
 from cloister.runtime import Party, Study, save_study
 from cloister.vault import Vault
 
@@ -176,3 +176,20 @@ def test_bad_input(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert "Traceback" not in error
         assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_release_policy_is_signed_by_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Identity.generate("owner")
+    make_homes(tmp_path, {"owner": own})
+    be(monkeypatch, tmp_path, "owner")
+    policy = tmp_path / "release.toml"
+    policy.write_text("minimum_sites = 5\n")
+    assert run(["keys", "sign-policy", str(policy)]) == 0
+    read = load_signed_toml(policy, ReleasePolicy, "release policy", keyring([own.public]))
+    assert read.minimum_sites == 5
+    policy.write_text("minimum_site = 5\n")
+    capsys.readouterr()
+    assert run(["keys", "sign-policy", str(policy)]) == 2
+    assert "minimum_sites" in capsys.readouterr().err

@@ -6,31 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.cli.homes import CHEAP, PASSPHRASE, be, make_homes
 from tests.runtime.parties import PURPOSE, SCHEMA, table
 
 from cloister.cli import common
 from cloister.cli.main import run
-from cloister.crypto import Identity, ScryptCost, TrustStore
+from cloister.crypto import Identity
 from cloister.vault import Vault, load_schema
 
 NAMES = ("north", "south", "west")
-CHEAP = ScryptCost(n=2**14)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Homes of three sites and a hub, rows in the sites' vaults, everybody trusting everybody."""
     root = tmp_path_factory.mktemp("homes")
-    (root / "passphrase").write_text("correct horse\n")
-    (root / "passphrase").chmod(0o600)
     (root / "schema.toml").write_bytes(SCHEMA)
     identities = {name: Identity.generate(name) for name in (*NAMES, "hub")}
-    for name, identity in identities.items():
-        identity.save(root / name / "identity.json", "correct horse", cost=CHEAP)
-        for other in identities.values():
-            TrustStore(root / name / "trust").add(other.public)
+    make_homes(root, identities)
     for seed, name in enumerate(NAMES):
-        vault = Vault.unlock(root / name / "vault", identities[name], "correct horse", cost=CHEAP)
+        vault = Vault.unlock(root / name / "vault", identities[name], PASSPHRASE, cost=CHEAP)
         for rows, dataset in ((60, "rows"), (20, "test")):
             vault.add_table(table(rows, seed), name=dataset, schema=load_schema(SCHEMA), purposes=[PURPOSE])
     return root
@@ -38,9 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _as_the_hub(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("CLOISTER_HOME", str(made / "hub"))
-    monkeypatch.setenv("CLOISTER_PASSPHRASE_FILE", str(made / "passphrase"))
-    common.passphrase.cache_clear()
+    be(monkeypatch, made, "hub")
     yield
     common.passphrase.cache_clear()
 
@@ -103,8 +96,8 @@ def test_check_predicts_what_a_site_sends(
     predicted = json.loads(capsys.readouterr().out)
     parties = []
     for name in NAMES:
-        identity = Identity.load(made / name / "identity.json", "correct horse")
-        vault = Vault.unlock(made / name / "vault", identity, "correct horse")
+        identity = Identity.load(made / name / "identity.json", PASSPHRASE)
+        vault = Vault.unlock(made / name / "vault", identity, PASSPHRASE)
         parties.append(Party(identity, vault))
     sent: list[int] = []
     deliver, encode = MemoryNetwork.deliver, site_module.encode_message
@@ -119,7 +112,7 @@ def test_check_predicts_what_a_site_sends(
             sent.append(len(message))
         deliver(self, sender, receiver, message)
 
-    study = Study(load_plan(path), Identity.load(made / "hub" / "identity.json", "correct horse"), parties)
+    study = Study(load_plan(path), Identity.load(made / "hub" / "identity.json", PASSPHRASE), parties)
     monkeypatch.setattr(site_module, "encode_message", note_upload)
     monkeypatch.setattr(
         MemoryNetwork, "deliver", lambda *all_: (note_size if all_[2] == "hub" else deliver)(*all_)

@@ -202,6 +202,15 @@ def sign(
 
 
 @app.command()
+def sign_policy(file: Annotated[Path, typer.Argument(help="A release policy in TOML.")]) -> None:
+    """Sign a release policy, after checking that it is one; the signature lies beside it as FILE.dsse."""
+    from cloister.governance import ReleasePolicy
+    from cloister.policy import sign_toml
+
+    say(f"Signed: {sign_toml(file, ReleasePolicy, 'release policy', [common.load_identity()])}")
+
+
+@app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="The signed file.")],
     signature: Annotated[Path, typer.Argument(help="Its signature.")],

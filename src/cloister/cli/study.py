@@ -249,7 +249,7 @@ def _meaning(plan: Plan, schema: Schema | None) -> dict[str, Any]:
 def _in_words(plan: Plan, result: dict[str, Any]) -> str:
     lines = [
         f"Study {plan.study.name}, for {plan.study.purpose}.",
-        f"{result['sites']} sites. Up to {result['colluders']} of them and the hub together learn no other update.",
+        f"{result['sites']} sites. Up to {result['colluders']} of them with the hub learn no other update.",
         f"A round needs {result['minimum']} sites, so {result['tolerated_dropouts']} may drop out of it.",
         "The hub sees the sum of updates and the model."
         if plan.aggregation.hub_view == "sum"
