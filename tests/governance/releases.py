@@ -68,7 +68,9 @@ def schema() -> Schema:
 
 def make_plan(hub: Identity, sites: Sequence[Identity], **changes: Any) -> Plan:
     plan = Plan(
-        study=StudySection(name="heart", purpose=PURPOSE, minimum_sites=min(3, len(sites))),
+        study=StudySection(
+            name="heart", purpose=PURPOSE, minimum_sites=min(len(sites), max(3, len(sites) // 3 + 2))
+        ),
         hub=HubEntry(name=hub.name, identity=hub.fingerprint),
         sites=tuple(SiteEntry(name=s.name, identity=s.fingerprint, dataset="rows") for s in sites),
         data=DataSection(

@@ -88,7 +88,7 @@ def test_the_digest_sees_values_and_not_layout() -> None:
     purpose=st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=30),
     rate=st.floats(1e-12, 1000.0),
     l2=st.floats(0.0, 1000.0),
-    rounds=st.integers(1, 10**6),
+    rounds=st.integers(1, 60_000),
     features=st.lists(
         st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8),
         min_size=1,
@@ -267,3 +267,18 @@ def test_a_plan_is_frozen_and_complete() -> None:
     with pytest.raises(TypeError):
         Plan()  # type: ignore[call-arg]
     assert hash(plan) == hash(make_plan())
+
+
+def test_a_small_roster_of_a_large_plan_withstands_as_many_colluders() -> None:
+    sites = tuple(f"s{number}" for number in range(10))
+    plan = make_plan({"study.minimum_sites": "6"}, sites=sites)
+    assert [plan.params(parties).colluders for parties in (6, 8, 10)] == [3, 3, 3]
+    with pytest.raises(PlanError, match="colluders"):
+        plan.params(3)
+    with pytest.raises(PlanError, match="minimum_sites"):
+        make_plan({"study.minimum_sites": "4"}, sites=sites)
+
+
+def test_more_attempts_than_an_epoch_can_have_are_refused() -> None:
+    with pytest.raises(PlanError, match="rounds"):
+        make_plan({"training.rounds": "65536", "study.spare_rounds": "0"})

@@ -36,6 +36,8 @@ from cloister.learning.sections import (
 from cloister.learning.toml import write_toml
 from cloister.policy import decode_toml
 from cloister.secagg import Encoding, Params
+from cloister.secagg.context import MAX_ATTEMPTS
+from cloister.secagg.parameters import default_colluders
 
 __all__ = ["MAX_PLAN_BYTES", "Plan", "load_plan", "parse_plan"]
 
@@ -65,6 +67,7 @@ class Plan(Section, frozen=True, kw_only=True):
         check_distinct(
             [self.hub.identity, *(site.identity for site in self.sites)], "identities of [hub] and [[sites]]"
         )
+        check_between(self.attempts, 1, MAX_ATTEMPTS, "[training] rounds with [study] spare_rounds")
 
     @property
     def digest(self) -> bytes:
@@ -85,13 +88,16 @@ class Plan(Section, frozen=True, kw_only=True):
     def params(self, parties: int) -> Params:
         """Return n, c, t, m of the secure sum for a roster of `parties` sites.
 
+        c is a promise about the sites of the plan: where it is not written it comes from their number, not
+        the roster's, since the hub proposes the roster and may leave out whom it likes.
+
         Raises:
             PlanError: no threshold protects such a roster.
         """
         section = self.aggregation
         return Params.derive(
             parties,
-            colluders=section.colluders,
+            colluders=default_colluders(len(self.sites)) if section.colluders is None else section.colluders,
             threshold=section.threshold,
             allow_two=len(self.sites) == 2,
         )
@@ -138,9 +144,16 @@ def parse_plan(data: bytes, *, allow_two: bool = False) -> Plan:
             where="[study] minimum_sites",
             fix="Write 3 or more; two sites are for the tutorial",
         )
-    for parties in {plan.study.minimum_sites, len(plan.sites)}:
-        plan.params(parties)
-        plan.encoding(parties)
+    plan.encoding(len(plan.sites))
+    plan.params(len(plan.sites))
+    try:
+        plan.params(plan.study.minimum_sites)
+    except PlanError as error:
+        raise PlanError(
+            f"a roster of minimum_sites = {plan.study.minimum_sites} is too small: {error.what}",
+            where="[study] minimum_sites",
+            fix="Raise minimum_sites; or write a lower threshold or fewer colluders in [aggregation]",
+        ) from error
     return plan
 
 

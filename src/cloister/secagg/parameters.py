@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from cloister.errors import PlanError
 
-__all__ = ["MAX_PARTIES", "Params"]
+__all__ = ["MAX_PARTIES", "Params", "default_colluders"]
 
 MAX_PARTIES = 100
 """Every pair of sites shares a mask; beyond this number that would cost more than a sparse graph does."""
