@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from cloister.crypto import Identity
 from cloister.errors import IntegrityError, ProtocolError
 from cloister.runtime import Channel
+from cloister.runtime.channel import peek
 
 STUDY = bytes(range(32))
 HUB, SITE, STRANGER = (Identity.generate(name) for name in ("hub", "site", "stranger"))
@@ -98,6 +100,47 @@ def test_a_second_hello_cannot_reset_a_session() -> None:
     with pytest.raises(ProtocolError, match="second session"):
         site.receive(Channel(HUB, SITE.public, STUDY, initiator=True).hello)
     assert site.receive(hub.seal(b"still here")) == [b"still here"]
+
+
+def test_the_same_hello_again_is_a_duplicate() -> None:
+    hub, site = pair()
+    assert site.receive(hub.hello) == []
+    assert hub.receive(site.hello) == []
+    assert site.receive(hub.seal(b"still here")) == [b"still here"]
+
+
+def test_what_others_send_before_the_hello_does_no_harm() -> None:
+    _, old_site = pair()
+    hub = Channel(HUB, SITE.public, STUDY, initiator=True)
+    site = Channel(SITE, HUB.public, STUDY, initiator=False)
+    site.receive(hub.hello)
+    early = site.seal(b"early")
+    forged = msgspec.msgpack.decode(early)
+    forged[4] = bytes(range(64))  # ciphertext
+    with pytest.raises(IntegrityError):
+        hub.receive(msgspec.msgpack.encode(forged))
+    assert hub.receive(old_site.seal(b"of an older session")) == []
+    assert [hub.receive(early) for _ in range(20)] == [[]] * 20
+    assert hub.receive(site.hello) == [b"early"]
+    assert hub.receive(site.seal(b"next")) == [b"next"]
+
+
+def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloister.runtime.channel.MAX_MESSAGE", 1000)
+    hub, site = pair()
+    frames = [hub.seal(bytes(400)) for _ in range(4)]
+    assert [site.receive(frame) for frame in frames[1:3]] == [[], []]
+    with pytest.raises(ProtocolError, match="too much"):
+        site.receive(frames[3])
+    assert len(site.receive(frames[0])) == 3
+    assert len(site.receive(frames[3])) == 1
+
+
+def test_a_name_that_is_none_reaches_no_log() -> None:
+    frame = msgspec.msgpack.decode(pair()[0].seal(b"x"))
+    frame[1] = msgspec.msgpack.encode([1, STUDY, "\x1b[2Jroot\n", "site"])
+    with pytest.raises(ProtocolError, match="no channel message"):
+        peek(msgspec.msgpack.encode(frame))
 
 
 def test_garbage_is_refused() -> None:

@@ -11,8 +11,9 @@ in one direction only.
 Invariants:
 - a frame is delivered once and in the order it was sent, whatever the transport duplicates or reorders;
 - a frame of another study, session, sender or receiver, or with any bit changed, raises and changes nothing;
-- a hello is answered once: a second hello of the same peer is refused, so a session cannot be reset from
-  outside.
+- a hello is answered once: the same one again is ignored, as any duplicate, and a second hello of the same
+  peer is refused, so a session cannot be reset from outside;
+- what waits for its turn is signed by the peer and bounded, in number and in bytes.
 
 What it does not do: hide who talks to whom, how much and when; resist a quantum computer (stated in the
 threat model).
@@ -21,6 +22,7 @@ threat model).
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
@@ -43,10 +45,11 @@ __all__ = ["Channel", "peek"]
 VERSION = 1
 MAX_MESSAGE = 2**30
 WINDOW = 1024
+EARLY = 16
 _LABEL = b"cloister/channel/v1"
 
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,63}\Z")]
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -141,6 +144,7 @@ class Channel(HoldsSecret):
             Hello(self._out, self._ephemeral.public, nonce, identity.sign(_LABEL + b"/hello" + signed))
         )
         self._session = b""
+        self._answered = b""  # the peer's hello
         self._keys: tuple[bytes, bytes] | None = None  # mine, theirs
         self._sent = 0
         self._delivered = 0
@@ -161,7 +165,7 @@ class Channel(HoldsSecret):
             raise ProtocolError("no session with this party yet", peer=self._peer.name)
         sequence = self._sent
         ciphertext = encrypt(self._keys[0], payload, self._associated(self._out, sequence))
-        signature = self._identity.sign(self._signed(self._out, sequence, ciphertext))
+        signature = self._identity.sign(self._signed(self._out, self._session, sequence, ciphertext))
         self._sent += 1
         return _encode(Frame(self._out, self._session, sequence, ciphertext, signature))
 
@@ -180,7 +184,8 @@ class Channel(HoldsSecret):
             if isinstance(parsed, Hello):
                 self._on_hello(message, parsed)
                 early, self._early = self._early, []
-                return [payload for frame in early for payload in self._on_frame(frame)]
+                own = (frame for frame in early if frame.session == self._session)
+                return [payload for frame in own for payload in self._on_frame(frame)]
             if self._keys is None:
                 return self._keep_early(parsed)
             return self._on_frame(parsed)
@@ -190,11 +195,13 @@ class Channel(HoldsSecret):
     def _on_hello(self, message: bytes, hello: Hello) -> None:
         self._peer.verify(hello.signature, _LABEL + b"/hello" + hello.route + hello.key + hello.nonce)
         if self._ephemeral is None:
+            if message == self._answered:
+                return
             raise ProtocolError("tried to open a second session")
         first, second = (self.hello, message) if self._initiator else (message, self.hello)
         self._session = sha256(_LABEL, sha256(first), sha256(second))
         shared = self._ephemeral.exchange(hello.key)
-        self._ephemeral = None
+        self._ephemeral, self._answered = None, message
         forward, backward = (
             hkdf(shared, salt=self._session, info=_LABEL + direction + self._study)
             for direction in (b"/initiator/", b"/responder/")
@@ -202,10 +209,13 @@ class Channel(HoldsSecret):
         self._keys = (forward, backward) if self._initiator else (backward, forward)
 
     def _keep_early(self, frame: Frame) -> list[bytes]:
-        # the transport may reorder: a frame can overtake its own hello
-        if len(self._early) >= WINDOW:
+        # the transport may reorder: a frame can overtake its own hello. It may also be of an older session
+        self._verify(frame)
+        if len(self._early) >= EARLY:
             raise ProtocolError("sent too much before opening a session")
-        self._early.append(frame)
+        self._bound(frame, self._early)
+        if frame not in self._early:
+            self._early.append(frame)
         return []
 
     def _on_frame(self, frame: Frame) -> list[bytes]:
@@ -215,7 +225,9 @@ class Channel(HoldsSecret):
             return []  # a duplicate; the transport may deliver at least once
         if frame.sequence >= self._delivered + WINDOW:
             raise ProtocolError("is too far ahead of what has arrived")
-        self._peer.verify(frame.signature, self._signed(frame.route, frame.sequence, frame.ciphertext))
+        self._verify(frame)
+        if frame.sequence != self._delivered:
+            self._bound(frame, self._waiting.values())
         self._waiting[frame.sequence] = frame
         payloads = []
         while (following := self._waiting.pop(self._delivered, None)) is not None:
@@ -225,8 +237,17 @@ class Channel(HoldsSecret):
             self._delivered += 1
         return payloads
 
+    def _verify(self, frame: Frame) -> None:
+        self._peer.verify(
+            frame.signature, self._signed(frame.route, frame.session, frame.sequence, frame.ciphertext)
+        )
+
+    def _bound(self, frame: Frame, held: Collection[Frame]) -> None:
+        if held and len(frame.ciphertext) + sum(len(each.ciphertext) for each in held) > MAX_MESSAGE:
+            raise ProtocolError("sent too much that cannot be delivered yet")
+
     def _associated(self, route: bytes, sequence: int) -> bytes:
         return _LABEL + route + self._session + sequence.to_bytes(8, "big")
 
-    def _signed(self, route: bytes, sequence: int, ciphertext: bytes) -> bytes:
-        return _LABEL + b"/frame" + route + self._session + sequence.to_bytes(8, "big") + sha256(ciphertext)
+    def _signed(self, route: bytes, session: bytes, sequence: int, ciphertext: bytes) -> bytes:
+        return _LABEL + b"/frame" + route + session + sequence.to_bytes(8, "big") + sha256(ciphertext)
