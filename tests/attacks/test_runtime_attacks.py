@@ -116,8 +116,10 @@ def test_a_site_shown_another_model_cannot_be_summed_with_the_others(tmp_path: P
     study.start()
     study.run()
     later = [event for event in study.events if isinstance(event, RoundDone) and event.round > 0]
-    # honest arithmetic separates them: never a sum over sites with different models
-    assert all(set(done.survivors) in ({"site1", "site2", "site3"}, {"site0"}) for done in later)
+    # honest arithmetic separates them: never a sum over sites with different models. Where the hub may not see
+    # the model, the first upload says which one counts, and here that is site0's, which stands alone
+    expected = [("site1", "site2", "site3")] * 2 if hub_view == "sum" else []
+    assert [done.survivors for done in later] == expected
 
 
 class Sybil(Hub):
@@ -271,9 +273,7 @@ def test_a_replayed_message_has_no_effect(tmp_path: Path) -> None:
             assert not study.hub.receive(message, study.now).outgoing
     for name, site in study.sites.items():
         hello, *frames = [message for _, receiver, message in study.wire if receiver == name]
-        with pytest.raises(ProtocolError, match="second session"):
-            site.receive(hello)
-        assert [site.receive(frame) for frame in frames] == [[] for _ in frames]
+        assert [site.receive(message) for message in (hello, *frames)] == [[] for _ in (hello, *frames)]
     study.run()
     assert study.hub.finished
 

@@ -17,6 +17,7 @@ from cloister.learning import (
     evaluate,
     evaluation_sums,
     metrics_from_sums,
+    read_sums,
 )
 
 KINDS = {
@@ -124,3 +125,15 @@ def test_no_rows_and_no_sums_are_refused() -> None:
     for sums in (np.zeros(4), np.ones(3), np.array([1, np.nan, 1, 1])):
         with pytest.raises(InputError):
             metrics_from_sums(sums)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_sums_from_elsewhere_are_read_or_refused(kind: str) -> None:
+    model, params, X, y = example(kind)
+    sums = evaluation_sums(model, params, X, y).tolist()
+    assert read_sums(model, sums).tolist() == sums
+    wrong: list[list[float]] = [[], sums[:-1], [*sums, 1.0], [0.0, *sums[1:]], [-1.0, *sums[1:]]]
+    wrong += [[sums[0], bad, *sums[2:]] for bad in (float("nan"), float("inf"), 1e101, -1.0)]
+    for values in wrong:
+        with pytest.raises(InputError, match="sums of an evaluation"):
+            read_sums(model, values)

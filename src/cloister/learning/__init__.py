@@ -18,7 +18,13 @@ from cloister.learning.algorithms import (
 )
 from cloister.learning.baselines import centralised, each_alone, federated_in_clear
 from cloister.learning.checkpoint import load_checkpoint, save_checkpoint
-from cloister.learning.evaluation import area_under_curve, evaluate, evaluation_sums, metrics_from_sums
+from cloister.learning.evaluation import (
+    area_under_curve,
+    evaluate,
+    evaluation_sums,
+    metrics_from_sums,
+    read_sums,
+)
 from cloister.learning.features import FeatureMap
 from cloister.learning.heads import Head, LogisticHead, SoftmaxHead, SquaredHead
 from cloister.learning.models import Model, build_model
@@ -76,6 +82,7 @@ __all__ = [
     "parse_plan",
     "pin_initial",
     "plan_model",
+    "read_sums",
     "save_checkpoint",
     "site_weights",
     "train",

@@ -13,6 +13,7 @@ not public: what leaves a site is for the plan to allow.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,9 +21,10 @@ from cloister.errors import InputError
 from cloister.learning.heads import Array, LogisticHead, SquaredHead
 from cloister.learning.models import Model
 
-__all__ = ["area_under_curve", "evaluate", "evaluation_sums", "metrics_from_sums"]
+__all__ = ["area_under_curve", "evaluate", "evaluation_sums", "metrics_from_sums", "read_sums"]
 
 _ROWS = 1 << 15
+_LARGEST = 1e100  # sums of so many sites stay finite, and so do their squares
 
 
 def evaluate(model: Model, params: Array, X: Array, y: Array, *, unit: float = 1.0) -> dict[str, float]:
@@ -62,6 +64,25 @@ def evaluation_sums(model: Model, params: Array, X: Array, y: Array, *, unit: fl
     sums = [_sums(model, params, X[at : at + _ROWS], y[at : at + _ROWS], unit) for at in starts]
     total: Array = np.sum(sums, axis=0)
     return total
+
+
+def read_sums(model: Model, values: Sequence[float]) -> Array:
+    """Return evaluation sums that somebody else computed, float64[4] or float64[5].
+
+    Raises:
+        InputError: no rows give these numbers: another count of them, not finite or beyond all measure, no
+            rows, or a negative count or loss.
+    """
+    sums = np.asarray(values, dtype=np.float64)
+    regression = isinstance(model.head, SquaredHead)
+    if (
+        sums.shape != ((5,) if regression else (4,))
+        or not (np.abs(sums) <= _LARGEST).all()
+        or sums[0] < 1.0
+        or (np.delete(sums, 3) if regression else sums).min() < 0.0
+    ):
+        raise InputError("these numbers are not the sums of an evaluation", fix="Use evaluation_sums")
+    return sums
 
 
 def metrics_from_sums(sums: Array) -> dict[str, float]:

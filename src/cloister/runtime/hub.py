@@ -14,21 +14,25 @@ Deadlines. Too few uploads: nothing is chosen yet, so the hub waits on (`Stalled
 deadlines. Too few answers after a choice: the attempt is burnt and a fresh one begins, while the plan has
 attempts left.
 
-A message that does not verify is refused, reported and without effect. Integrity of the sum against the hub
+A message that does not verify, or comes from somebody who is not on the roster, is refused, reported and
+without effect. One that a member signed and that is wrong leaves the member out, if rounds have not begun;
+later its part is refused and the others go on while m of them are left. Integrity of the sum against the hub
 itself is out of scope; sites protect their updates from it, not the result.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity
-from cloister.errors import CloisterError, PlanError, ProtocolError, RoundBurnt
-from cloister.learning import Plan, initial_model, metrics_from_sums, plan_model
+from cloister.errors import CloisterError, InputError, PlanError, ProtocolError, RoundBurnt
+from cloister.learning import Plan, initial_model, metrics_from_sums, plan_model, read_sums
 from cloister.runtime.channel import Channel, peek
 from cloister.runtime.events import (
     Burnt,
@@ -42,6 +46,7 @@ from cloister.runtime.events import (
 )
 from cloister.runtime.globalmodel import GlobalModel, weights_by_site
 from cloister.runtime.messages import (
+    MAX_REASON,
     Announce,
     Announcements,
     Answer,
@@ -64,8 +69,8 @@ from cloister.runtime.messages import (
     decode_message,
     encode_message,
 )
-from cloister.runtime.roster import manifest_digest, read_countersignature
-from cloister.runtime.studykey import open_study_key
+from cloister.runtime.roster import Countersignature, manifest_digest, read_countersignature
+from cloister.runtime.studykey import open_study_key, read_study_keys
 from cloister.secagg import Encoding, EpochContext, Roster, RoundSum, SecureSumHub, model_digest
 from cloister.vault import Schema, open_manifest
 
@@ -136,8 +141,8 @@ class Hub:
         self._plan = plan
         self._identity = identity
         self._sites = {entry.name: sites[entry.name] for entry in plan.sites}
-        _, model = plan_model(plan, schema)
-        self._size = model.size
+        _, self._learned = plan_model(plan, schema)
+        self._size = self._learned.size
         self._channels = {
             name: Channel(
                 identity, site, plan.digest, initiator=True, insecure_test_random=insecure_test_random
@@ -161,7 +166,7 @@ class Hub:
         self._attempt = -1
         self._attempts_used = 0
         self._started = 0.0
-        self._evaluations: dict[str, list[float]] = {}
+        self._evaluations: dict[str, NDArray[np.float64]] = {}
         self._done: dict[str, Done] = {}
         self._answered: set[str] = set()
         self._step = Step()
@@ -199,10 +204,15 @@ class Hub:
             channel = self._channels.get(peer)
             if channel is None:
                 raise ProtocolError("is not in this study", peer=peer)
-            for payload in channel.receive(message):
+            payloads = channel.receive(message)
+        except CloisterError as error:  # anybody may have sent it: nobody is blamed
+            self._note(Refused(peer, str(error)))
+            return self._step
+        for payload in payloads:
+            try:
                 self._handle(peer, decode_message(payload, peer=peer), now)
-        except CloisterError as error:
-            self._refuse(peer, error, now)
+            except CloisterError as error:
+                self._refuse(peer, error, now)
         return self._step
 
     def tick(self, now: float) -> Step:
@@ -226,6 +236,9 @@ class Hub:
     # --- dispatch -------------------------------------------------------------------------------
 
     def _handle(self, peer: str, message: Message, now: float) -> None:
+        if self.epochs and peer not in self._members():
+            self._note(Refused(peer, "is not on the roster"))
+            return
         match message:
             case Join() if self._phase == "join":
                 self._on_join(peer, message, now)
@@ -243,16 +256,17 @@ class Hub:
                 self._on_answer(peer, message, now)
             case Done() if self._phase == "done":
                 self._on_done(peer, message)
-            case Upload() | Answer() | Join() | Countersign():
-                self._note(Refused(peer, f"{type(message).__name__} came too late"))
-            case _:
-                raise ProtocolError(f"sent {type(message).__name__} out of turn", peer=peer)
+            case Answer():
+                pass  # t others were faster
+            case _:  # too late, most often: it was under way when the phase changed
+                self._note(Refused(peer, f"{type(message).__name__} came out of turn"))
 
     def _refuse(self, peer: str, error: CloisterError, now: float) -> None:
-        """Report; during set-up, begin again without the member that the error names."""
+        """Report what a peer signed and sent; during set-up, begin again without the member that the error
+        names."""
         self._note(Refused(peer, str(error)))
         liar = error.peer if isinstance(error, ProtocolError) else None
-        if liar in self._sites and self._phase in ("announce", "deal"):
+        if self._phase in ("roster", "announce", "deal", "ready") and liar in self._members():
             self._excluded.add(str(liar))
             self._offer([name for name in self._members() if name != liar], now)
 
@@ -279,6 +293,11 @@ class Hub:
         if len(names) < self._plan.study.minimum_sites:
             self._stop(f"{len(names)} sites take part, the plan asks for {self._plan.study.minimum_sites}")
             return
+        try:
+            params = self._plan.params(len(names))
+        except PlanError as error:
+            self._stop(f"{len(names)} sites take part: {error}")
+            return
         roster = Roster(tuple(self._sites[name] for name in names))
         rows = {name: self.joined[name].rows for name in names}
         number = len(self.epochs)
@@ -287,20 +306,12 @@ class Hub:
             roster=roster,
             epoch=number,
             attempts=self._plan.attempts,
-            params=self._plan.params(len(names)),
+            params=params,
             bits=self._plan.aggregation.bits,
             hub_view=self._plan.aggregation.hub_view,
         )
-        encoding = Encoding(
-            bits=self._plan.aggregation.bits,
-            parties=len(names),
-            value_range=self._plan.aggregation.value_range,
-        )
-        self.epochs.append(
-            _Epoch(
-                number, roster, context, weights_by_site(self._plan, rows), encoding, SecureSumHub(context)
-            )
-        )
+        weights, encoding = weights_by_site(self._plan, rows), self._plan.encoding(len(names))
+        self.epochs.append(_Epoch(number, roster, context, weights, encoding, SecureSumHub(context)))
         self._enter("roster", now)
         self._broadcast(
             RosterOffer(
@@ -316,6 +327,16 @@ class Hub:
         statement = read_countersignature(message.envelope, self._sites[peer])
         if (statement.roster, statement.epoch) != (epoch.roster.digest.hex(), epoch.number):
             return  # a late answer to an abandoned roster
+        due = Countersignature(
+            self._plan.digest.hex(),
+            statement.roster,
+            epoch.number,
+            peer,
+            manifest_digest(self.joined[peer].manifest).hex(),
+            self.joined[peer].rows,
+        )
+        if statement != due:
+            raise ProtocolError("countersigned another plan, manifest or row count", peer=peer)
         epoch.countersignatures[peer] = message.envelope
         self._answered.add(peer)
         if len(epoch.countersignatures) == len(epoch.roster.members):
@@ -342,18 +363,28 @@ class Hub:
 
     def _on_ready(self, peer: str, message: Ready, now: float) -> None:
         epoch = self._current()
+        if message.setup_digest != epoch.secure_sum.setup_digest:
+            raise ProtocolError("ended the set-up with another digest", peer=peer)
+        if peer == self._members()[0]:
+            self._check_study_keys(epoch, message.study_keys or b"")
+            epoch.study_keys = message.study_keys
         epoch.ready[peer] = message.setup_digest
         self._answered.add(peer)
-        if peer == self._members()[0]:
-            epoch.study_keys = message.study_keys
-        if len(epoch.ready) < len(epoch.roster.members):
-            return
-        if len(set(epoch.ready.values())) != 1 or epoch.study_keys is None:
-            self._stop("the sites did not end the set-up with the same digest and one study key")
+        if len(epoch.ready) < len(epoch.roster.members) or epoch.study_keys is None:
             return
         self._note(SetupDone(epoch.number, message.setup_digest))
         self._broadcast(StudyKeys(epoch.study_keys))
         self._begin(None, now)
+
+    def _check_study_keys(self, epoch: _Epoch, envelope: bytes) -> None:
+        bound = (epoch.roster.members[0], self._plan.digest, epoch.number)
+        read_study_keys(
+            envelope,
+            *bound,
+            readers=[*epoch.roster.names, *([] if self.model is None else [self._identity.name])],
+        )
+        if self.model is not None:
+            open_study_key(envelope, bound[0], self._identity, *bound[1:])
 
     # --- step 4: rounds -------------------------------------------------------------------------
 
@@ -373,9 +404,10 @@ class Hub:
 
     def _on_upload(self, peer: str, message: Upload, now: float) -> None:
         secure_sum = self._current().secure_sum
+        evaluation = self._evaluation(peer, message.evaluation)
         secure_sum.on_upload(peer, message.body)
-        if message.evaluation is not None and self._plan.data.public_rows:
-            self._evaluations[peer] = message.evaluation
+        if evaluation is not None:
+            self._evaluations[peer] = evaluation
         if len(secure_sum.uploaded) == len(self._members()):
             self._close(now)
 
@@ -418,17 +450,17 @@ class Hub:
 
     def _on_sum(self, result: RoundSum, now: float) -> None:
         epoch = self._current()
+        if self.model is not None:
+            try:
+                self.model.apply(result.total, result.survivors, epoch.weights, epoch.encoding)
+            except CloisterError as error:  # a site did not encode by the rules; who, a sum does not tell
+                self._burn(str(error), now)
+                return
         metrics, by_site = self._metrics(self._evaluations)
         done = RoundDone(self._round, self._attempt, result.survivors, now - self._started, metrics, by_site)
         self.rounds.append(done)
         self._note(done)
-        if self.model is not None:
-            self.model.apply(result.total, result.survivors, epoch.weights, epoch.encoding)
-        total = (
-            np.ascontiguousarray(result.total)
-            .astype(result.total.dtype.newbyteorder("<"), copy=False)
-            .tobytes()
-        )
+        total = epoch.encoding.to_bytes(result.total)
         outcome = Outcome(self._round, self._attempt, list(result.survivors), total)
         self._round += 1
         if self._round < self._plan.training.rounds:
@@ -442,6 +474,7 @@ class Hub:
     # --- step 5: the end ------------------------------------------------------------------------
 
     def _on_done(self, peer: str, message: Done) -> None:
+        self._evaluation(peer, message.evaluation)
         self._done[peer] = message
         if len(self._done) == len(self._members()):
             self._conclude()
@@ -451,12 +484,18 @@ class Hub:
         if len(self._done) < epoch.context.params.minimum:
             self._stop("too few sites confirmed the final model")
             return
-        tags = {done.tag for done in self._done.values()}
-        if len(tags) != 1 or (self.model is not None and tags != {model_digest(self.model.released())}):
+        tags = Counter(done.tag for done in self._done.values())
+        tag = tags.most_common(1)[0][0] if self.model is None else model_digest(self.model.released())
+        for name in self._done:
+            if self._done[name].tag != tag:
+                self._note(Refused(name, "ended with another model than the others"))
+        if tags[tag] < epoch.context.params.minimum:
             self._stop("the sites ended with different models")
             return
         evaluations = {
-            name: done.evaluation for name, done in self._done.items() if done.evaluation is not None
+            name: evaluation
+            for name, done in self._done.items()
+            if done.tag == tag and (evaluation := self._evaluation(name, done.evaluation)) is not None
         }
         metrics, by_site = self._metrics(evaluations)
         if metrics is not None and by_site is not None:
@@ -466,14 +505,22 @@ class Hub:
 
     # --- helpers --------------------------------------------------------------------------------
 
+    def _evaluation(self, peer: str, values: list[float] | None) -> NDArray[np.float64] | None:
+        """Return a site's evaluation sums, None where there are none or the plan does not ask for them."""
+        if values is None or not self._plan.data.public_rows:
+            return None
+        try:
+            return read_sums(self._learned, values)
+        except InputError as error:
+            raise ProtocolError(error.what, peer=peer) from error
+
     def _metrics(
-        self, evaluations: Mapping[str, list[float]]
+        self, evaluations: Mapping[str, NDArray[np.float64]]
     ) -> tuple[dict[str, float], dict[str, dict[str, float]]] | tuple[None, None]:
-        if not evaluations or not self._plan.data.public_rows:
+        if not evaluations:
             return None, None
-        sums = {name: np.asarray(values, dtype=np.float64) for name, values in evaluations.items()}
-        by_site = {name: metrics_from_sums(values) for name, values in sums.items()}
-        return metrics_from_sums(np.sum(list(sums.values()), axis=0)), by_site
+        by_site = {name: metrics_from_sums(sums) for name, sums in evaluations.items()}
+        return metrics_from_sums(np.sum(list(evaluations.values()), axis=0)), by_site
 
     def _current(self) -> _Epoch:
         return self.epochs[-1]
@@ -506,4 +553,4 @@ class Hub:
         self._note(Stopped(reason))
         for name, channel in self._channels.items():
             if channel.ready:
-                self._send(name, Stop(reason))
+                self._send(name, Stop(reason[:MAX_REASON]))

@@ -31,6 +31,7 @@ import msgspec
 from cloister.errors import ProtocolError
 
 __all__ = [
+    "MAX_REASON",
     "Announce",
     "Announcements",
     "Answer",
@@ -55,6 +56,7 @@ __all__ = [
 ]
 
 MAX_MEMBERS = 10_000
+MAX_REASON = 500
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -189,7 +191,7 @@ class Done(_Message, tag="done", frozen=True):
 class Stop(_Message, tag="stop", frozen=True):
     """The study ends before its last round."""
 
-    reason: Annotated[str, msgspec.Meta(max_length=500)]
+    reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
 
 
 Message = (

@@ -20,8 +20,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.learning import Plan, client_update
@@ -153,6 +151,8 @@ class Site:
             parsed = decode_message(payload, peer=self._hub.name)
             if isinstance(parsed, Stop):
                 self.stopped = parsed.reason
+                self._expected = ()
+                self._end_epoch()
                 continue
             if not isinstance(parsed, self._expected):
                 raise ProtocolError(f"sent {type(parsed).__name__} out of turn", peer=self._hub.name)
@@ -218,13 +218,13 @@ class Site:
         manifests = dict(zip(names, offer.manifests, strict=True))
         if rows.get(self.name) != self._rows or manifests.get(self.name) != manifest_digest(self._manifest):
             raise ProtocolError("offered a roster that misstates what this site brings", peer=self._hub.name)
-        self._highest_epoch = offer.epoch
-        self._epoch = self._new_epoch(offer.epoch, members, rows, manifests)
-        self._attempt = -1
+        epoch = self._new_epoch(offer.epoch, members, rows, manifests)
+        self._end_epoch()
+        self._highest_epoch, self._epoch, self._attempt = offer.epoch, epoch, -1
         self._expected = (RosterClosed, RosterOffer)
         statement = Countersignature(
             self._plan.digest.hex(),
-            self._epoch.roster.digest.hex(),
+            epoch.roster.digest.hex(),
             offer.epoch,
             self.name,
             manifests[self.name].hex(),
@@ -260,9 +260,7 @@ class Site:
             rows=rows,
             manifests=manifests,
             weights=weights_by_site(plan, rows),
-            encoding=Encoding(
-                bits=plan.aggregation.bits, parties=len(members), value_range=plan.aggregation.value_range
-            ),
+            encoding=plan.encoding(len(members)),
             context=EpochContext(
                 plan_digest=plan.digest,
                 roster=roster,
@@ -300,7 +298,7 @@ class Site:
         epoch, secure_sum = self._current(), self._secure_sum()
         secure_sum.finish_setup(message.body)
         envelope = None
-        if epoch.roster.members[0].name == self.name and self.study_key is None:
+        if epoch.roster.members[0].name == self.name:
             readers = list(epoch.roster.members)
             if self._plan.aggregation.hub_view == "sum":
                 readers.append(self._hub)
@@ -321,17 +319,16 @@ class Site:
     # --- steps 5 to 7: rounds -------------------------------------------------------------------
 
     def _on_round_start(self, start: RoundStart) -> list[Message]:
+        due = self._model.rounds + (start.outcome is not None)
+        if start.round != due:
+            raise ProtocolError(f"started round {start.round} where round {due} is due", peer=self._hub.name)
+        if start.attempt <= self._attempt or self._attempts_used >= self._plan.attempts:
+            raise ProtocolError("started an attempt that was used or is beyond the plan", peer=self._hub.name)
         if start.outcome is not None:
             self._apply(start.outcome)
-        if start.round != self._model.rounds:
-            raise ProtocolError(
-                f"started round {start.round} where round {self._model.rounds} is due", peer=self._hub.name
-            )
-        self._attempts_used += 1
-        if start.attempt <= self._attempt or self._attempts_used > self._plan.attempts:
-            raise ProtocolError("started an attempt that was used or is beyond the plan", peer=self._hub.name)
         epoch, secure_sum = self._current(), self._secure_sum()
         self._attempt = start.attempt
+        self._attempts_used += 1
         params = self._model.params
         sums = self._worker.evaluate(params) if self._plan.data.public_rows else None
         update = client_update(self._worker.train(params), params, epoch.weights[self.name])
@@ -346,29 +343,29 @@ class Site:
         return [Answer(request.attempt, self._secure_sum().answer(request.body))]
 
     def _on_finish(self, message: Finish) -> list[Message]:
+        if message.outcome.round + 1 != self._plan.training.rounds:
+            raise ProtocolError("ended the study before its last round", peer=self._hub.name)
         self._apply(message.outcome)
-        self._expected = ()
-        self.finished = True
         sums = self._worker.evaluate(self._model.released()) if self._plan.data.public_rows else None
         tag = self._secure_sum().model_tag(message.outcome.attempt, self._model.released())
+        self._expected = ()
+        self._end_epoch()
+        self.finished = True
         return [Done(tag, None if sums is None else sums.tolist())]
 
     def _apply(self, outcome: Outcome) -> None:
         epoch = self._current()
-        members = set(epoch.rows)
-        if outcome.round != self._model.rounds or not set(outcome.survivors) <= members:
+        if outcome.round != self._model.rounds:
             raise ProtocolError("sent the outcome of another round", peer=self._hub.name)
-        if (
-            len(set(outcome.survivors)) != len(outcome.survivors)
-            or len(outcome.survivors) < epoch.context.params.minimum
-        ):
-            raise ProtocolError("sent an outcome with too few survivors", peer=self._hub.name)
         params = self._model.params
-        if len(outcome.total) != params.size * epoch.encoding.dtype.itemsize:
-            raise ProtocolError("sent a sum of another length than the model", peer=self._hub.name)
-        total = np.frombuffer(outcome.total, dtype=epoch.encoding.dtype)
+        total = epoch.encoding.from_bytes(outcome.total, params.size)
+        # the secure sum refuses lists that are too short, repeat a site or name a stranger
         opened = self._secure_sum().open_sum(outcome.attempt, outcome.survivors, total, params)
         self._model.apply(opened, outcome.survivors, epoch.weights, epoch.encoding)
+
+    def _end_epoch(self) -> None:
+        if self._epoch is not None and self._epoch.secure_sum is not None:
+            self._epoch.secure_sum.end()
 
     def _current(self) -> _Epoch:
         if self._epoch is None:

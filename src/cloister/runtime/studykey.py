@@ -25,7 +25,7 @@ from cloister.crypto import (
 from cloister.errors import IntegrityError, ProtocolError
 from cloister.types import RandomBytes
 
-__all__ = ["deal_study_key", "open_study_key"]
+__all__ = ["deal_study_key", "open_study_key", "read_study_keys"]
 
 _TYPE = "application/vnd.cloister.study-keys+json"
 _INFO = b"cloister/study-key/v1"
@@ -67,6 +67,25 @@ def deal_study_key(
     return key, sign_envelope(_TYPE, payload, [identity])
 
 
+def read_study_keys(
+    envelope: bytes, dealer: PublicIdentity, plan_digest: bytes, epoch: int, *, readers: Sequence[str]
+) -> dict[str, bytes]:
+    """Return the sealed keys by reader, as far as somebody can check them who opens none.
+
+    Raises:
+        ProtocolError: the envelope is not the dealer's, is for another study or epoch, or leaves out a
+            reader.
+    """
+    try:
+        keys = msgspec.json.decode(open_envelope(envelope, _TYPE, keyring([dealer])), type=_SealedKeys)
+        sealed = {reader: base64.b64decode(key, validate=True) for reader, key in keys.keys.items()}
+    except (IntegrityError, msgspec.DecodeError, ValueError) as error:
+        raise ProtocolError("dealt a study key that does not open", peer=dealer.name) from error
+    if (keys.plan, keys.epoch) != (plan_digest.hex(), epoch) or not set(readers) <= set(sealed):
+        raise ProtocolError("dealt a study key for another study or reader", peer=dealer.name)
+    return sealed
+
+
 def open_study_key(
     envelope: bytes, dealer: PublicIdentity, identity: Identity, plan_digest: bytes, epoch: int
 ) -> bytes:
@@ -76,18 +95,15 @@ def open_study_key(
         ProtocolError: the envelope is not the dealer's, is for another study or epoch, or does not name this
             reader.
     """
+    sealed = read_study_keys(envelope, dealer, plan_digest, epoch, readers=[identity.name])
     try:
-        payload = open_envelope(envelope, _TYPE, keyring([dealer]))
-        keys = msgspec.json.decode(payload, type=_SealedKeys)
-        if (keys.plan, keys.epoch) != (plan_digest.hex(), epoch) or identity.name not in keys.keys:
-            raise ProtocolError("dealt a study key for another study or reader", peer=dealer.name)
         key = hpke_open(
             identity.sealing,
-            base64.b64decode(keys.keys[identity.name], validate=True),
+            sealed[identity.name],
             info=_INFO,
             associated_data=_bound(plan_digest, epoch, identity.name),
         )
-    except (IntegrityError, msgspec.DecodeError, ValueError) as error:
+    except IntegrityError as error:
         raise ProtocolError("dealt a study key that does not open", peer=dealer.name) from error
     if len(key) != 32:
         raise ProtocolError("dealt a study key of a wrong length", peer=dealer.name)
