@@ -56,7 +56,12 @@ def test_events_tell_the_story_in_order(tmp_path: Path, hub: Identity) -> None:
 
 def test_no_metric_leaves_a_site_whose_rows_are_not_public(tmp_path: Path, hub: Identity) -> None:
     members = parties(tmp_path, [20, 20, 20])
-    result = Study(plan_for(hub, members, data={"public_rows": False}), hub, members).run()
+    study = Study(
+        plan_for(hub, members, data={"public_rows": False}, aggregation={"value_range": 1e-3}), hub, members
+    )
+    result = study.run()
+    assert all(site.clamped for site in study.sites.values())
+    assert result.clamped == {}
     assert result.final_metrics is None
     assert all(done.metrics is None and done.site_metrics is None for done in result.rounds)
 

@@ -55,7 +55,7 @@ class StudyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         manifests, countersignatures: signed envelopes by site.
         epoch, setup_digest: the epoch the rounds ran in; hex.
         rounds: one entry a round.
-        clamped: by site, coordinates beyond the plan's value_range.
+        clamped: by site, coordinates beyond the plan's value_range; empty unless rows are declared public.
         transport: how messages travelled; "memory" is one process.
     """
 

@@ -69,7 +69,8 @@ class StudyResult:
             public.
         model: float64[d], the model to release, from the hub or, with hub_view = "none", from the first site.
         study_key: the key of its checkpoints; secret.
-        clamped: by site, how many coordinates exceeded the plan's value_range.
+        clamped: by site, how many coordinates exceeded the plan's value_range; a figure computed from rows,
+            so empty unless the plan declares them public. `Site.clamped` tells each owner its own.
         traffic: bytes by (sender, receiver).
         transport: "memory".
     """
@@ -252,6 +253,6 @@ class Study:
             final_metrics=hub.final_metrics,
             model=source.released(),
             study_key=first.study_key,
-            clamped={name: self.sites[name].clamped for name in names},
+            clamped={name: self.sites[name].clamped for name in names if self.plan.data.public_rows},
             traffic=Counter(self._network.carried),
         )
