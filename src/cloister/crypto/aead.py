@@ -43,6 +43,11 @@ def _check_associated_data(associated_data: bytes) -> None:
         raise InputError("associated data is empty", fix="Name what is encrypted and for whom")
 
 
+def _as_bytes(data: Buffer) -> memoryview:
+    """Return a view that counts bytes; that of an array of numbers counts numbers."""
+    return memoryview(data).cast("B")
+
+
 def _altered() -> IntegrityError:
     return IntegrityError(
         "encrypted bytes do not open: they were altered, or key or context is another one",
@@ -62,10 +67,11 @@ def encrypt(key: bytes, plaintext: Buffer, associated_data: bytes) -> bytes:
         InputError: wrong key length, empty associated data, too long.
     """
     cipher = _cipher(key, associated_data)
-    if len(plaintext) > _MAX_MESSAGE:
+    data = _as_bytes(plaintext)
+    if len(data) > _MAX_MESSAGE:
         raise InputError(f"a message is longer than {_MAX_MESSAGE} bytes", fix="Seal it as a file")
     nonce = os.urandom(NONCE_BYTES)
-    return b"".join((nonce, cipher.encrypt(nonce, plaintext, associated_data)))
+    return b"".join((nonce, cipher.encrypt(nonce, data, associated_data)))
 
 
 def decrypt(key: bytes, sealed: Buffer, associated_data: bytes) -> bytes:
@@ -135,11 +141,11 @@ class Sealer(_Stream):
         Raises:
             InputError: longer than the capacity, empty associated data, or 2**32 messages are through.
         """
-        length = memoryview(plaintext).nbytes  # a view of numbers counts its items
-        self._check(associated_data, length)
+        data = _as_bytes(plaintext)
+        self._check(associated_data, len(data))
         nonce = self._nonce(next(self._numbers))
-        out = self._view[: length + TAG_BYTES]
-        self._cipher.encrypt_into(nonce, plaintext, associated_data, out)
+        out = self._view[: len(data) + TAG_BYTES]
+        self._cipher.encrypt_into(nonce, data, associated_data, out)
         return out.toreadonly()
 
 
