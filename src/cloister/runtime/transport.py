@@ -52,7 +52,9 @@ class MemoryNetwork:
     async def take(self, address: str, timeout: float) -> bytes | None:
         """Return the next message in the mailbox of `address`, or None after `timeout` seconds."""
         try:
-            return await asyncio.wait_for(self._boxes[address].get(), timeout)
+            # not wait_for: before Python 3.12 it swallows a cancellation that meets an arriving message
+            async with asyncio.timeout(timeout):
+                return await self._boxes[address].get()
         except TimeoutError:
             return None
 
