@@ -14,8 +14,16 @@ from tests.runtime.world import World, site_of
 from cloister.crypto import Identity
 from cloister.errors import CloisterError, PolicyRefused, ProtocolError
 from cloister.runtime import Channel, Hub, Refused, RoundDone
-from cloister.runtime.messages import Finish, Message, RosterOffer, RoundStart, decode_message, encode_message
-from cloister.secagg import Encoding
+from cloister.runtime.messages import (
+    Finish,
+    Message,
+    RosterOffer,
+    RoundStart,
+    Upload,
+    decode_message,
+    encode_message,
+)
+from cloister.secagg import Encoding, RoundSum
 
 
 def build(
@@ -120,6 +128,53 @@ def test_a_site_shown_another_model_cannot_be_summed_with_the_others(tmp_path: P
     # the model, the first upload says which one counts, and here that is site0's, which stands alone
     expected = [("site1", "site2", "site3")] * 2 if hub_view == "sum" else []
     assert [done.survivors for done in later] == expected
+
+
+class TwoSums(Hub):
+    """A hub that keeps the sum of an attempt, calls it burnt, and leaves site3 out of the next."""
+
+    kept: np.ndarray | None = None
+    next: np.ndarray | None = None
+
+    def _on_sum(self, result: RoundSum, now: float) -> None:
+        if self.kept is None:
+            self.kept = result.total.copy()
+            self._burn("a lie", now)
+            return
+        if self.next is None:
+            self.next = result.total.copy()
+        super()._on_sum(result, now)
+
+    def _on_upload(self, peer: str, message: Upload, now: float) -> None:
+        if (self._attempt, peer) != (1, "site3"):
+            super()._on_upload(peer, message, now)
+
+
+@pytest.mark.parametrize(("hub_view", "learned"), [("sum", True), ("none", False)])
+def test_limit_a_hub_that_sees_sums_can_take_the_difference_of_two(
+    tmp_path: Path, hub_view: str, learned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit that is stated, not an attack that is stopped: see SECURITY.md, what is not protected."""
+    # one batch of all rows a step, so both attempts give the same updates
+    study = build(
+        tmp_path, TwoSums, (20, 20, 20, 20), aggregation={"hub_view": hub_view}, training={"batch": 20}
+    )
+    updates: list[np.ndarray] = []
+    encode = Encoding.encode
+
+    def spy(self: Encoding, vector: Any) -> Any:
+        updates.append(encode(self, vector))
+        return updates[-1]
+
+    monkeypatch.setattr(Encoding, "encode", spy)
+    study.start()
+    study.run()
+    hub = study.hub
+    assert isinstance(hub, TwoSums)
+    assert hub.finished
+    assert hub.kept is not None
+    assert hub.next is not None
+    assert any(np.array_equal(hub.kept - hub.next, update) for update in updates) is learned
 
 
 class Sybil(Hub):

@@ -12,7 +12,12 @@ It takes part in one study. Its order, each step refused out of turn:
     7. Finish: apply the last round, Done
 
 It holds the only plain copy of its update, for the length of one call. What it logs are names, numbers and
-reasons.
+reasons. An epoch's secrets are erased when another begins and when the study ends.
+
+What it does not do: it cannot know whether the hub has a sum that it calls burnt, or states another than it
+has. Where the roster has more than m sites, a hub that sees sums can so get two of them from one model, over
+lists that differ by one site, whose update is the difference. hub_view = "none" or n = m prevents that; a
+sum without differential privacy does not.
 """
 
 from __future__ import annotations
@@ -138,7 +143,8 @@ class Site:
         """Take one message from the hub; return the messages to send back, in order.
 
         Raises:
-            ProtocolError: the hub broke the protocol; the site leaves the study.
+            ProtocolError, IntegrityError: the message does not verify, which says nothing about the hub and
+                changes nothing; or the hub broke the protocol, and whoever runs the site ends it.
             PolicyRefused: the roster is not one its owner agreed to.
         """
         opened = not self._channel.ready
