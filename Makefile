@@ -43,7 +43,7 @@ test-slow: $(VENV)/.installed-dev  ## long property tests and attacks
 
 docs: $(VENV)/.installed-dev  ## build the documentation site
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs mkdocs-material 'mkdocstrings[python]'
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) demo-out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
