@@ -190,3 +190,38 @@ def test_no_identity_yet(homes: Path, cloister: Command) -> None:
     ended = cloister("vault", "ls")
     assert ended.code == 2
     assert "cloister keys init" in ended.err
+
+
+def test_new_keys_leave_the_datasets_readable(home: Path, cloister: Command) -> None:
+    assert cloister(*ADD).code == 0
+    rotated = cloister("keys", "rotate")
+    assert rotated.code == 0, rotated.err
+    assert cloister("vault", "verify", "heart").code == 0
+    assert "your present identity" in cloister("vault", "resign").out
+    assert cloister("keys", "rotate").code == 0
+    assert cloister("vault", "export", "heart", "--out", "out.csv").code == 0
+
+
+def test_an_interrupted_rotation_is_finished_by_resign(home: Path, cloister: Command) -> None:
+    assert cloister(*ADD).code == 0
+    manifest = home / "vault" / "datasets" / "heart" / "manifest.dsse.json"
+    before = manifest.read_bytes()
+    assert cloister("keys", "rotate").code == 0
+    manifest.write_bytes(before)  # as if the power had gone after the new identity was written
+    refused = cloister("vault", "verify", "heart")
+    assert refused.code == 1
+    assert cloister("vault", "resign").out == "Signed anew: heart.\n"
+    assert cloister("vault", "verify", "heart").code == 0
+
+
+def test_resign_believes_no_identity_without_a_succession(home: Path, cloister: Command) -> None:
+    from cloister.crypto import Identity
+    from cloister.vault import Vault, load_schema
+
+    thief = Identity.generate("ann")
+    thief.save(home / f"identity-{thief.fingerprint[:8]}.json", PASSPHRASE, cost=CHEAP)
+    planted = Vault(home / "vault", thief, LocalKeystore.open(home / "vault" / "keystore.json", PASSPHRASE))
+    planted.add(Path("rows.csv"), name="planted", schema=load_schema(Path("schema.toml")), purposes=[PURPOSE])
+    refused = cloister("vault", "resign")
+    assert refused.code == 1
+    assert cloister("vault", "verify", "planted").code == 1

@@ -32,6 +32,8 @@ __all__ = [
     "passphrase",
     "resolve_identity",
     "say",
+    "successions",
+    "successions_path",
     "trust_store",
 ]
 
@@ -125,6 +127,27 @@ def load_identity() -> Identity:
 
     Identity.read_public(identity_path())  # a missing or broken file is told before a passphrase is asked for
     return Identity.load(identity_path(), passphrase())
+
+
+def successions_path() -> Path:
+    """Return where this home keeps the envelopes in which its former identities named their successors."""
+    return home() / "successions.json"
+
+
+def successions() -> list[bytes]:
+    """Return those envelopes, oldest first; empty where keys were never rotated."""
+    import msgspec
+
+    path = successions_path()
+    if not path.exists():
+        return []
+    data = read_bytes(path, limit=_MAX_EXPORT, what="list of successions")
+    try:
+        return msgspec.json.decode(data, type=list[bytes])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InputError(
+            "the list of successions cannot be read", where=str(path), fix="Restore it"
+        ) from None
 
 
 def trust_store() -> TrustStore:

@@ -18,26 +18,6 @@ _MAX_EXPORT: Final = 8 << 20
 _SHORTEST_FINGERPRINT: Final = 16
 
 
-def _successions_path() -> Path:
-    return common.home() / "successions.json"
-
-
-def _successions() -> list[bytes]:
-    import msgspec
-
-    path = _successions_path()
-    if not path.exists():
-        return []
-    try:
-        return msgspec.json.decode(
-            read_bytes(path, limit=_MAX_EXPORT, what="list of successions"), type=list[bytes]
-        )
-    except msgspec.DecodeError:
-        raise InputError(
-            "the list of successions cannot be read", where=str(path), fix="Restore it"
-        ) from None
-
-
 def _write(path: Path, data: bytes, *, force: bool) -> None:
     if path.exists() and not force:
         raise InputError("the file exists", where=str(path), fix="Choose another name, or use --force")
@@ -100,7 +80,7 @@ def export(
     from cloister.crypto import Identity, export_identity
 
     own = Identity.read_public(common.identity_path())
-    data = export_identity(own, _successions())
+    data = export_identity(own, common.successions())
     if out is None:
         typer.echo(data.decode(), nl=False)
     else:
@@ -158,24 +138,29 @@ def untrust(name: Annotated[str, typer.Argument(help="A trusted name.")]) -> Non
 def rotate(as_json: JsonOption = False) -> None:
     """Make new keys under the same name and passphrase, and declare them the successor of the old ones.
 
-    The old keys stay beside the new ones, to open what was sealed to them.
+    The old keys stay beside the new ones, to open what was sealed to them. The manifests of your datasets are
+    signed anew.
     """
     from cloister.crypto import Identity, declare_successor
+    from cloister.vault import Catalog
 
     path = common.identity_path()
     old = common.load_identity()
     kept = path.with_name(f"identity-{old.fingerprint[:8]}.json")
     new = Identity.generate(old.name)
-    successions = [*_successions(), declare_successor(old, new)]
-    # A crash between two of these steps leaves the old identity in force.
+    successions = [*common.successions(), declare_successor(old, new)]
+    # A crash between two of these steps leaves the old identity in force; after the last of them
+    # `cloister vault resign` does what is left.
     write_atomic(kept, read_bytes(path, limit=_MAX_EXPORT, what="identity"), mode=0o600)
     _save_successions(successions)
     new.save(path, common.passphrase(), replace=True)
+    resigned = Catalog(common.home() / "vault", new.public).resign([old.public], new)
     result = {
         "name": new.name,
         "fingerprint": new.fingerprint,
         "previous": old.fingerprint,
         "kept": str(kept),
+        "resigned": list(resigned),
     }
     text = f"{new.name}  {new.fingerprint}\nExport it again: who trusts the old keys can now trust these."
     emit(result, as_json=as_json, text=text)
@@ -184,7 +169,7 @@ def rotate(as_json: JsonOption = False) -> None:
 def _save_successions(successions: list[bytes]) -> None:
     import msgspec
 
-    write_atomic(_successions_path(), msgspec.json.encode(successions))
+    write_atomic(common.successions_path(), msgspec.json.encode(successions))
 
 
 @app.command()

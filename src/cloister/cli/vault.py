@@ -183,6 +183,22 @@ def rm(
     emit({"name": name, "removed": True, "note": sentence}, as_json=as_json, text=sentence)
 
 
+@app.command()
+def resign(as_json: JsonOption = False) -> None:
+    """Sign the manifests of your former identities anew; `keys rotate` does it unless it is interrupted."""
+    from cloister.crypto import Identity, follows
+
+    owner = common.load_identity()
+    chain = common.successions()
+    kept = [Identity.read_public(path) for path in sorted(common.home().glob("identity-*.json"))]
+    former = [each for each in kept if follows(each, owner.public, chain)]
+    names = _catalog().resign(former, owner)
+    text = (
+        f"Signed anew: {', '.join(names)}." if names else "All are signed by your present identity."
+    )
+    emit({"resigned": list(names)}, as_json=as_json, text=text)
+
+
 def _as_json(manifest: Manifest) -> dict[str, Any]:
     import msgspec
 

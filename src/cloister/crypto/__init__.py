@@ -37,7 +37,7 @@ from cloister.crypto.rsa import RsaKey, RsaPublicKey
 from cloister.crypto.sealedfile import open_bytes, open_file, seal_bytes, seal_file, sealed_recipients
 from cloister.crypto.shamir import combine, split
 from cloister.crypto.signing import SignatureAlgorithm, SigningKey, VerifyKey
-from cloister.crypto.trust import TrustStore, declare_successor, export_identity, read_export
+from cloister.crypto.trust import TrustStore, declare_successor, export_identity, follows, read_export
 
 __all__ = [
     "KEY_BYTES",
@@ -76,6 +76,7 @@ __all__ = [
     "encrypt",
     "envelope_signers",
     "export_identity",
+    "follows",
     "framed",
     "hash_named",
     "hkdf",

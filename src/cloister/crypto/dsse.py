@@ -77,7 +77,7 @@ def _decode(data: bytes) -> _Envelope:
         )
     try:
         return _DECODER.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(
             f"this is not a signed envelope: {error}", fix="Check which file it is"
         ) from None

@@ -42,7 +42,7 @@ def verify_file(path: Path, signature: bytes, keys: Mapping[str, VerifyKey], *, 
     payload = open_envelope(signature, FILE_SIGNATURE_TYPE, keys, required=required)
     try:
         signed = msgspec.json.decode(payload, type=_FileDigest)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise IntegrityError(
             "a file's signature cannot be read", fix="Get it again from its signer"
         ) from None

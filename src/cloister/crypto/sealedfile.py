@@ -150,7 +150,7 @@ def _read_header(reader: BinaryIO) -> tuple[_Header, bytes]:
     data = _read(reader, length)
     try:
         return msgspec.json.decode(data, type=_Header), sha256(start, data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise IntegrityError("a sealed file's header cannot be read", fix="Get the file again") from None
 
 

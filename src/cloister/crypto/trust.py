@@ -26,7 +26,7 @@ from cloister.errors import InputError, IntegrityError
 from cloister.files import read_bytes, write_atomic
 from cloister.types import check_name
 
-__all__ = ["SUCCESSION_TYPE", "TrustStore", "declare_successor", "export_identity", "read_export"]
+__all__ = ["SUCCESSION_TYPE", "TrustStore", "declare_successor", "export_identity", "follows", "read_export"]
 
 SUCCESSION_TYPE: Final = "application/vnd.cloister.succession+json"
 _MAX_EXPORT: Final = 8 << 20
@@ -76,7 +76,7 @@ def read_export(data: bytes) -> tuple[PublicIdentity, tuple[bytes, ...]]:
     """
     try:
         found = msgspec.json.decode(data, type=PublicIdentity | _Export)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"this is not an exported identity: {error}", fix="Ask its owner to export it again"
         ) from None
@@ -91,7 +91,7 @@ def _open_succession(envelope: bytes) -> _Succession:
     """
     try:
         claimed = msgspec.json.decode(_payload_of(envelope), type=_Succession)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise IntegrityError("a succession cannot be read", fix="Ask for the export again") from None
     open_envelope(envelope, SUCCESSION_TYPE, keyring([claimed.old, claimed.new]), required=2)
     if claimed.old.name != claimed.new.name:
@@ -107,8 +107,12 @@ class _PayloadOnly(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-def _follows(trusted: PublicIdentity, offered: PublicIdentity, successions: Sequence[bytes]) -> bool:
-    """Walk back from the offered identity; True when the trusted one is reached."""
+def follows(trusted: PublicIdentity, offered: PublicIdentity, successions: Sequence[bytes]) -> bool:
+    """Return whether successions lead without a gap from the trusted identity to the offered one.
+
+    Raises:
+        IntegrityError: a succession is not signed as it should be.
+    """
     wanted = offered.fingerprint
     for envelope in reversed(successions):
         if wanted == trusted.fingerprint:
@@ -141,7 +145,7 @@ class TrustStore:
             StorageError: it cannot be written.
         """
         known = self._find(public.name)
-        if known is not None and not replace and not _follows(known, public, successions):
+        if known is not None and not replace and not follows(known, public, successions):
             raise InputError(
                 f"another identity is trusted as {public.name}, which declared no successor like this",
                 where=f"trusted {known.fingerprint[:16]}, offered {public.fingerprint[:16]}",

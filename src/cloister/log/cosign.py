@@ -49,7 +49,7 @@ def open_head(signed: bytes, keys: Mapping[str, VerifyKey], *, required: int = 1
 def _decode(data: bytes) -> TreeHead:
     try:
         return msgspec.json.decode(data, type=TreeHead)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise IntegrityError("a tree head cannot be read", fix="Get it again") from None
 
 

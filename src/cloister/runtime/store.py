@@ -161,7 +161,7 @@ def load_study(studies: Path, name: str, *, keeper: PublicIdentity, reader: Iden
     )
     try:
         record = msgspec.json.decode(payload, type=StudyRecord)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(f"the study record does not parse: {error}", where=str(folder)) from None
     plan = parse_plan(record.plan.encode(), allow_two=True)
     members = tuple(PublicIdentity.from_json(member.encode()) for member in record.members)

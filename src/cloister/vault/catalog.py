@@ -14,15 +14,17 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from cloister.crypto import PublicIdentity
+import msgspec
+
+from cloister.crypto import Identity, PublicIdentity, envelope_signers
 from cloister.errors import InputError, IntegrityError, StorageError
-from cloister.files import read_bytes
+from cloister.files import read_bytes, write_atomic
 from cloister.types import check_name
-from cloister.vault.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest, open_manifest
+from cloister.vault.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest, open_manifest, sign_manifest
 
 __all__ = ["Catalog"]
 
@@ -95,6 +97,30 @@ class Catalog:
                 fix="Restore the dataset's folder from a backup",
             )
         return manifest
+
+    def resign(self, former: Sequence[PublicIdentity], owner: Identity) -> tuple[str, ...]:
+        """Sign every manifest of a former identity anew; return the names of those datasets.
+
+        Args:
+            former: earlier identities of the owner; that they are is for the caller to know.
+            owner: the identity of this catalog, with its private keys.
+
+        Raises:
+            IntegrityError: a manifest is nobody's of these; those before it are done.
+            StorageError: one cannot be written; those before it are done.
+        """
+        done = []
+        for name in self.names():
+            envelope = self.envelope(name)
+            signer = next((each for each in former if each.fingerprint in envelope_signers(envelope)), None)
+            if signer is None:
+                self.read(name, envelope)
+                continue
+            manifest = Catalog(self._folder.parent, signer).read(name, envelope)
+            renewed = msgspec.structs.replace(manifest, owner=owner.fingerprint)
+            write_atomic(self.folder(name) / MANIFEST_NAME, sign_manifest(renewed, owner))
+            done.append(name)
+        return tuple(done)
 
     def delete(self, name: str) -> None:
         """Delete a dataset's files, first of all from their place. Raises InputError, StorageError."""
