@@ -73,7 +73,7 @@ def finishes_without(world: World, liar: str) -> None:
     world.run()
     assert world.hub.stopped is None
     assert world.hub.finished
-    assert liar not in world.hub.epochs[-1].roster.names
+    assert liar not in world.hub.epochs[-1].terms.roster.names
     assert [done.round for done in rounds(world)] == [0, 1, 2]
 
 
@@ -107,7 +107,7 @@ def test_invented_and_replayed_messages_exclude_nobody_from_the_set_up(tmp_path:
         assert all(isinstance(event, Refused) for event in step.events)
     world.run()
     assert world.hub.finished
-    assert [epoch.roster.names for epoch in world.hub.epochs] == [("site0", "site1", "site2", "site3")]
+    assert [epoch.terms.roster.names for epoch in world.hub.epochs] == [("site0", "site1", "site2", "site3")]
 
 
 # --- the set-up -----------------------------------------------------------------------------------
@@ -122,15 +122,7 @@ def test_who_countersigns_something_else_is_left_out(tmp_path: Path, field: dict
     def change(message: Message) -> Message:
         assert isinstance(message, Countersign)
         site = world.sites["site3"]
-        epoch = site._current()
-        statement = Countersignature(
-            world.plan.digest.hex(),
-            epoch.roster.digest.hex(),
-            epoch.number,
-            "site3",
-            epoch.manifests["site3"].hex(),
-            20,
-        )
+        statement = site._current().terms.countersignature("site3")
         return Countersign(countersign(site._identity, msgspec.structs.replace(statement, **field)))
 
     lie(world, "site3", Countersign, change)
@@ -155,7 +147,7 @@ def test_a_first_member_that_deals_no_study_key_is_left_out(tmp_path: Path, keys
 
 def test_a_site_that_is_not_on_the_roster_has_no_voice_in_the_set_up(tmp_path: Path) -> None:
     world = left_out(tmp_path)
-    roster = world.hub.epochs[-1].roster
+    roster = world.hub.epochs[-1].terms.roster
     statement = Countersignature(
         world.plan.digest.hex(), roster.digest.hex(), 1, "site3", world.sites["site3"]._plan.data.schema, 20
     )

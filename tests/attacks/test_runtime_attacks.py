@@ -102,7 +102,7 @@ def test_with_hub_view_none_no_model_reaches_the_hub(tmp_path: Path) -> None:
     epoch = study.hub.epochs[-1]
     assert study.hub.totals
     for total in study.hub.totals:
-        decoded = np.frombuffer(total, "<i4") * epoch.encoding.unit
+        decoded = np.frombuffer(total, "<i4") * epoch.terms.encoding.unit
         assert np.abs(decoded).max() > 3.0
 
 

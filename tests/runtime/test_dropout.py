@@ -154,7 +154,7 @@ def test_a_site_that_never_joins_is_waited_for_until_the_deadline(tmp_path: Path
     study.start()
     study.run()
     assert study.hub.finished
-    assert study.hub.epochs[-1].roster.names == ("site1", "site2", "site3")
+    assert study.hub.epochs[-1].terms.roster.names == ("site1", "site2", "site3")
 
 
 def test_fewer_sites_than_the_plan_asks_for_stop_the_study(tmp_path: Path) -> None:

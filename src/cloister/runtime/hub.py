@@ -34,6 +34,7 @@ from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, InputError, PlanError, ProtocolError, RoundBurnt
 from cloister.learning import Plan, initial_model, metrics_from_sums, plan_model, read_sums
 from cloister.runtime.channel import Channel, peek
+from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.runtime.events import (
     Burnt,
     Event,
@@ -44,7 +45,7 @@ from cloister.runtime.events import (
     Stalled,
     Stopped,
 )
-from cloister.runtime.globalmodel import GlobalModel, weights_by_site
+from cloister.runtime.globalmodel import GlobalModel
 from cloister.runtime.messages import (
     MAX_REASON,
     Announce,
@@ -69,9 +70,9 @@ from cloister.runtime.messages import (
     decode_message,
     encode_message,
 )
-from cloister.runtime.roster import Countersignature, manifest_digest, read_countersignature
+from cloister.runtime.roster import manifest_digest, read_countersignature
 from cloister.runtime.studykey import open_study_key, read_study_keys
-from cloister.secagg import Encoding, EpochContext, Roster, RoundSum, SecureSumHub, model_digest
+from cloister.secagg import RoundSum, SecureSumHub, model_digest
 from cloister.vault import Schema, open_manifest
 
 __all__ = ["Hub", "Outgoing", "Step"]
@@ -96,11 +97,9 @@ class Step:
 
 @dataclass
 class _Epoch:
-    number: int
-    roster: Roster
-    context: EpochContext
-    weights: dict[str, float]
-    encoding: Encoding
+    """What belongs to one epoch."""
+
+    terms: EpochTerms
     secure_sum: SecureSumHub
     countersignatures: dict[str, bytes] = field(default_factory=dict)
     ready: dict[str, bytes] = field(default_factory=dict)
@@ -180,13 +179,8 @@ class Hub:
         if self.model is None or not self.epochs or self.epochs[-1].study_keys is None:
             return None
         epoch = self.epochs[-1]
-        return open_study_key(
-            self.epochs[-1].study_keys or b"",
-            epoch.roster.members[0],
-            self._identity,
-            self._plan.digest,
-            epoch.number,
-        )
+        bound = (epoch.terms.first, self._identity, self._plan.digest, epoch.terms.number)
+        return open_study_key(epoch.study_keys or b"", *bound)
 
     # --- inputs ---------------------------------------------------------------------------------
 
@@ -293,54 +287,31 @@ class Hub:
         if len(names) < self._plan.study.minimum_sites:
             self._stop(f"{len(names)} sites take part, the plan asks for {self._plan.study.minimum_sites}")
             return
+        rows = {name: self.joined[name].rows for name in names}
+        manifests = {name: manifest_digest(self.joined[name].manifest) for name in names}
+        members = [self._sites[name] for name in names]
         try:
-            params = self._plan.params(len(names))
+            terms = terms_of(self._plan, len(self.epochs), members, rows, manifests)
         except PlanError as error:
             self._stop(f"{len(names)} sites take part: {error}")
             return
-        roster = Roster(tuple(self._sites[name] for name in names))
-        rows = {name: self.joined[name].rows for name in names}
-        number = len(self.epochs)
-        context = EpochContext(
-            plan_digest=self._plan.digest,
-            roster=roster,
-            epoch=number,
-            attempts=self._plan.attempts,
-            params=params,
-            bits=self._plan.aggregation.bits,
-            hub_view=self._plan.aggregation.hub_view,
-        )
-        weights, encoding = weights_by_site(self._plan, rows), self._plan.encoding(len(names))
-        self.epochs.append(_Epoch(number, roster, context, weights, encoding, SecureSumHub(context)))
+        self.epochs.append(_Epoch(terms, SecureSumHub(terms.context)))
         self._enter("roster", now)
-        self._broadcast(
-            RosterOffer(
-                number,
-                [member.to_json() for member in roster.members],
-                [manifest_digest(self.joined[name].manifest) for name in names],
-                list(rows.values()),
-            )
-        )
+        identities = [member.to_json() for member in members]
+        self._broadcast(RosterOffer(terms.number, identities, list(manifests.values()), list(rows.values())))
 
     def _on_countersign(self, peer: str, message: Countersign, now: float) -> None:
         epoch = self._current()
         statement = read_countersignature(message.envelope, self._sites[peer])
-        if (statement.roster, statement.epoch) != (epoch.roster.digest.hex(), epoch.number):
+        due = epoch.terms.countersignature(peer)
+        if (statement.roster, statement.epoch) != (due.roster, due.epoch):
             return  # a late answer to an abandoned roster
-        due = Countersignature(
-            self._plan.digest.hex(),
-            statement.roster,
-            epoch.number,
-            peer,
-            manifest_digest(self.joined[peer].manifest).hex(),
-            self.joined[peer].rows,
-        )
         if statement != due:
             raise ProtocolError("countersigned another plan, manifest or row count", peer=peer)
         epoch.countersignatures[peer] = message.envelope
         self._answered.add(peer)
-        if len(epoch.countersignatures) == len(epoch.roster.members):
-            self._note(RosterAgreed(epoch.number, tuple(self._members())))
+        if len(epoch.countersignatures) == len(epoch.terms.roster.members):
+            self._note(RosterAgreed(epoch.terms.number, tuple(self._members())))
             self._enter("announce", now)
             self._broadcast(RosterClosed([epoch.countersignatures[name] for name in self._members()]))
 
@@ -370,18 +341,18 @@ class Hub:
             epoch.study_keys = message.study_keys
         epoch.ready[peer] = message.setup_digest
         self._answered.add(peer)
-        if len(epoch.ready) < len(epoch.roster.members) or epoch.study_keys is None:
+        if len(epoch.ready) < len(epoch.terms.roster.members) or epoch.study_keys is None:
             return
-        self._note(SetupDone(epoch.number, message.setup_digest))
+        self._note(SetupDone(epoch.terms.number, message.setup_digest))
         self._broadcast(StudyKeys(epoch.study_keys))
         self._begin(None, now)
 
     def _check_study_keys(self, epoch: _Epoch, envelope: bytes) -> None:
-        bound = (epoch.roster.members[0], self._plan.digest, epoch.number)
+        bound = (epoch.terms.first, self._plan.digest, epoch.terms.number)
         read_study_keys(
             envelope,
             *bound,
-            readers=[*epoch.roster.names, *([] if self.model is None else [self._identity.name])],
+            readers=[*epoch.terms.roster.names, *([] if self.model is None else [self._identity.name])],
         )
         if self.model is not None:
             open_study_key(envelope, bound[0], self._identity, *bound[1:])
@@ -413,7 +384,7 @@ class Hub:
 
     def _upload_deadline(self, now: float) -> None:
         epoch = self._current()
-        if len(epoch.secure_sum.uploaded) >= epoch.context.params.minimum:
+        if len(epoch.secure_sum.uploaded) >= epoch.terms.context.params.minimum:
             self._close(now)
             return
         missing = tuple(name for name in self._members() if name not in epoch.secure_sum.uploaded)
@@ -452,7 +423,7 @@ class Hub:
         epoch = self._current()
         if self.model is not None:
             try:
-                self.model.apply(result.total, result.survivors, epoch.weights, epoch.encoding)
+                self.model.apply(result.total, result.survivors, epoch.terms.weights, epoch.terms.encoding)
             except CloisterError as error:  # a site did not encode by the rules; who, a sum does not tell
                 self._burn(str(error), now)
                 return
@@ -460,7 +431,7 @@ class Hub:
         done = RoundDone(self._round, self._attempt, result.survivors, now - self._started, metrics, by_site)
         self.rounds.append(done)
         self._note(done)
-        total = epoch.encoding.to_bytes(result.total)
+        total = epoch.terms.encoding.to_bytes(result.total)
         outcome = Outcome(self._round, self._attempt, list(result.survivors), total)
         self._round += 1
         if self._round < self._plan.training.rounds:
@@ -481,7 +452,7 @@ class Hub:
 
     def _conclude(self) -> None:
         epoch = self._current()
-        if len(self._done) < epoch.context.params.minimum:
+        if len(self._done) < epoch.terms.context.params.minimum:
             self._stop("too few sites confirmed the final model")
             return
         tags = Counter(done.tag for done in self._done.values())
@@ -489,7 +460,7 @@ class Hub:
         for name in self._done:
             if self._done[name].tag != tag:
                 self._note(Refused(name, "ended with another model than the others"))
-        if tags[tag] < epoch.context.params.minimum:
+        if tags[tag] < epoch.terms.context.params.minimum:
             self._stop("the sites ended with different models")
             return
         evaluations = {
@@ -526,7 +497,7 @@ class Hub:
         return self.epochs[-1]
 
     def _members(self) -> list[str]:
-        return [member.name for member in self._current().roster.members]
+        return [member.name for member in self._current().terms.roster.members]
 
     def _enter(self, phase: str, now: float) -> None:
         self._phase = phase

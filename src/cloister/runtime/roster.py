@@ -7,7 +7,7 @@ everybody's signature is there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -81,17 +81,9 @@ def read_countersignature(envelope: bytes, signer: PublicIdentity) -> Countersig
 
 
 def check_countersignatures(
-    envelopes: Sequence[bytes],
-    members: Sequence[PublicIdentity],
-    *,
-    plan: bytes,
-    roster: bytes,
-    epoch: int,
-    manifests: Mapping[str, bytes],
-    rows: Mapping[str, int],
+    envelopes: Sequence[bytes], members: Sequence[PublicIdentity], due: Callable[[str], Countersignature]
 ) -> None:
-    """Require from every member, in order, its signature over exactly this plan, roster, epoch, manifest and
-    row count.
+    """Require from every member, in order, its signature over exactly what is due from it.
 
     Raises:
         ProtocolError: naming the first member for whom that does not hold.
@@ -99,10 +91,7 @@ def check_countersignatures(
     if len(envelopes) != len(members):
         raise ProtocolError("the roster is not countersigned by every member")
     for envelope, member in zip(envelopes, members, strict=True):
-        expected = Countersignature(
-            plan.hex(), roster.hex(), epoch, member.name, manifests[member.name].hex(), rows[member.name]
-        )
-        if read_countersignature(envelope, member) != expected:
+        if read_countersignature(envelope, member) != due(member.name):
             raise ProtocolError("countersigned another plan or roster", peer=member.name)
 
 

@@ -23,13 +23,14 @@ sum without differential privacy does not.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.learning import Plan, client_update
 from cloister.runtime.channel import Channel
-from cloister.runtime.globalmodel import GlobalModel, weights_by_site
+from cloister.runtime.epoch import EpochTerms, terms_of
+from cloister.runtime.globalmodel import GlobalModel
 from cloister.runtime.messages import (
     Announce,
     Announcements,
@@ -53,10 +54,10 @@ from cloister.runtime.messages import (
     decode_message,
     encode_message,
 )
-from cloister.runtime.roster import Countersignature, check_countersignatures, countersign, manifest_digest
+from cloister.runtime.roster import check_countersignatures, countersign, manifest_digest
 from cloister.runtime.studykey import deal_study_key, open_study_key
 from cloister.runtime.worker import LocalWorker
-from cloister.secagg import Encoding, EpochContext, Roster, SecureSumSite
+from cloister.secagg import SecureSumSite
 from cloister.types import RandomBytes
 
 __all__ = ["Site"]
@@ -66,15 +67,8 @@ __all__ = ["Site"]
 class _Epoch:
     """What belongs to one epoch and dies with it."""
 
-    number: int
-    roster: Roster
-    rows: dict[str, int]
-    manifests: dict[str, bytes]
-    weights: dict[str, float]
-    encoding: Encoding
-    context: EpochContext
+    terms: EpochTerms
     secure_sum: SecureSumSite | None = None
-    members: dict[str, PublicIdentity] = field(default_factory=dict)
 
 
 class Site:
@@ -224,19 +218,11 @@ class Site:
         manifests = dict(zip(names, offer.manifests, strict=True))
         if rows.get(self.name) != self._rows or manifests.get(self.name) != manifest_digest(self._manifest):
             raise ProtocolError("offered a roster that misstates what this site brings", peer=self._hub.name)
-        epoch = self._new_epoch(offer.epoch, members, rows, manifests)
+        terms = terms_of(self._plan, offer.epoch, members, rows, manifests)
         self._end_epoch()
-        self._highest_epoch, self._epoch, self._attempt = offer.epoch, epoch, -1
+        self._highest_epoch, self._epoch, self._attempt = offer.epoch, _Epoch(terms), -1
         self._expected = (RosterClosed, RosterOffer)
-        statement = Countersignature(
-            self._plan.digest.hex(),
-            epoch.roster.digest.hex(),
-            offer.epoch,
-            self.name,
-            manifests[self.name].hex(),
-            self._rows,
-        )
-        return [Countersign(countersign(self._identity, statement))]
+        return [Countersign(countersign(self._identity, terms.countersignature(self.name)))]
 
     def _accept_member(self, member: PublicIdentity) -> PublicIdentity:
         named = {site.name: site.identity for site in self._plan.sites}
@@ -254,43 +240,11 @@ class Site:
             )
         return member
 
-    def _new_epoch(
-        self, number: int, members: list[PublicIdentity], rows: dict[str, int], manifests: dict[str, bytes]
-    ) -> _Epoch:
-        roster = Roster(tuple(members))
-        plan = self._plan
-        params = plan.params(len(members))
-        return _Epoch(
-            number=number,
-            roster=roster,
-            rows=rows,
-            manifests=manifests,
-            weights=weights_by_site(plan, rows),
-            encoding=plan.encoding(len(members)),
-            context=EpochContext(
-                plan_digest=plan.digest,
-                roster=roster,
-                epoch=number,
-                attempts=plan.attempts,
-                params=params,
-                bits=plan.aggregation.bits,
-                hub_view=plan.aggregation.hub_view,
-            ),
-            members={member.name: member for member in members},
-        )
-
     def _on_roster_closed(self, closed: RosterClosed) -> list[Message]:
         epoch = self._current()
-        check_countersignatures(
-            closed.countersignatures,
-            epoch.roster.members,
-            plan=self._plan.digest,
-            roster=epoch.roster.digest,
-            epoch=epoch.number,
-            manifests=epoch.manifests,
-            rows=epoch.rows,
-        )
-        epoch.secure_sum = SecureSumSite(epoch.context, self._identity, insecure_test_random=self._random)
+        terms = epoch.terms
+        check_countersignatures(closed.countersignatures, terms.roster.members, terms.countersignature)
+        epoch.secure_sum = SecureSumSite(terms.context, self._identity, insecure_test_random=self._random)
         self._expected = (Announcements, RosterOffer)
         return [Announce(epoch.secure_sum.announce())]
 
@@ -304,12 +258,16 @@ class Site:
         epoch, secure_sum = self._current(), self._secure_sum()
         secure_sum.finish_setup(message.body)
         envelope = None
-        if epoch.roster.members[0].name == self.name:
-            readers = list(epoch.roster.members)
+        if epoch.terms.first.name == self.name:
+            readers = list(epoch.terms.roster.members)
             if self._plan.aggregation.hub_view == "sum":
                 readers.append(self._hub)
             self.study_key, envelope = deal_study_key(
-                self._identity, self._plan.digest, epoch.number, readers, insecure_test_random=self._random
+                self._identity,
+                self._plan.digest,
+                epoch.terms.number,
+                readers,
+                insecure_test_random=self._random,
             )
         self._expected = (StudyKeys, RosterOffer)
         return [Ready(secure_sum.setup_digest, envelope)]
@@ -317,7 +275,7 @@ class Site:
     def _on_study_keys(self, message: StudyKeys) -> list[Message]:
         epoch = self._current()
         self.study_key = open_study_key(
-            message.envelope, epoch.roster.members[0], self._identity, self._plan.digest, epoch.number
+            message.envelope, epoch.terms.first, self._identity, self._plan.digest, epoch.terms.number
         )
         self._expected = (RoundStart, RosterOffer)
         return []
@@ -337,9 +295,9 @@ class Site:
         self._attempts_used += 1
         params = self._model.params
         sums = self._worker.evaluate(params) if self._plan.data.public_rows else None
-        update = client_update(self._worker.train(params), params, epoch.weights[self.name])
-        self.clamped += epoch.encoding.clamped(update)
-        body = secure_sum.upload(start.attempt, epoch.encoding.encode(update), params)
+        update = client_update(self._worker.train(params), params, epoch.terms.weights[self.name])
+        self.clamped += epoch.terms.encoding.clamped(update)
+        body = secure_sum.upload(start.attempt, epoch.terms.encoding.encode(update), params)
         self._expected = (Request, RoundStart, Finish, RosterOffer)
         return [Upload(start.attempt, body, None if sums is None else sums.tolist())]
 
@@ -364,10 +322,10 @@ class Site:
         if outcome.round != self._model.rounds:
             raise ProtocolError("sent the outcome of another round", peer=self._hub.name)
         params = self._model.params
-        total = epoch.encoding.from_bytes(outcome.total, params.size)
+        total = epoch.terms.encoding.from_bytes(outcome.total, params.size)
         # the secure sum refuses lists that are too short, repeat a site or name a stranger
         opened = self._secure_sum().open_sum(outcome.attempt, outcome.survivors, total, params)
-        self._model.apply(opened, outcome.survivors, epoch.weights, epoch.encoding)
+        self._model.apply(opened, outcome.survivors, epoch.terms.weights, epoch.terms.encoding)
 
     def _end_epoch(self) -> None:
         if self._epoch is not None and self._epoch.secure_sum is not None:

@@ -234,19 +234,19 @@ class Study:
 
     def _result(self) -> StudyResult:
         hub, epoch = self.hub, self.hub.epochs[-1]
-        first = self.sites[epoch.roster.members[0].name]
+        first = self.sites[epoch.terms.first.name]
         source = hub.model or first.model
         if first.study_key is None or epoch.study_keys is None:
             raise CloisterError("the study ended without a study key")
-        names = [member.name for member in epoch.roster.members]
+        names = [member.name for member in epoch.terms.roster.members]
         return StudyResult(
             plan=self.plan,
             hub=self.hub_identity.public,
-            members=epoch.roster.members,
+            members=epoch.terms.roster.members,
             rows={name: hub.joined[name].rows for name in names},
             manifests={name: hub.joined[name].manifest for name in names},
             countersignatures=dict(epoch.countersignatures),
-            epoch=epoch.number,
+            epoch=epoch.terms.number,
             setup_digest=next(iter(epoch.ready.values())),
             study_keys=epoch.study_keys,
             rounds=tuple(hub.rounds),
