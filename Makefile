@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: help setup demo test test-slow lint docs clean
+.PHONY: help setup demo test test-slow lint docs bench-setup clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -45,5 +45,9 @@ docs: $(VENV)/.installed-dev  ## build the documentation site
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs mkdocs-material 'mkdocstrings[python]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+bench-setup:  ## install the peers that benchmarks compare with, each in an environment of its own
+	test -x .peers/flower/bin/python || python3 -m venv .peers/flower
+	.peers/flower/bin/pip install --quiet --disable-pip-version-check flwr==1.41.0
+
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) demo-out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .peers demo-out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -12,12 +12,13 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["arguments", "conditions", "data_folder", "emit", "median_seconds"]
+__all__ = ["arguments", "conditions", "data_folder", "emit", "median_seconds", "peer"]
 
 _PACKAGES = ("cloister", "numpy", "cryptography", "pyarrow", "msgspec", "scikit-learn", "safetensors")
 
@@ -94,3 +95,20 @@ def median_seconds(action: Callable[[], object], *, repeats: int, warmup: int = 
         action()
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
+
+
+def peer(name: str, script: str, *options: object) -> tuple[Any, str | None]:
+    """Run a script of `benchmarks/peers` with the interpreter of the peer it measures.
+
+    Returns:
+        What it printed as JSON and None; or None and the reason why there is no figure.
+    """
+    root = Path(__file__).resolve().parent.parent
+    python = root / ".peers" / name / "bin" / "python"
+    if not python.exists():
+        return None, "the peer is not installed; run `make bench-setup`"
+    command = [str(python), str(root / "benchmarks" / "peers" / script), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        return None, f"the peer failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+    return json.loads(done.stdout), None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks.common import arguments, emit, median_seconds
+from benchmarks.common import arguments, emit, median_seconds, peer
 from cloister.crypto import Identity, apply_masks
 from cloister.secagg import Encoding, EpochContext, Params, Roster, SecureSumHub, SecureSumSite
 
@@ -209,10 +209,12 @@ def main() -> None:
         "parameters": PARAMETERS,
         "streams": SITES,
         "pinned_core": core,
-        "flower_secagg_plus_ms": None,
-        "reasons": {
-            "flower_secagg_plus_ms": "no peer is installed; the yardstick is AES-256-GCM itself"
-        },
+    }
+    flower, reason = peer("flower", "flower_secagg.py", PARAMETERS, SITES, 1 if quick else 3)
+    result |= {
+        "flower": flower,
+        "flower_over_ours": None if flower is None else round(flower["mask_ms"] / result["mask_ms"], 1),
+        "reasons": {"flower": reason},
     }
     emit("secagg", result)
 
