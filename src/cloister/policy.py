@@ -94,7 +94,7 @@ def decode_toml(data: bytes, kind: type[S], what: str) -> S:
 
     Raises:
         InputError: not TOML (with line and column), an unknown field (with the nearest known one), a missing
-            field, or a wrong type or range (with the field's path).
+            field, or a wrong type or range (with the field's path and its choices).
     """
     if len(data) > MAX_TOML:
         raise InputError(f"the {what} is larger than {MAX_TOML} bytes", fix="Check which file it is")
@@ -114,35 +114,77 @@ def decode_toml(data: bytes, kind: type[S], what: str) -> S:
         return msgspec.convert(tree, kind, strict=True)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at ")
-        where = path.strip("`").removeprefix("$").lstrip(".")
+        where = _with_key(tree, kind, path.strip("`").removeprefix("$").lstrip("."))
+        choices = ", ".join(map(repr, _choices(msgspec.inspect.type_info(kind), tree, where)))
         raise InputError(
-            f"the {what} is not valid: {text}", where=where or "top level", fix="Correct the field"
+            f"the {what} is not valid: {text}",
+            where=where or "top level",
+            fix=f"Choose one of {choices}" if choices else "Correct the field",
         ) from None
+
+
+def _with_key(tree: dict[str, Any], kind: type[msgspec.Struct], path: str) -> str:
+    """Return a field's path with the name of the table that msgspec writes as `[...]`."""
+    table, dots, rest = path.partition("[...]")
+    if not dots or not isinstance(tree.get(table), dict):
+        return path
+    for key, value in tree[table].items():
+        try:
+            msgspec.convert({**tree, table: {key: value}}, kind, strict=True)
+        except msgspec.ValidationError:
+            return f"{table}.{key}{rest}"
+    return path
+
+
+def _choices(info: msgspec.inspect.Type, value: Any, path: str) -> Sequence[object]:
+    """Return what may stand in the field at a path, where its type lists that; else nothing."""
+    info = _without_none(info)
+    if not path and isinstance(info, msgspec.inspect.EnumType):
+        return [option.value for option in info.cls]
+    if not path and isinstance(info, msgspec.inspect.LiteralType):
+        return info.values
+    for step, inner, item in _within(info, value):
+        if path == step or path.startswith((f"{step}.", f"{step}[")):
+            return _choices(inner, item, path[len(step) :].removeprefix("."))
+    return ()
 
 
 def _unknown_fields(
     value: Any, info: msgspec.inspect.Type, path: str
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Yield (where, unknown field, known fields), outermost first."""
+    info = _without_none(info)
+    if (
+        isinstance(info, msgspec.inspect.StructType)
+        and isinstance(value, dict)
+        and info.forbid_unknown_fields
+    ):
+        known = [field.encode_name for field in info.fields] + ([info.tag_field] if info.tag_field else [])
+        yield from ((path, key, known) for key in value if key not in known)
+    for step, inner, item in _within(info, value):
+        below = f"{path}{step}" if step.startswith("[") else f"{path}.{step}".lstrip(".")
+        yield from _unknown_fields(item, inner, below)
+
+
+def _without_none(info: msgspec.inspect.Type) -> msgspec.inspect.Type:
+    """Return T for `T | None`."""
+    if not isinstance(info, msgspec.inspect.UnionType):
+        return info
+    options = [option for option in info.types if not isinstance(option, msgspec.inspect.NoneType)]
+    return options[0] if len(options) == 1 else info
+
+
+def _within(info: msgspec.inspect.Type, value: Any) -> Iterator[tuple[str, msgspec.inspect.Type, Any]]:
+    """Yield (step of a path, type, value) for what a value holds."""
     if isinstance(info, msgspec.inspect.StructType) and isinstance(value, dict):
         fields = {field.encode_name: field.type for field in info.fields}
-        tag = [info.tag_field] if info.tag_field else []
-        if info.forbid_unknown_fields:
-            yield from ((path, key, [*fields, *tag]) for key in value if key not in fields and key not in tag)
-        for key in (key for key in value if key in fields):
-            yield from _unknown_fields(value[key], fields[key], f"{path}.{key}".lstrip("."))
+        yield from ((key, fields[key], item) for key, item in value.items() if key in fields)
     elif isinstance(info, msgspec.inspect.DictType) and isinstance(value, dict):
-        for key, item in value.items():
-            yield from _unknown_fields(item, info.value_type, f"{path}.{key}".lstrip("."))
+        yield from ((key, info.value_type, item) for key, item in value.items())
     elif isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType) and isinstance(
         value, list
     ):
-        for index, item in enumerate(value):
-            yield from _unknown_fields(item, info.item_type, f"{path}[{index}]")
-    elif isinstance(info, msgspec.inspect.UnionType):
-        structs = [option for option in info.types if not isinstance(option, msgspec.inspect.NoneType)]
-        if len(structs) == 1:
-            yield from _unknown_fields(value, structs[0], path)
+        yield from ((f"[{index}]", info.item_type, item) for index, item in enumerate(value))
 
 
 def load_toml(path: Path, kind: type[S], what: str) -> S:
