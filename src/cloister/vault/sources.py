@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -24,9 +25,13 @@ def open_source(path: Path) -> CsvSource | ParquetSource:
     """Return the source for a file, chosen by its first bytes.
 
     Raises:
-        InputError: it cannot be read, or is neither CSV nor Parquet.
+        InputError: it cannot be read, is a pipe or a device, or is neither CSV nor Parquet.
         SchemaError: the header is not as it must be.
     """
+    with reading(path):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # rows are read more than once
+        raise InputError("the rows are not in a file", where=str(path), fix="Save them as a file first")
     with reading(path), path.open("rb") as file:
         start = file.read(4)
     if start == _ENCRYPTED_MAGIC:
