@@ -111,6 +111,7 @@ def test_without_a_command_there_is_help(cloister: Command) -> None:
         (("sael",), "No such command 'sael'"),
         (("--nonsense",), "No such option"),
         (("keys", "nonsense"), "No such command 'nonsense'"),
+        (("keys", "exprt"), "Did you mean 'export'? Run"),
         (("seal",), "Missing argument"),
         (("seal", "file"), "Missing option"),
         (("hash", "file", "--nonsense"), "No such option"),

@@ -201,7 +201,7 @@ def test_labels_of_classifiers(
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [
-        (None, {"features": ("age", "kidn")}, "Did you mean 'kind'"),
+        (None, {"features": ("age", "kidn")}, r"Did you mean 'kind'\?$"),
         (None, {"features": ("age", "note")}, "text column"),
         (None, {"features": ("age", "zzzzzzz")}, "no column"),
         (None, {"label": "smoker", "features": ("age",)}, "role feature"),

@@ -165,7 +165,8 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         return 2
     path = error.ctx.command_path if getattr(error, "ctx", None) else "cloister"
-    return _end(f"{error.format_message().rstrip('.')}. Run `{path} --help`.", 2)
+    sentence = error.format_message().rstrip(".")
+    return _end(f"{sentence}{'' if sentence.endswith('?') else '.'} Run `{path} --help`.", 2)
 
 
 def _storage(error: OSError) -> CloisterError:

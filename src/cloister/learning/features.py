@@ -215,7 +215,7 @@ def _column(schema: Schema, name: str, role: Literal["feature", "label"]) -> Col
     column = schema.columns.get(name)
     if column is None:
         near = difflib.get_close_matches(name, schema.columns, n=1)
-        hint = f"Did you mean {near[0]!r}" if near else "Name a column of the schema"
+        hint = f"Did you mean {near[0]!r}?" if near else "Name a column of the schema"
         raise PlanError(f"the schema has no column {name!r}", where=field, fix=hint)
     if column.role != role:
         raise PlanError(
