@@ -206,6 +206,29 @@ def test_bad_input(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert "Traceback" not in capsys.readouterr().err
 
 
+def test_no_file_is_replaced_unasked_and_the_rows_never(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, out = tmp_path / "rows.csv", tmp_path / "answers.csv"
+    rows.write_bytes(ROWS)
+    out.write_bytes(b"kept")
+    arguments = ["predict", str(world.root / "release"), str(rows), "--plaintext", "--out"]
+    assert run([*arguments, str(out)]) == 2
+    assert "use --force" in capsys.readouterr().err
+    assert out.read_bytes() == b"kept"
+    assert run([*arguments, str(rows), "--force"]) == 2
+    assert rows.read_bytes() == ROWS
+    assert run([*arguments, str(out), "--force"]) == 0
+    assert pyarrow.csv.read_csv(out).equals(expected(world))
+
+
+def test_a_folder_without_a_model(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = ["predict", str(tmp_path / "empty"), str(world.root / "rows.csv"), "--plaintext"]
+    assert run([*arguments, "--unverified", "--out", str(tmp_path / "answers")]) == 2
+    assert "holds no model" in capsys.readouterr().err
+
+
 def test_local_scaling_asks_for_a_reference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def predict(
         bool, typer.Option("--unverified", help="Use the model without verifying its release.")
     ] = False,
     trust: TrustOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict with a released model: sealed rows in, sealed answers out."""
@@ -77,8 +78,13 @@ def predict(
 
     if bool(to) == plaintext:
         raise InputError(
-            "predictions need a reader",
+            "predictions are sealed or unencrypted, not both" if plaintext else "predictions need a reader",
             fix="Name one with --to, or write --plaintext to have them unencrypted",
+        )
+    target = out or file.with_name(f"{file.name}.predictions.{output_format}{'' if plaintext else '.sealed'}")
+    if target.exists() and (not force or (file.exists() and target.samefile(file))):
+        raise InputError(
+            "the target exists", where=str(target), fix="Choose another one with --out, or use --force"
         )
     readers = [resolve_identity(name) for name in to or []]
     predictor = Predictor.of(_model(model, trust, unverified))
@@ -88,7 +94,6 @@ def predict(
     with _rows(file) as path:
         predictions = predictor.predict_file(path)
     content = _encode(predictions, output_format)
-    target = out or file.with_name(f"{file.name}.predictions.{output_format}{'' if plaintext else '.sealed'}")
     write_atomic(target, content if plaintext else seal_bytes(content, readers), mode=0o600)
     names = ", ".join(reader.name for reader in readers)
     result = {
@@ -115,6 +120,10 @@ def _model(folder: Path, trust: list[Path] | None, unverified: bool) -> ModelArt
             "or that it is the one that was released."
         )
         files = read_release(folder)
+        if MODEL not in files and SEALED_MODEL not in files:
+            raise InputError(
+                "the folder holds no model", where=str(folder), fix="Give the folder of a release"
+            )
         reader = load_identity() if SEALED_MODEL in files else None
     else:
         reader = load_identity() if (folder / SEALED_MODEL).exists() else None
