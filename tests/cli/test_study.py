@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,46 @@ def test_a_wrong_passphrase_is_one_sentence(
     error = capsys.readouterr().err
     assert "passphrase" in error
     assert "wrong\n" not in error.replace("passphrase is wrong", "")
+
+
+def test_init_refuses_a_purpose_that_a_dataset_was_not_added_for(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "plan.toml"
+    arguments = ["study", "init", "x", *sites(made), "--purpose", "marketing", "--out", str(plan)]
+    assert run(arguments) == 3
+    error = capsys.readouterr().err
+    assert "'rows' of north may not be used for 'marketing'" in error
+    assert f"--purpose as {PURPOSE!r}" in error
+    assert not plan.exists()
+
+
+def test_a_missing_dataset_is_told_with_its_home_and_before_training(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(made, tmp_path, "early")
+    capsys.readouterr()
+    again = ["study", "init", "x", *sites(made), "--purpose", PURPOSE, "--out", str(tmp_path / "new.toml")]
+    for arguments in (
+        [*again, "--dataset", "nope"],
+        ["study", "run", str(plan), *sites(made), "--held-out", "nope"],
+    ):
+        assert run(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"there is no dataset 'nope' ({made / 'north'})")
+        assert error.count("\n") == 1
+
+
+def test_the_next_step_that_is_printed_can_be_run_as_it_is(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = write_plan(made, tmp_path, "onwards")
+    capsys.readouterr()
+    assert run(["study", "run", str(plan), *sites(made)]) == 0
+    step = capsys.readouterr().out.strip().splitlines()[-1].partition(": cloister ")[2]
+    assert run(shlex.split(step)) == 0
+    assert (tmp_path / "release" / "certificate.dsse.json").is_file()
 
 
 def test_a_dataset_of_another_purpose_is_refused_by_policy(

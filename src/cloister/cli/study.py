@@ -7,6 +7,7 @@ and masked as between organisations, but nothing separates the parties. It is fo
 from __future__ import annotations
 
 import enum
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, say
-from cloister.errors import InputError, PlanError
+from cloister.errors import InputError, PlanError, PolicyRefused
 
 if TYPE_CHECKING:
     from cloister.crypto import PublicIdentity
@@ -76,6 +77,7 @@ def init(
         raise InputError("the file exists", where=str(out), fix="Choose another name with --out")
     hub = Identity.read_public(common.identity_path())
     members = [_member(home, dataset) for home in site]
+    _allow(purpose, members)
     schema = _common_schema(members)
     document = {
         "study": {"name": name, "purpose": purpose, "minimum_sites": max(3, len(members) - 1)},
@@ -145,7 +147,7 @@ def run(
     with _watching(agreed, shown=not as_json) as on_event:
         result = Study(agreed, hub, parties).run(on_event)
     folder = save_study(studies, result, hub)
-    emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder))
+    emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder, site))
 
 
 # --- sites on this machine --------------------------------------------------------------------------------
@@ -157,7 +159,18 @@ def _member(home: Path, dataset: str) -> tuple[PublicIdentity, Manifest]:
     from cloister.vault import Catalog
 
     public = Identity.read_public(home / "identity.json")
-    return public, Catalog(home / "vault", public).manifest(dataset)
+    with _at(home):
+        return public, Catalog(home / "vault", public).manifest(dataset)
+
+
+@contextmanager
+def _at(home: Path) -> Iterator[None]:
+    """Name the home in errors about a dataset: there are several."""
+    try:
+        yield
+    except InputError as error:
+        fix = f"See `CLOISTER_HOME={home} cloister vault ls`"
+        raise InputError(error.what, where=str(home), fix=fix) from error
 
 
 def _party(home: Path, held_out: str | None) -> Party:
@@ -168,10 +181,23 @@ def _party(home: Path, held_out: str | None) -> Party:
     Identity.read_public(home / "identity.json")
     identity = Identity.load(home / "identity.json", common.passphrase())
     vault = Vault.unlock(home / "vault", identity, common.passphrase())
+    if held_out is not None:
+        with _at(home):
+            vault.manifest(held_out)
     return Party(identity, vault, held_out=held_out, trusted=tuple(TrustStore(home / "trust").list()))
 
 
 # --- init -------------------------------------------------------------------------------------------------
+
+
+def _allow(purpose: str, members: Sequence[tuple[PublicIdentity, Manifest]]) -> None:
+    for member, manifest in members:
+        if purpose not in manifest.purposes:
+            allowed = " or ".join(map(repr, manifest.purposes))
+            raise PolicyRefused(
+                f"the dataset {manifest.name!r} of {member.name} may not be used for {purpose!r}",
+                fix=f"Give --purpose as {allowed}, or have the rows added for this purpose too",
+            )
 
 
 def _common_schema(members: Sequence[tuple[PublicIdentity, Manifest]]) -> Schema:
@@ -326,7 +352,7 @@ def _summary(result: StudyResult, folder: Path) -> dict[str, Any]:
     }
 
 
-def _ended(result: StudyResult, folder: Path) -> str:
+def _ended(result: StudyResult, folder: Path, homes: Sequence[Path]) -> str:
     lines = [f"{len(result.rounds)} rounds over {len(result.members)} sites, all in this one process."]
     if result.final_metrics is not None:
         lines += [f"{key}: {value:.4f}" for key, value in result.final_metrics[0].items()]
@@ -335,6 +361,7 @@ def _ended(result: StudyResult, folder: Path) -> str:
         lines.append(f"Values beyond value_range were clamped: {lost}. Raise [aggregation] value_range.")
     lines += [
         f"The model is kept encrypted in {folder}.",
-        f"To let it out: cloister release {result.plan.study.name} --out FOLDER",
+        f"To let it out: cloister release {result.plan.study.name} --out release"
+        + "".join(f" --site {shlex.quote(str(home))}" for home in homes),
     ]
     return "\n".join(lines)
