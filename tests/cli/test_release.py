@@ -107,8 +107,10 @@ def test_a_model_the_hub_must_not_see_is_released_by_a_site(
 def test_too_few_members_to_cosign(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "release"
     for names in ((), ("north",)):
-        assert run(["release", "open", "--out", str(out), *sites(root, names)]) == 1
-        assert f"{len(names)} members other than the keeper cosign" in capsys.readouterr().err
+        assert run(["release", "open", "--out", str(out), *sites(root, names)]) == 2
+        error = capsys.readouterr().err
+        assert f"2 members other than the signer must cosign the log, {len(names)} can" in error
+        assert "--site" in error
     assert run(["release", "open", "--out", str(out), *sites(root, ("other",))]) == 2
     assert "other is no member" in capsys.readouterr().err
     assert not out.exists()

@@ -60,6 +60,7 @@ def release(
     trained = _trained(study, own, list(homes.values()))
     places = {common.home(): own} | homes
     keeper, signer = next((home, each) for home, each in places.items() if _may_sign(trained, each))
+    _require_cosigners(trained, [each for each in homes.values() if each is not signer])
     released = release_model(
         out,
         trained,
@@ -132,6 +133,17 @@ def _trained(name: str, own: Identity, sites: list[Identity]) -> TrainedStudy:
         where=f"study {name}",
         fix="Where the plan hides it from the hub, give the home of a site with --site; that site signs then",
     ) from refusal
+
+
+def _require_cosigners(trained: TrainedStudy, cosigners: list[Identity]) -> None:
+    """Refuse before anything is signed or logged what its readers would refuse."""
+    count = len({each.fingerprint for each in cosigners})
+    needed = trained.plan.params(len(trained.members)).colluders + 1
+    if count < needed:
+        raise InputError(
+            f"{needed} members other than the signer must cosign the log, {count} can with the homes given",
+            fix="Give the homes of more members with --site",
+        )
 
 
 def _may_sign(trained: TrainedStudy, who: Identity) -> bool:
