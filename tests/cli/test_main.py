@@ -225,3 +225,45 @@ def test_ctrl_c_ends_the_process_with_130(tmp_path: Path) -> None:
     assert child.stderr is not None
     assert child.stderr.read() == "Interrupted; nothing was left half-written.\n"
     child.stderr.close()
+
+
+@pytest.mark.parametrize("moment", ["cloister.cli.common", "cloister.cli.main"])
+def test_ctrl_c_while_the_commands_are_imported_is_a_sentence(moment: str) -> None:
+    code = (
+        "import signal, sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {moment!r}: signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "from cloister.cli.start import main; main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted; nothing was left half-written.\n")
+
+
+def test_a_second_ctrl_c_at_the_end_changes_nothing() -> None:
+    """One in the command, one while the process clears up after it."""
+    code = (
+        "import signal, sys\n"
+        "from cloister.cli import common, main, start\n"
+        "press = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+        "common.passphrase.cache_clear = press\n"
+        "import atexit; atexit.register(press)\n"
+        "main.typer.main.get_command = press\n"
+        "start.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert set(done.stderr.splitlines()) == {"Interrupted; nothing was left half-written."}
+
+
+def test_a_closed_standard_output_is_said() -> None:
+    code = "import sys; sys.stdout = None; sys.argv[1:] = ['--version']; from cloister.cli.start import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 2)
+    assert "Traceback" not in done.stderr
+    hashing = code.replace("['--version']", f"['hash', {__file__!r}]")
+    done = subprocess.run([sys.executable, "-c", hashing], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Standard output is closed")
+    assert done.stderr.count("\n") == 1

@@ -23,18 +23,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cloister import __version__
 from cloister.cli import common
+from cloister.cli.start import INTERRUPTED, INTERRUPTED_SENTENCE, main
 from cloister.errors import CloisterError, StorageError
 
 __all__ = ["COMMANDS", "Entry", "app", "main", "run"]
-
-INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True)
@@ -129,12 +128,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
             "cloister", list(sys.argv[1:] if arguments is None else arguments)
         ) as context:
             command.invoke(context)
+        if sys.stdout is None:  # closed by whoever started the process; print then says nothing
+            return _end("Standard output is closed, so no result was shown. Send it to a file.", 2)
         sys.stdout.flush()
         return 0
     except typer.Exit as ending:
         return ending.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _end("Interrupted; nothing was left half-written.", INTERRUPTED)
+        return _end(INTERRUPTED_SENTENCE, INTERRUPTED)
     except CloisterError as error:
         return _end(str(error), error.exit_code)
     except (BrokenPipeError, SystemExit):  # the reader of stdout has gone; rich exits where print raises
@@ -189,8 +190,3 @@ def _defect(error: Exception) -> str:
         f"Cloister met an error it did not expect ({type(error).__name__} at {place}); nothing was released. "
         "Run it again with CLOISTER_DEBUG=1 and report what it shows."
     )
-
-
-def main() -> NoReturn:
-    """Run the process's command line and exit."""
-    sys.exit(run())
