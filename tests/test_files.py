@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -117,6 +119,38 @@ def test_a_folder_that_fails_does_not_appear(tmp_path: Path, error: BaseExceptio
     with pytest.raises(type(error)):
         fail()
     assert names(tmp_path) == []
+
+
+def test_a_second_ctrl_c_does_not_stop_the_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = shutil.rmtree
+
+    def pressed(*arguments: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        remove(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shutil, "rmtree", pressed)
+    with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "out"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_does_not_part_the_two_steps_of_a_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("x")
+    rename = Path.rename
+
+    def pressed(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        signal.raise_signal(signal.SIGINT)
+        return done
+
+    monkeypatch.setattr(Path, "rename", pressed)
+    with new_directory(tmp_path / "out", replace=lambda _: True) as folder:
+        (folder / "new").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
 
 
 def test_an_empty_folder_may_be_filled_and_another_not(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import fcntl
 import os
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +40,19 @@ def _fsync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no Ctrl-C in: half a removal or half an exchange would stay. It reaches the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
 
 
 def _beside(path: Path) -> Path:
@@ -140,9 +155,11 @@ def new_directory(
                 for name in names:
                     _fsync_path(Path(folder) / name)
                 _fsync_path(Path(folder))
-            _take_place(part, path)
+            with _undisturbed():
+                _take_place(part, path)
         except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
+            with _undisturbed():
+                shutil.rmtree(part, ignore_errors=True)
             raise
         _fsync_path(path.parent)
 
