@@ -124,7 +124,7 @@ _WORDS = {
 def _text(verdict: Verdict, words: list[str], lang: Lang) -> str:
     holds, fails, skipped, yes, no, unchecked = _WORDS[lang]
     mark = {True: holds, False: fails, None: skipped}
-    details = ("" if step.ok is None else step.detail for step in verdict.steps)  # not reached: no more to say
+    details = ("" if step.ok is None else step.detail for step in verdict.steps)
     lines = [
         f"{step.number:>3}  {step.name:<13} {mark[step.ok]:<12} {detail}".rstrip()
         for step, detail in zip(verdict.steps, details, strict=True)
