@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from cloister.cases import find_case
+from cloister.cli.demo import _runnable
 from cloister.cli.main import run
 from cloister.errors import InputError
 from cloister.pipeline import run_case
@@ -225,3 +227,14 @@ def test_writing_a_report_is_all_that_imports_matplotlib() -> None:
 def test_an_unknown_case_is_refused_before_anything_is_made() -> None:
     with pytest.raises(InputError):
         find_case("nothing")
+
+
+@pytest.mark.parametrize(
+    ("on_path", "begins"), [(True, "cloister verify"), (False, "'my env/bin/cloister' verify")]
+)
+def test_the_printed_command_is_one_that_runs_here(
+    monkeypatch: pytest.MonkeyPatch, on_path: bool, begins: str
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/cloister" if on_path else None)
+    monkeypatch.setattr(sys, "argv", ["my env/bin/cloister", "demo"])
+    assert _runnable("cloister verify out/release --trust out/trust").startswith(begins)

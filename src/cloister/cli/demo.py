@@ -5,6 +5,9 @@ The output folder appears whole or not at all: the pipeline builds it beside its
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,6 +62,13 @@ def _in_words(report: Report, folder: Path) -> str:
     lines = [f"  {percent(value, lang):>8}  {name}" for name, value in rows]
     places = [
         f"{say(lang, 'report')}: {folder / 'report.html'}",
-        f"{say(lang, 'h_verify')}: {report.verify_command}",
+        f"{say(lang, 'h_verify')}: {_runnable(report.verify_command)}",
     ]
     return "\n".join(["", report.headline, *lines, "", *places])
+
+
+def _runnable(command: str) -> str:
+    """Return a `cloister ...` command as it can be copied: `make demo` puts no `cloister` on the PATH."""
+    if shutil.which("cloister") or Path(sys.argv[0]).name != "cloister":
+        return command
+    return f"{shlex.quote(sys.argv[0])} {command.removeprefix('cloister ')}"
