@@ -69,6 +69,16 @@ def test_another_schema_or_size_than_the_plans_is_refused() -> None:
         ModelArtifact.of_plan(plan, other, np.zeros(4))
 
 
+def test_a_card_that_is_no_text_is_refused() -> None:
+    good = ARTIFACT.to_bytes()
+    length = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8 : 8 + length])
+    header["__metadata__"]["cloister"] = "\ud800"
+    text = json.dumps(header).encode()
+    with pytest.raises(IntegrityError, match="does not parse"):
+        ModelArtifact.from_bytes(len(text).to_bytes(8, "little") + text + good[8 + length :])
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -69,6 +69,17 @@ def test_a_refusal_travels_sealed_and_names_the_place() -> None:
     assert len(sealed) == len(answer(good.message, SERVER, PREDICTOR))
 
 
+def test_answers_too_large_to_seal_are_a_refusal() -> None:
+    class Verbose:
+        def predict(self, table: pa.Table) -> pa.Table:
+            return pa.table({"value": ["x" * (65 << 20)]})
+
+    request = ask()
+    sealed = answer(request.message, SERVER, Verbose())
+    with pytest.raises(InputError, match="refused the rows: the rows need more"):
+        request.open_answer(sealed, CLIENT)
+
+
 def test_sizes_tell_a_bucket_and_not_a_row_count() -> None:
     def sizes(count: int) -> tuple[int, int]:
         request = ask(pa.table({"age": [20] * count, "pain": ["none"] * count, "fluid": [0.0] * count}))
@@ -135,7 +146,9 @@ def test_a_test_can_fix_the_nonce_alone() -> None:
     assert one.message != two.message
 
 
-@pytest.mark.parametrize("columns", [{"a": [1], "b": [1, 2]}, {"a": [1, "x"]}])
+@pytest.mark.parametrize(
+    "columns", [{"a": [1], "b": [1, 2]}, {"a": [1, "x"]}, {"a": [2**64 - 1]}, {"a": [2**63, -1]}]
+)
 def test_columns_that_are_no_table_are_refused(columns: dict[str, Any]) -> None:
     from cloister.inference.sealed import _table
 

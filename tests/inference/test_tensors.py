@@ -56,6 +56,8 @@ def test_the_strict_reader_accepts_what_its_own_helper_makes() -> None:
         file_of(header_of(shape=[3]), bytes(16)),
         file_of(header_of(data_offsets=[8, 24]), bytes(24)),
         file_of(header_of(shape=[0], data_offsets=[0, 0]), b""),
+        file_of(header_of(shape=[2.0]), bytes(16)),
+        file_of(header_of(shape=[True], data_offsets=[False, 8]), bytes(8)),
         file_of(header_of(extra=1), bytes(16)),
         file_of(header_of() | {"more": header_of()["parameters"]}, bytes(16)),
         file_of({"parameters": header_of()["parameters"]}, bytes(16)),

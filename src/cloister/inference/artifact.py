@@ -151,7 +151,7 @@ class ModelArtifact:
         try:
             card = msgspec.json.decode(text, type=ModelCard)
             canonical = canonical_bytes(card)
-        except (msgspec.DecodeError, CloisterError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, CloisterError, RecursionError) as error:
             raise IntegrityError(
                 f"the model's card does not parse: {error}",
                 fix="Ask the releaser for the file as it was made",

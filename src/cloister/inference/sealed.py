@@ -104,7 +104,7 @@ def _columns(table: pa.Table) -> dict[str, list[Cell]]:
 def _table(columns: dict[str, list[Cell]]) -> pa.Table:
     try:
         return pa.table({name: pa.array(values) for name, values in columns.items()})
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise InputError(
             "the columns are not a table", fix="Give every column one type and the same number of rows"
         ) from error
@@ -212,10 +212,9 @@ def answer(
             "this reader may not be answered", where=reader.fingerprint[:16], fix="Add it to the readers"
         )
     try:
-        reply = _Answer(predictions=_columns(predictor.predict(_table(asked.rows))))
+        padded = _encode(_Answer(predictions=_columns(predictor.predict(_table(asked.rows)))))
     except InputError as error:
-        reply = _Answer(refusal=str(error)[:2000])
-    padded = _encode(reply)
+        padded = _encode(_Answer(refusal=str(error)[:2000]))
     return hpke_seal(
         reader.sealing_key, padded, info=_ANSWER + asked.nonce, associated_data=_ANSWER + sha256(request)
     )

@@ -84,7 +84,10 @@ def read_vector(data: bytes) -> tuple[NDArray[np.float64], str]:
         _refuse(f"its metadata must have the one entry '{_ENTRY}'")
     # 3. dtype, shape, offsets
     size = len(data) - 8 - length
-    if tensor != {"dtype": "F64", "shape": [size // 8], "data_offsets": [0, size]} or size % 8 or not size:
+    expected = {"dtype": "F64", "shape": [size // 8], "data_offsets": [0, size]}
+    # compared as text too: to Python 1, 1.0 and true are equal
+    same = tensor == expected and json.dumps(tensor, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    if not same or size % 8 or not size:
         _refuse(f"'{_TENSOR}' must be one F64 vector that fills the file")
     parameters = np.frombuffer(data, dtype="<f8", offset=8 + length).astype(np.float64)
     # 4. finite
