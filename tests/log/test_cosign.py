@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,13 +103,33 @@ def test_only_the_keepers_heads_are_cosigned(
     assert cosigner.last(log.log_id) is None
 
 
-def test_logs_are_remembered_apart(log: Log, cosigner: Cosigner, keeper: Identity, tmp_path: Path) -> None:
-    trusted = keyring([keeper.public])
-    cosigner.cosign(sign_head(log.head(), keeper), trusted)
-    second = Log(tmp_path / "second", "another log")
-    cosigner.cosign(sign_head(second.head(), keeper), trusted)
-    assert cosigner.last("another log") == second.head()
+def test_logs_are_remembered_apart(
+    log: Log, cosigner: Cosigner, keeper: Identity, witness: Identity, tmp_path: Path
+) -> None:
+    cosigner.cosign(sign_head(log.head(), keeper), keyring([keeper.public]))
+    second = Log(tmp_path / "second", witness.fingerprint)
+    cosigner.cosign(sign_head(second.head(), witness), keyring([witness.public]))
+    assert cosigner.last(witness.fingerprint) == second.head()
     assert cosigner.last(log.log_id) == log.head()
+
+
+def test_a_keeper_signs_for_its_own_log_alone(
+    log: Log, cosigner: Cosigner, keeper: Identity, witness: Identity, tmp_path: Path
+) -> None:
+    """Else one keeper could put its head in the place of another's, who would then get no cosigner."""
+    forged = fork(tmp_path, keeper, 3).head()
+    for known in (keyring([witness.public]), keyring([witness.public, keeper.public])):
+        with pytest.raises(VerificationError, match="another log"):
+            cosigner.cosign(sign_head(forged, witness), known)
+    assert cosigner.last(log.log_id) is None
+    cosigner.cosign(sign_head(log.head(), keeper), keyring([keeper.public]))
+
+
+@pytest.mark.parametrize("spelling", [lambda p: p[:-1] + b',"size":5}', lambda p: b" " + p])
+def test_a_head_has_one_spelling(spelling: Callable[[bytes], bytes], log: Log, keeper: Identity) -> None:
+    envelope = sign_envelope(HEAD_TYPE, spelling(log.head().to_bytes()), [keeper])
+    with pytest.raises(IntegrityError, match="tree head"):
+        open_head(envelope, keyring([keeper.public]))
 
 
 def test_memory_put_under_another_log_is_found(

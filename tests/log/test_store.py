@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -77,6 +79,47 @@ def test_every_altered_byte_is_found(path: Path) -> None:
             continue
         assert again.torn_bytes > 0  # a length was changed and reaches beyond the file: the head tells
         assert again.head() != log.head()
+
+
+def test_what_is_cut_off_is_kept(path: Path) -> None:
+    log = Log(path, "hub")
+    log.append(b"first")
+    size = path.stat().st_size
+    log.append(b"second")
+    log.append(b"third")
+    whole = bytearray(path.read_bytes())
+    whole[size + 3] ^= 0x80  # the length of the second entry: it now reaches beyond the file
+    path.write_bytes(whole)
+    assert len(Log(path, "hub")) == 1
+    assert path.with_name(path.name + ".torn").read_bytes() == whole[size:]
+
+
+def test_a_length_that_no_append_writes_is_no_crash(path: Path) -> None:
+    log = Log(path, "hub")
+    log.append(b"first")
+    whole = bytearray(path.read_bytes())
+    whole[HEADER] = 0xFF
+    path.write_bytes(whole)
+    with pytest.raises(IntegrityError, match="entry 0"):
+        Log(path, "hub")
+    assert path.read_bytes() == whole
+
+
+def test_two_that_make_the_log_at_once_keep_both_entries(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, others = store.write_atomic, []
+
+    def slow(*arguments: Any) -> None:
+        if not others:
+            others.append(threading.Thread(target=lambda: Log(path, "hub").append(b"other")))
+            others[0].start()
+            others[0].join(0.3)  # it may be through by then, or wait for us
+        real(*arguments)
+
+    monkeypatch.setattr(store, "write_atomic", slow)
+    log = Log(path, "hub")
+    others[0].join()
+    assert log.append(b"own") == 1
+    assert Log(path, "hub").entry(0) == b"other"
 
 
 def test_an_entry_altered_under_an_open_log_is_found(path: Path) -> None:

@@ -5,7 +5,8 @@ history to some and another to others, or takes an entry back, does not get the 
 who asks for c + 1 of them has at least one honest.
 
 `Cosigner.cosign`, in this order:
-1. the head is signed by the log's keeper;
+1. the head is signed by the log's keeper, whose fingerprint is the log's id, so that nobody speaks for
+   another's log;
 2. it is the last head this cosigner signed, or larger with a proof of consistency from it;
 3. the head is remembered, on the disk;
 4. only then it is signed.
@@ -13,6 +14,7 @@ who asks for c + 1 of them has at least one honest.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,7 +24,7 @@ import msgspec
 from cloister.crypto.dsse import Signer, countersign, open_envelope, sign_envelope
 from cloister.crypto.hashing import sha256
 from cloister.crypto.signing import VerifyKey
-from cloister.errors import IntegrityError
+from cloister.errors import IntegrityError, VerificationError
 from cloister.files import exclusive, read_bytes, write_atomic
 from cloister.log.merkle import verify_consistency
 from cloister.log.store import TreeHead
@@ -47,10 +49,11 @@ def open_head(signed: bytes, keys: Mapping[str, VerifyKey], *, required: int = 1
 
 
 def _decode(data: bytes) -> TreeHead:
-    try:
-        return msgspec.json.decode(data, type=TreeHead)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise IntegrityError("a tree head cannot be read", fix="Get it again") from None
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        head = msgspec.json.decode(data, type=TreeHead)
+        if head.to_bytes() == data:
+            return head
+    raise IntegrityError("a tree head cannot be read, or is not in canonical form", fix="Get it again")
 
 
 class Cosigner:
@@ -84,15 +87,18 @@ class Cosigner:
 
         Args:
             signed: the head, signed by the keeper.
-            keeper: fingerprint and key of the log's keeper.
+            keeper: fingerprint and key of the log's keeper, and nobody else's.
             consistency: the proof from `last(log_id).size` to the head's size; empty for a log never seen.
 
         Raises:
             IntegrityError: the keeper has not signed it.
-            VerificationError: it does not continue the last head; nothing is signed.
+            VerificationError: it is of another log than the keeper's, or does not continue the last head;
+                nothing is signed.
             StorageError: it could not be remembered; nothing is signed.
         """
         head = open_head(signed, keeper)  # 1
+        if keeper.keys() != {head.log_id}:
+            raise VerificationError("the tree head is of another log than its keeper's", fix="Do not sign it")
         with exclusive(self._folder / ".lock"):  # two processes must not sign two continuations of one head
             last = self.last(head.log_id)
             if last is not None:  # 2

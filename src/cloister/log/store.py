@@ -5,9 +5,10 @@
     entries        each: 4 bytes of length, 32 bytes of leaf hash, the entry
 
 An entry counts once it is fsynced; only then `append` returns. A crash in the middle of an append leaves an
-incomplete last entry that nobody was
-told about: opening the log notices it, cuts it off and says so in `torn_bytes`. An entry that is complete and
-does not fit its hash is no crash: IntegrityError.
+incomplete last entry that nobody was told about: opening the log notices it, moves it to a file beside
+(NAME.torn) and says so in `torn_bytes`. A length that was altered can look like that too, which is why the
+bytes are kept. An entry that is complete and does not fit its hash, or is longer than any, is no crash:
+IntegrityError.
 
 The file proves nothing against its own owner, who can rewrite it whole: heads that others have cosigned do
 (see `cosign`). Several processes may append; each takes the file's lock and first reads what the others
@@ -28,7 +29,7 @@ import msgspec
 
 from cloister.crypto.canonical import canonical_bytes
 from cloister.errors import InputError, IntegrityError, StorageError
-from cloister.files import write_atomic
+from cloister.files import exclusive, write_atomic
 from cloister.log.merkle import HASH_BYTES, MerkleTree, leaf_hash
 
 __all__ = ["MAX_ENTRY", "Log", "TreeHead"]
@@ -82,7 +83,9 @@ class Log:
             raise InputError("a log's id must have 1 to 256 bytes", fix="Use its keeper's fingerprint")
         self._header = b"".join((_MAGIC, len(name).to_bytes(2, "big"), name))
         if not path.exists():
-            write_atomic(path, self._header)
+            with exclusive(path.with_name(f".{path.name}.lock")):  # or one maker replaces another's log
+                if not path.exists():
+                    write_atomic(path, self._header)
         with self._locked():
             pass
 
@@ -177,13 +180,20 @@ class Log:
         while self._end < size:
             prefix = file.read(_PREFIX)
             length = int.from_bytes(prefix[:4], "big")
+            if length > MAX_ENTRY and len(prefix) >= 4:
+                raise self._altered(len(self))
             if len(prefix) < _PREFIX or self._end + _PREFIX + length > size:
-                self.torn_bytes = size - self._end
-                os.ftruncate(file.fileno(), self._end)
+                self._cut(file, size)
                 return
             if leaf_hash(file.read(length)) != prefix[4:]:
                 raise self._altered(len(self))
             self._take(prefix[4:], length)
+
+    def _cut(self, file: FileIO, size: int) -> None:
+        self.torn_bytes = size - self._end
+        file.seek(self._end)
+        write_atomic(self.path.with_name(f"{self.path.name}.torn"), file.read())
+        os.ftruncate(file.fileno(), self._end)
 
     def _take(self, leaf: bytes, length: int) -> int:
         self._offsets.append(self._end)
