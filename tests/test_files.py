@@ -191,3 +191,17 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     assert stat.S_IMODE(lock.stat().st_mode) == 0o600
     with pytest.raises(StorageError), exclusive(trace / "impossible"):
         pass
+
+
+def test_of_two_writers_that_must_not_replace_one_wins(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def late() -> None:
+        with atomic_file(path, replace=False) as file:
+            file.write(b"late")
+            write_atomic(path, b"first", replace=False)
+
+    with pytest.raises(InputError, match="exists"):
+        late()
+    assert path.read_bytes() == b"first"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -60,18 +60,20 @@ def _beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, mode: int = 0o644, replace: bool = True) -> Iterator[BinaryIO]:
     """Write a file that takes `path`'s place when the block ends, and leaves no trace when it raises.
 
     Args:
         path: the target; its folder is made where missing.
         mode: permissions from the first byte on (0o600 for anything secret).
+        replace: whether an existing file may go. If not, of two writers at once one gets the error.
 
     Yields:
         The file to write. An OSError within the block counts as a failure to write it.
 
     Raises:
-        InputError: something that is not a file, such as a folder or a device, is there.
+        InputError: something that is not a file, such as a folder or a device, is there; or a file that
+            must stay.
         StorageError: the file system refused; the old content is intact.
     """
     if path.exists() and not path.is_file():
@@ -85,25 +87,39 @@ def atomic_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+            _put(part, path, replace=replace)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
         _fsync_path(path.parent)
 
 
-def write_atomic(path: Path, data: bytes | bytearray | memoryview, *, mode: int = 0o644) -> None:
+def _put(part: Path, path: Path, *, replace: bool) -> None:
+    if replace:
+        part.replace(path)
+        return
+    try:
+        path.hardlink_to(part)  # fails where something is there; a look beforehand could not promise that
+    except FileExistsError:
+        raise InputError("the file exists", where=str(path), fix="Choose another name") from None
+    part.unlink()
+
+
+def write_atomic(
+    path: Path, data: bytes | bytearray | memoryview, *, mode: int = 0o644, replace: bool = True
+) -> None:
     """Replace `path` with `data` as one step.
 
     Args:
         path: the target; its folder is made where missing.
         data: the whole content.
         mode: permissions from the first byte on (0o600 for anything secret).
+        replace: whether an existing file may go.
 
     Raises:
         StorageError: the file system refused; the old content is intact.
     """
-    with atomic_file(path, mode=mode) as file:
+    with atomic_file(path, mode=mode, replace=replace) as file:
         file.write(data)
 
 

@@ -60,7 +60,7 @@ def test_the_report_is_whole(finished: Path) -> None:
     assert report.testing.rows == sum(site.test_rows for site in report.participants)
     assert report.privacy is None
     assert report.headline.startswith("Four hospitals trained one model.")
-    assert len(report.curves) == report.study.rounds == 30
+    assert len(report.curves) == report.study.rounds == find_case("diagnosis").training.rounds
     assert all(point.accuracy is not None for point in report.curves)
 
 

@@ -142,7 +142,9 @@ CASE: Final = Case(
         ),
     ),
     model=ModelSection(kind="logistic", classes=2),
-    training=TrainingSection(rounds=30, batch=32, local_steps=20, learning_rate=3.0, l2=1e-4, average_last=5),
+    training=TrainingSection(
+        rounds=40, batch=32, local_steps=20, learning_rate=3.0, l2=1e-4, average_last=20
+    ),
     aggregation=AggregationSection(value_range=16.0),
     loader=_load,
 )

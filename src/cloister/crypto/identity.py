@@ -214,7 +214,8 @@ class Identity(HoldsSecret):
         key = scrypt(passphrase, salt, chosen)
         sealed = aead.encrypt(key, msgspec.msgpack.encode(secrets), _binding(self.public))
         file = _File("cloister/identity-file/v1", self.public, chosen, salt, sealed)
-        write_atomic(path, msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n", mode=0o600)
+        text = msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
+        write_atomic(path, text, mode=0o600, replace=replace)
 
     @classmethod
     def load(cls, path: Path, passphrase: str) -> Identity:
