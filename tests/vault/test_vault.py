@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import stat
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from cloister.errors import (
     PassphraseError,
     PolicyRefused,
     SchemaError,
+    StorageError,
 )
 from cloister.vault import Catalog, LocalKeystore, Quarantined, Schema, Vault, Wrapping
 from cloister.vault import vault as module
@@ -301,6 +303,17 @@ def test_remove_a_damaged_dataset(root: Path, source: Path) -> None:
     assert mine.list() == ()
 
 
+def test_files_that_stay_are_not_said_to_be_deleted(root: Path, source: Path, tmp_path: Path) -> None:
+    mine = vault(root)
+    add(mine, source)
+    (root / "datasets" / "heart").rename(tmp_path / "elsewhere")
+    (root / "datasets" / "heart").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="could not be deleted"):
+        mine.remove("heart")
+    assert (tmp_path / "elsewhere" / "data.parquet").exists()
+    assert mine.list() == ()
+
+
 def test_remove_twice_after_an_interruption(
     root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +395,7 @@ def test_other_files_in_the_folder_are_no_datasets(root: Path, source: Path) -> 
     add(mine, source)
     (root / "datasets" / "README").write_text("hi")
     (root / "datasets" / "empty").mkdir()
+    shutil.copytree(root / "datasets" / "heart", root / "datasets" / "Copy of heart")
     assert mine.list() == ("heart",)
 
 

@@ -48,7 +48,7 @@ class Catalog:
         if not self._folder.is_dir():
             return ()
         self._clean()
-        return tuple(sorted(path.name for path in self._folder.iterdir() if (path / MANIFEST_NAME).is_file()))
+        return tuple(sorted(path.name for path in self._folder.iterdir() if _is_dataset(path)))
 
     def folder(self, name: str) -> Path:
         """Return where a dataset of this name is or would be.
@@ -133,6 +133,12 @@ class Catalog:
                 f"cannot delete the dataset: {error.strerror}", where=str(folder), fix="Check the permissions"
             ) from None
         shutil.rmtree(part, ignore_errors=True)
+        if os.path.lexists(part):  # a link among them, which is not followed
+            raise StorageError(
+                "files of the dataset could not be deleted",
+                where=str(part.resolve()),
+                fix="Delete them yourself",
+            )
 
     @contextlib.contextmanager
     def writing(self, *, alone: bool = False) -> Iterator[None]:
@@ -169,3 +175,10 @@ class Catalog:
             yield locked
         finally:
             os.close(descriptor)
+
+
+def _is_dataset(path: Path) -> bool:
+    with contextlib.suppress(InputError):
+        check_name(path.name)
+        return (path / MANIFEST_NAME).is_file()
+    return False
