@@ -238,3 +238,8 @@ def test_the_printed_command_is_one_that_runs_here(
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/cloister" if on_path else None)
     monkeypatch.setattr(sys, "argv", ["my env/bin/cloister", "demo"])
     assert _runnable("cloister verify out/release --trust out/trust").startswith(begins)
+
+
+def test_a_folder_that_is_not_used_is_told(tmp_path: Path, capsys: Any) -> None:
+    assert run(["demo", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert "--data is not used" in capsys.readouterr().err

@@ -261,3 +261,16 @@ def test_init_refuses_different_schemas_and_existing_files(
     assert run([*arguments, "--dataset", "nothing", "--out", str(tmp_path / "new.toml")]) == 2
     assert run([*arguments, "--bits", "12", "--out", str(tmp_path / "new.toml")]) == 2
     assert not (tmp_path / "new.toml").exists()
+
+
+def test_hidden_layers_are_for_a_perceptron(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cloister.learning import load_plan
+
+    plan = write_plan(made, tmp_path, "deep", "--model", "mlp")
+    assert load_plan(plan).model.hidden == (16,)
+    arguments = ["study", "init", "x", *sites(made), "--purpose", PURPOSE, "--hidden", "8"]
+    capsys.readouterr()
+    assert run([*arguments, "--out", str(tmp_path / "new.toml")]) == 2
+    assert "no hidden layers" in capsys.readouterr().err

@@ -100,6 +100,7 @@ class Case:
         loader: makes the rows, from a folder of files where the case needs one.
         scaling: `[data] scaling` of the plan.
         public_rows: `[data] public_rows` of the plan; always declared true here.
+        needs_files: whether the loader reads files that the user brings.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Case:
     loader: Callable[[Path | None], CaseData]
     scaling: Literal["bounds", "local"] = "bounds"
     public_rows: Literal[True] = True
+    needs_files: bool = False
 
     def load(self, data_dir: Path | None) -> CaseData:
         """Return the rows of all sites, split into training and test rows.

@@ -250,4 +250,5 @@ CASE: Final = Case(
     ),
     aggregation=AggregationSection(),
     loader=_load,
+    needs_files=True,
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloister.cli import common
 from cloister.cli.common import JsonOption, emit
 from cloister.cli.language import Lang, LangOption
 
@@ -37,6 +38,8 @@ def demo(
     from cloister.pipeline import run_case
 
     chosen = find_case(case)
+    if data is not None and not chosen.needs_files:
+        common.say(f"Case {chosen.name} brings its own rows; --data is not used.")
     with StageProgress(lang=lang.value, plain=as_json) as progress:
         report = run_case(chosen, data_dir=data, out=out, progress=progress, lang=lang.value)
     emit(_as_json(report, out), as_json=as_json, text=_in_words(report, out))

@@ -60,7 +60,7 @@ def init(
     dataset: Annotated[str, typer.Option(help="Name of the dataset in every site's vault.")] = "rows",
     model: Annotated[Kind, typer.Option(help="Kind of model.")] = Kind.LOGISTIC,
     hidden: Annotated[
-        list[int] | None, typer.Option(help="Width of a hidden layer; repeat for several.")
+        list[int] | None, typer.Option(help="Width of a hidden layer of an mlp (16); repeat for several.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 30,
     hub_view: Annotated[HubView, typer.Option(help="What the hub may see.")] = HubView.SUM,
@@ -90,7 +90,7 @@ def init(
             "features": list(schema.features),
             "label": schema.label or _no_label(),
         },
-        "model": {"kind": model.value, "hidden": list(hidden or ()), "classes": _classes(model, schema)},
+        "model": {"kind": model.value, "hidden": _widths(model, hidden), "classes": _classes(model, schema)},
         "training": {"rounds": rounds, "batch": 32, "local_steps": 20, "learning_rate": 0.1},
         "aggregation": {"hub_view": hub_view.value, "bits": bits},
     }
@@ -216,6 +216,15 @@ def _no_label() -> str:
     raise PlanError(
         "the schema declares no label", where="[data] label", fix='Give one column role = "label"'
     )
+
+
+def _widths(kind: Kind, hidden: list[int] | None) -> list[int]:
+    """Return the hidden layers: 16 wide where a perceptron is asked for and no width is given."""
+    if hidden and kind is not Kind.MLP:
+        raise InputError(
+            f"a {kind.value} model has no hidden layers", fix="Use --model mlp, or leave --hidden out"
+        )
+    return hidden or ([16] if kind is Kind.MLP else [])
 
 
 def _classes(kind: Kind, schema: Schema) -> int:
