@@ -193,9 +193,7 @@ def resign(as_json: JsonOption = False) -> None:
     kept = [Identity.read_public(path) for path in sorted(common.home().glob("identity-*.json"))]
     former = [each for each in kept if follows(each, owner.public, chain)]
     names = _catalog().resign(former, owner)
-    text = (
-        f"Signed anew: {', '.join(names)}." if names else "All are signed by your present identity."
-    )
+    text = f"Signed anew: {', '.join(names)}." if names else "All are signed by your present identity."
     emit({"resigned": list(names)}, as_json=as_json, text=text)
 
 
