@@ -165,6 +165,45 @@ def test_an_empty_folder_may_be_filled_and_another_not(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_appeared_while_a_folder_was_built_stays(tmp_path: Path, replace: bool) -> None:
+    path = tmp_path / "release"
+    with pytest.raises(StorageError), new_directory(path, replace=lambda _: replace) as folder:
+        (folder / "file").write_bytes(b"ours")
+        path.mkdir()
+        (path / "file").write_bytes(b"theirs")
+    assert (path / "file").read_bytes() == b"theirs"
+    assert names(tmp_path) == ["release"]
+
+
+def test_a_link_is_not_taken_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for link, target in (("link", tmp_path / "real"), ("dangling", tmp_path / "nowhere")):
+        (tmp_path / link).symlink_to(target)
+        with pytest.raises(InputError, match="exists"), new_directory(tmp_path / link, replace=lambda _: True):
+            pass
+    assert names(tmp_path) == ["dangling", "link", "real"]
+
+
+def test_a_replacement_that_fails_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "old").write_bytes(b"x")
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if target == path and (self / "new").exists():
+            raise OSError(errno.EIO, "refused")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StorageError), new_directory(path, replace=lambda _: True) as folder:
+        (folder / "new").write_bytes(b"x")
+    assert [each.name for each in tmp_path.rglob("*")] == ["out", "old"]
+
+
 def test_reading_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")

@@ -156,10 +156,11 @@ def new_directory(
         The folder to fill. Every file in it is fsynced before the rename.
 
     Raises:
-        InputError: `path` exists, is not an empty folder and may not be replaced.
-        StorageError: the file system refused; nothing remains.
+        InputError: `path` exists, is not an empty folder and may not be replaced; or it is a link.
+        StorageError: the file system refused, or somebody else has made `path` meanwhile; nothing remains.
     """
-    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or replace(path))):
+    filled = path.is_dir() and any(path.iterdir())
+    if path.is_symlink() or (path.exists() and not path.is_dir()) or (filled and not replace(path)):
         raise InputError("the target exists", where=str(path), fix="Choose another place, or remove it first")
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +173,7 @@ def new_directory(
                     _fsync_path(Path(folder) / name)
                 _fsync_path(Path(folder))
             with _undisturbed():
-                _take_place(part, path)
+                _take_place(part, path, exchange=filled)
         except BaseException:
             with _undisturbed():
                 shutil.rmtree(part, ignore_errors=True)
@@ -180,13 +181,17 @@ def new_directory(
         _fsync_path(path.parent)
 
 
-def _take_place(part: Path, path: Path) -> None:
-    if not path.exists():
-        part.rename(path)
+def _take_place(part: Path, path: Path, *, exchange: bool) -> None:
+    if not exchange:
+        part.rename(path)  # the system refuses where more than an empty folder has come to be there
         return
     old = _beside(path)
     path.rename(old)
-    part.rename(path)
+    try:
+        part.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
     shutil.rmtree(old)
 
 
