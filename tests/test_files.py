@@ -168,10 +168,15 @@ def test_an_empty_folder_may_be_filled_and_another_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("replace", [False, True])
 def test_what_appeared_while_a_folder_was_built_stays(tmp_path: Path, replace: bool) -> None:
     path = tmp_path / "release"
-    with pytest.raises(StorageError), new_directory(path, replace=lambda _: replace) as folder:
-        (folder / "file").write_bytes(b"ours")
-        path.mkdir()
-        (path / "file").write_bytes(b"theirs")
+
+    def build() -> None:
+        with new_directory(path, replace=lambda _: replace) as folder:
+            (folder / "file").write_bytes(b"ours")
+            path.mkdir()
+            (path / "file").write_bytes(b"theirs")
+
+    with pytest.raises(StorageError):
+        build()
     assert (path / "file").read_bytes() == b"theirs"
     assert names(tmp_path) == ["release"]
 
@@ -180,7 +185,10 @@ def test_a_link_is_not_taken_for_a_folder(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     for link, target in (("link", tmp_path / "real"), ("dangling", tmp_path / "nowhere")):
         (tmp_path / link).symlink_to(target)
-        with pytest.raises(InputError, match="exists"), new_directory(tmp_path / link, replace=lambda _: True):
+        with (
+            pytest.raises(InputError, match="exists"),
+            new_directory(tmp_path / link, replace=lambda _: True),
+        ):
             pass
     assert names(tmp_path) == ["dangling", "link", "real"]
 

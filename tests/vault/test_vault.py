@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -267,6 +268,23 @@ def test_exports_that_are_refused(root: Path, source: Path, tmp_path: Path, name
     with pytest.raises(InputError):
         mine.export("heart", tmp_path / name)
     assert source.read_bytes() == before
+
+
+def test_an_export_replaces_nothing_that_came_to_be_meanwhile(
+    root: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, target = vault(root), tmp_path / "out.csv"
+    add(mine, source)
+    batches = package.Dataset.batches
+
+    def slow(self: package.Dataset) -> Iterator[pa.RecordBatch]:
+        target.write_text("theirs")
+        return batches(self)
+
+    monkeypatch.setattr(package.Dataset, "batches", slow)
+    with pytest.raises(InputError, match="exists"):
+        mine.export("heart", target)
+    assert target.read_text() == "theirs"
 
 
 def test_remove_destroys_the_key_and_the_files_and_nothing_else(root: Path, source: Path) -> None:

@@ -29,7 +29,7 @@ import msgspec
 
 from cloister.crypto.canonical import canonical_bytes
 from cloister.errors import InputError, IntegrityError, StorageError
-from cloister.files import exclusive, write_atomic
+from cloister.files import write_atomic
 from cloister.log.merkle import HASH_BYTES, MerkleTree, leaf_hash
 
 __all__ = ["MAX_ENTRY", "Log", "TreeHead"]
@@ -83,9 +83,8 @@ class Log:
             raise InputError("a log's id must have 1 to 256 bytes", fix="Use its keeper's fingerprint")
         self._header = b"".join((_MAGIC, len(name).to_bytes(2, "big"), name))
         if not path.exists():
-            with exclusive(path.with_name(f".{path.name}.lock")):  # or one maker replaces another's log
-                if not path.exists():
-                    write_atomic(path, self._header)
+            with contextlib.suppress(InputError):  # somebody else has made it meanwhile
+                write_atomic(path, self._header, replace=False)
         with self._locked():
             pass
 

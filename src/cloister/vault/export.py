@@ -30,7 +30,7 @@ def export_rows(dataset: Dataset, target: Path) -> int:
     schema = storage_schema(dataset.schema)
     if target.exists():
         raise InputError("the file exists", where=str(target), fix="Choose another name")
-    with atomic_file(target, mode=0o600) as file:
+    with atomic_file(target, mode=0o600, replace=False) as file:
         writer = pa_csv.CSVWriter(file, schema) if target.suffix == ".csv" else pq.ParquetWriter(file, schema)
         with writer:
             for batch in dataset.batches():
