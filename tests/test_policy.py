@@ -122,6 +122,7 @@ def test_unknown_fields_are_refused_with_the_nearest_known_one(text: bytes, wher
         (b"name = 1\nname = 2\n", "not TOML"),
         (b"\xff", "not UTF-8"),
         (b"name = " + b"[" * 3000, "not TOML"),
+        (b"name = " + b"9" * 5000, "not TOML"),
         (b"#" * (4 << 20) + b"#", "larger than"),
     ],
 )

@@ -102,7 +102,7 @@ def decode_toml(data: bytes, kind: type[S], what: str) -> S:
         tree = tomllib.loads(data.decode())
     except UnicodeDecodeError:
         raise InputError(f"the {what} is not UTF-8 text", fix="Save it as UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError for a number of thousands of digits
         raise InputError(f"the {what} is not TOML: {error}", fix="Correct the line") from None
     for path, unknown, known in _unknown_fields(tree, msgspec.inspect.type_info(kind), ""):
         nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.0)

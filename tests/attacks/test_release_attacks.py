@@ -423,6 +423,14 @@ def test_a_countersignature_over_something_else(world: World, files: Files, chan
     assert failure(world.verify(forge(world, files, replace=replace))) == (6, "roster")
 
 
+def test_a_countersignature_that_is_no_text(world: World, files: Files) -> None:
+    site = world.sites[1]
+    payload = base64.b64decode(json.loads(world.study.countersignatures[site.name])["payload"])
+    for junk in (payload.replace(site.name.encode(), b"\xff\xff"), b"[" * 5000):
+        replace = {countersignature_path(site.name): sign_envelope(COUNTERSIGNATURE_TYPE, junk, [site])}
+        assert failure(world.verify(forge(world, files, replace=replace))) == (6, "roster")
+
+
 def test_a_countersignature_by_somebody_else(world: World, files: Files) -> None:
     site, hub = world.sites[1], world.hub
     payload = base64.b64decode(json.loads(world.study.countersignatures[site.name])["payload"])

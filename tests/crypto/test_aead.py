@@ -138,7 +138,11 @@ def test_views_of_numbers_are_sealed_as_bytes() -> None:
     assert bytes(Opener(KEY, 16).open(Sealer(KEY, 16).seal(numbers, b"f"), b"f")) == bytes(range(16))
     with pytest.raises(InputError, match="15 bytes"):
         Sealer(KEY, 15).seal(numbers, b"f")
-    assert decrypt(KEY, encrypt(KEY, numbers, b"c"), b"c") == bytes(range(16))
+    sealed = encrypt(KEY, numbers, b"c")
+    assert decrypt(KEY, sealed, b"c") == bytes(range(16))
+    assert decrypt(KEY, memoryview(sealed).cast("I"), b"c") == bytes(range(16))
+    sealed = bytes(Sealer(KEY, 16).seal(numbers, b"c"))
+    assert Opener(KEY, 16).open(memoryview(sealed).cast("I"), b"c") == bytes(range(16))
 
 
 def test_a_refused_message_takes_no_number() -> None:

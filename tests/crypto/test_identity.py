@@ -65,7 +65,7 @@ def test_malformed_exports_are_refused(alice: Identity, change: dict[str, Any]) 
         PublicIdentity.from_json(edited(alice.public.to_json(), **change))
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b"{}"])
+@pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b"{}", b'{"type":' * 5000])
 def test_what_is_no_export_is_refused(data: bytes) -> None:
     with pytest.raises(InputError, match="not an exported identity"):
         PublicIdentity.from_json(data)
@@ -172,7 +172,9 @@ def test_keys_that_do_not_belong_together_are_found(
         Identity.load(path, "p")
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"nonsense", b"x" * 70_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"nonsense", b"x" * 70_000, b'{"public":' + b'{"type":' * 5000]
+)
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "identity.json"
     path.write_bytes(content)

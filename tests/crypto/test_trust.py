@@ -131,7 +131,7 @@ def test_a_successor_keeps_the_name(store: TrustStore, alice: Identity, bob: Ide
         store.add(bob.public, [renaming])
 
 
-@pytest.mark.parametrize("garbage", [b"", b"{}", b"nonsense"])
+@pytest.mark.parametrize("garbage", [b"", b"{}", b"nonsense", b'{"a":' * 5000])
 def test_garbage_among_successions_is_refused(
     store: TrustStore, line: list[Identity], garbage: bytes
 ) -> None:
@@ -153,6 +153,11 @@ def test_plain_exports_are_read_too(alice: Identity) -> None:
     for data in (b"", b"{}", b"[1]", b'{"type":"cloister/identity-export/v1"}'):
         with pytest.raises(InputError, match="not an exported identity"):
             read_export(data)
+
+
+def test_an_export_nested_without_end_is_refused() -> None:
+    with pytest.raises(InputError, match="not an exported identity"):
+        read_export(b'{"a":' * 5000)
 
 
 def test_files_put_under_another_name_are_refused(store: TrustStore, alice: Identity) -> None:

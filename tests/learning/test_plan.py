@@ -226,6 +226,12 @@ def test_a_huge_plan_is_refused_before_it_is_parsed() -> None:
         parse_plan(b"#" * ((4 << 20) + 1))
 
 
+@pytest.mark.parametrize("text", [b"a = " + b"9" * 5000, b"a = " + b"[" * 3000, b"\xff"])
+def test_what_is_no_toml_is_bad_input(text: bytes) -> None:
+    with pytest.raises(InputError, match=r"not TOML|not UTF-8"):
+        parse_plan(text)
+
+
 def test_a_missing_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         load_plan(tmp_path / "none.toml")

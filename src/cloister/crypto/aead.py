@@ -82,9 +82,9 @@ def decrypt(key: bytes, sealed: Buffer, associated_data: bytes) -> bytes:
         IntegrityError: anything else is not as it was.
     """
     cipher = _cipher(key, associated_data)
-    if not NONCE_BYTES + TAG_BYTES <= len(sealed) <= NONCE_BYTES + _MAX_MESSAGE + TAG_BYTES:
+    view = _as_bytes(sealed)
+    if not NONCE_BYTES + TAG_BYTES <= len(view) <= NONCE_BYTES + _MAX_MESSAGE + TAG_BYTES:
         raise _altered()
-    view = memoryview(sealed)
     try:
         return cipher.decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], associated_data)
     except InvalidTag:
@@ -165,13 +165,14 @@ class Opener(_Stream):
             InputError: longer than the capacity, empty associated data, or 2**32 messages are through.
             IntegrityError: altered, out of order, or under other associated data.
         """
-        if len(sealed) < TAG_BYTES:
+        data = _as_bytes(sealed)
+        if len(data) < TAG_BYTES:
             raise _altered()
-        self._check(associated_data, len(sealed) - TAG_BYTES)
+        self._check(associated_data, len(data) - TAG_BYTES)
         nonce = self._nonce(self._number)
-        out = self._view[: len(sealed) - TAG_BYTES]
+        out = self._view[: len(data) - TAG_BYTES]
         try:
-            self._cipher.decrypt_into(nonce, sealed, associated_data, out)
+            self._cipher.decrypt_into(nonce, data, associated_data, out)
         except InvalidTag:
             out[:] = bytes(len(out))
             raise _altered() from None

@@ -105,7 +105,7 @@ class PublicIdentity(
         """
         try:
             return msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(
                 f"this is not an exported identity: {error}", fix="Ask its owner to export it again"
             ) from None
@@ -289,7 +289,7 @@ def _read(path: Path) -> _File:
         )
     try:
         return msgspec.json.decode(data, type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"this is not an identity's file: {error}", where=str(path), fix="Restore it"
         ) from None

@@ -76,7 +76,7 @@ def read_export(data: bytes) -> tuple[PublicIdentity, tuple[bytes, ...]]:
     """
     try:
         found = msgspec.json.decode(data, type=PublicIdentity | _Export)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"this is not an exported identity: {error}", fix="Ask its owner to export it again"
         ) from None
@@ -91,7 +91,7 @@ def _open_succession(envelope: bytes) -> _Succession:
     """
     try:
         claimed = msgspec.json.decode(_payload_of(envelope), type=_Succession)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise IntegrityError("a succession cannot be read", fix="Ask for the export again") from None
     open_envelope(envelope, SUCCESSION_TYPE, keyring([claimed.old, claimed.new]), required=2)
     if claimed.old.name != claimed.new.name:

@@ -165,7 +165,7 @@ def load_plan(path: Path, *, allow_two: bool = False) -> Plan:
 def _refuse_unhonoured(data: bytes) -> None:
     try:
         document = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return  # decode_toml says it better
     for table, meaning in _NOT_HONOURED.items():
         if table in document:

@@ -73,7 +73,7 @@ def read_countersignature(envelope: bytes, signer: PublicIdentity) -> Countersig
     try:
         payload = open_envelope(envelope, COUNTERSIGNATURE_TYPE, keyring([signer]))
         statement = msgspec.json.decode(payload, type=Countersignature)
-    except (IntegrityError, msgspec.DecodeError) as error:
+    except (IntegrityError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError("countersignature does not verify", peer=signer.name) from error
     if statement.site != signer.name:
         raise ProtocolError("countersignature speaks for another site", peer=signer.name)
