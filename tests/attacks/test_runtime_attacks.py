@@ -349,6 +349,7 @@ def test_messages_of_an_older_study_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_decoder_refuses_what_is_no_message() -> None:
-    for garbage in (b"", b"\xc0", b"\x81\xa4type\xa4nope", b"\x81\xa4type\xa4stop" * 2):
+    endless = b"\x81\xa1a" * 5000
+    for garbage in (b"", b"\xc0", b"\x81\xa4type\xa4nope", b"\x81\xa4type\xa4stop" * 2, endless):
         with pytest.raises(ProtocolError, match="cannot be parsed"):
             decode_message(garbage, peer="x")

@@ -231,7 +231,7 @@ def decode_message(data: bytes, *, peer: str) -> Message:
     """
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(
             "sent a message that cannot be parsed", peer=peer, fix="Check that both run the same version"
         ) from error
