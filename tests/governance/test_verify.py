@@ -185,5 +185,18 @@ def test_too_many_files_are_refused(released: Released, world: World, tmp_path: 
     assert failure(verify_release(tmp_path, world.anchors)) == (1, "folder")
 
 
+def test_files_beyond_the_limit_together_are_refused_unread(
+    released: Released, world: World, tmp_path: Path
+) -> None:
+    copy_of(released, tmp_path)
+    for number in range(70):
+        with (tmp_path / "manifests" / f"s{number}.dsse.json").open("wb") as file:
+            file.truncate(16 << 20)  # sparse
+    verdict = verify_release(tmp_path, world.anchors)
+    assert failure(verdict) == (1, "folder")
+    assert verdict.failed is not None
+    assert "together" in verdict.failed.detail
+
+
 def test_what_is_read_is_what_is_checked(released: Released, world: World) -> None:
     assert read_release(released.folder) == released.files

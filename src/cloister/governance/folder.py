@@ -55,6 +55,7 @@ _LIMITS = {
     PROOF: 16 << 20,
 }
 _MOST_FILES = 1000
+_MOST_BYTES = 1 << 30
 
 
 def manifest_path(site: str) -> str:
@@ -104,7 +105,8 @@ def read_release(folder: Path) -> dict[str, bytes]:
 
     Raises:
         InputError: there is no such folder.
-        VerificationError: something in it does not belong, is not a plain file, is missing, or is too large.
+        VerificationError: something in it does not belong, is not a plain file, is missing, or is too large,
+            alone or together.
     """
     names = []
     for name in _list(folder):
@@ -114,15 +116,19 @@ def read_release(folder: Path) -> dict[str, bytes]:
             names.append(name)
     if len(names) > _MOST_FILES:
         raise _refuse(f"the release has more than {_MOST_FILES} files", folder)
-    files = {}
+    limits: dict[str, int] = {}
+    total = 0
     for name in names:
         limit = _limit(name)
         if limit is None or not _is(folder / name, stat.S_IFREG):
             raise _refuse(f"{name[:100]!r} does not belong into a release", folder)
-        if (folder / name).lstat().st_size > limit:
+        size = (folder / name).lstat().st_size
+        if size > limit:
             raise _refuse(f"{name} is larger than {limit} bytes", folder)
-        files[name] = read_bytes(folder / name, limit=limit, what=name)
-    return files
+        limits[name], total = limit, total + size
+    if total > _MOST_BYTES:
+        raise _refuse(f"the files together are larger than {_MOST_BYTES} bytes", folder)
+    return {name: read_bytes(folder / name, limit=limit, what=name) for name, limit in limits.items()}
 
 
 def check_complete(files: Mapping[str, bytes]) -> None:
