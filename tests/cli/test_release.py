@@ -155,6 +155,9 @@ def test_the_homes_own_policy_always_counts(
         assert run(arguments) == 3
         assert "recipients" in capsys.readouterr().err
         assert run([*arguments, "--to", "other"]) == 3
+        own.rename(own.with_name("aside"))
+        assert run(arguments) == 2  # its signature says that there was one
+        own.with_name("aside").rename(own)
         assert run([*arguments, "--to", "reader"]) == 0
     finally:
         for file in own.parent.iterdir():
