@@ -152,7 +152,7 @@ def test_export_and_trust(homes: Path, people: dict[str, Identity], cloister: Co
         "trust",
         "ann.json",
         "--fingerprint",
-        f"{fingerprint[:8]} {fingerprint[8:20].upper()}",
+        f"{fingerprint[:8]} {fingerprint[8:40].upper()}",
         "--json",
     )
     assert compared.json == {"name": "ann", "fingerprint": fingerprint, "compared": True}
@@ -166,7 +166,7 @@ def test_a_wrong_fingerprint_is_not_trusted(
     fresh = homes / "fresh"
     wrong = cloister("keys", "trust", "ann.json", "--fingerprint", people["ben"].fingerprint, home=fresh)
     assert (wrong.code, "another one" in wrong.err) == (1, True)
-    short = cloister("keys", "trust", "ann.json", "--fingerprint", people["ann"].fingerprint[:15])
+    short = cloister("keys", "trust", "ann.json", "--fingerprint", people["ann"].fingerprint[:31])
     assert (short.code, "too short" in short.err) == (2, True)
     assert cloister("keys", "show", "--json").json["trusted"] == []
 

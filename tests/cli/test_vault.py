@@ -225,3 +225,10 @@ def test_resign_believes_no_identity_without_a_succession(home: Path, cloister: 
     refused = cloister("vault", "resign")
     assert refused.code == 1
     assert cloister("vault", "verify", "planted").code == 1
+
+
+def test_rotation_says_that_a_policy_must_be_signed_again(home: Path, cloister: Command) -> None:
+    policy = home / "policy" / "release.toml"
+    policy.parent.mkdir()
+    policy.write_text("minimum_sites = 3\n")
+    assert f"cloister keys sign-policy {policy}" in cloister("keys", "rotate").err

@@ -15,7 +15,7 @@ from cloister.files import read_bytes, write_atomic
 app = typer.Typer(no_args_is_help=True, help="Make your identity, export it, trust those of others.")
 
 _MAX_EXPORT: Final = 8 << 20
-_SHORTEST_FINGERPRINT: Final = 16
+_SHORTEST_FINGERPRINT: Final = 32
 
 
 def _write(path: Path, data: bytes, *, force: bool) -> None:
@@ -92,7 +92,7 @@ def export(
 def trust(
     file: Annotated[Path, typer.Argument(help="An exported identity.")],
     fingerprint: Annotated[
-        str | None, typer.Option(help="What its owner told you; at least 16 digits of it.")
+        str | None, typer.Option(help="What its owner told you; at least 32 digits of it.")
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the identity trusted under this name.")
@@ -164,6 +164,9 @@ def rotate(as_json: JsonOption = False) -> None:
     }
     text = f"{new.name}  {new.fingerprint}\nExport it again: who trusts the old keys can now trust these."
     emit(result, as_json=as_json, text=text)
+    policy = common.home() / "policy" / "release.toml"
+    if policy.exists():
+        say(f"Your release policy bears the old signature: cloister keys sign-policy {policy}")
 
 
 def _save_successions(successions: list[bytes]) -> None:
