@@ -216,3 +216,20 @@ def test_no_secret_in_a_repr(trio: tuple[Server, Client, Client]) -> None:
     texts = [repr(thing) for thing in (server, a, a.data, encrypt_data(a.data), model, decrypt_model(model))]
     assert texts[0] == "Server(logistic, round 1, cannot read its model)"
     assert not any("array(" in text for text in texts[:5])
+
+
+@pytest.mark.parametrize(
+    "names", [("Client A", "Client B"), ("医院A", "医院B"), ("north", "south_2"), ("--", "-")]
+)
+def test_any_names_will_do(names: tuple[str, str]) -> None:
+    server, clients = create_server(), [create_client(name) for name in names]
+    assert tuple(client.name for client in clients) == names
+    model = one_round(server, server.initialize_model(), clients, [[1.0], [3.0]])
+    np.testing.assert_allclose(decrypt_model(model).weights, [2.0], atol=1e-6)
+
+
+def test_a_table_of_two_rows_is_no_pair() -> None:
+    client = create_client("A")
+    client.data = [[0.5, -0.5, 1], [0.25, 0.75, 0]]
+    assert client.data.X.shape == (2, 2)
+    assert client.data.y.tolist() == [1.0, 0.0]

@@ -75,7 +75,7 @@ def create_server(kind: Kind = "logistic") -> Server:
 
 
 def create_client(name: str) -> Client:
-    """Return a client with fresh keys. Names are letters, digits, '-' and '_'; case does not count."""
+    """Return a client with fresh keys. Any name will do; no two in one room may differ in case alone."""
     return Client(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load
 
 from cloister.cases import find_case
-from cloister.crypto import Identity, open_bytes
+from cloister.crypto import Identity, open_bytes, sha256
 from cloister.errors import InputError, ProtocolError
 from cloister.learning import ClientRows, DataSection, FeatureMap, TrainingSection, train
 from cloister.secagg import Encoding, RingVector, SecureSumSite
@@ -42,24 +43,28 @@ class Client:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._identity = Identity.generate(name.lower())
+        self._identity = Identity.generate(_address(name))
         self._data: ClientData | None = None
         self._sum: SecureSumSite | None = None
         self._setting: Setting | None = None
         self._opened: dict[int, Array] = {}
         self._attempts: dict[int, tuple[int, SecureSumSite, Encoding]] = {}
-        self.name = self._identity.name
         self._room = WIRE.join_as_client(self)
 
     def __repr__(self) -> str:
         return f"Client({self.name}, {0 if self._data is None else len(self._data.y)} rows)"
 
     @property
+    def address(self) -> str:
+        """What the client is called in messages: its name, in the letters that identities may have."""
+        return self._identity.name
+
+    @property
     def data(self) -> ClientData:
         """The client's rows. Assign (X, y), or one table whose last column is the label; without that the
         client gets a share of scikit-learn's breast-cancer rows."""
         if self._data is None:
-            X, y = _example_rows(WIRE.clients(self._room).index(self.name))
+            X, y = _example_rows(WIRE.clients(self._room).index(self.address))
             self._data = ClientData(X, y, self._identity.public)
         return self._data
 
@@ -119,7 +124,7 @@ class Client:
             raise InputError(f"a weight exceeds {_RANGE:g} in size", fix="Lower the learning rate")
         self._attempts[model.round] = attempt, secure_sum, encoding
         return ClientModel(
-            model.room, self.name, model.round, secure_sum.upload(attempt, encoding.encode(values), start)
+            model.room, self.address, model.round, secure_sum.upload(attempt, encoding.encode(values), start)
         )
 
     def answer(self, kind: str, payload: bytes) -> bytes:
@@ -184,6 +189,14 @@ class Client:
 
     def _kind(self) -> Kind:
         return self._epoch()[1].kind
+
+
+def _address(name: str) -> str:
+    """Return a name that is safe in messages; names that differ in more than case get different ones."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if plain == name.lower():
+        return plain
+    return f"{plain[:40]}-{sha256(name.encode()).hex()[:8]}".lstrip("-")
 
 
 def _example_rows(position: int) -> tuple[Array, Array]:

@@ -118,7 +118,9 @@ def features_of(kind: Kind, X: Array) -> Array:
 
 def pair(rows: Any) -> tuple[Any, Any]:
     """Return (X, y) of a pair, or of one table whose last column is the label."""
-    if isinstance(rows, tuple | list) and len(rows) == _COLUMNS:
+    if isinstance(rows, tuple) and len(rows) == _COLUMNS:
+        return rows[0], rows[1]
+    if isinstance(rows, list) and len(rows) == _COLUMNS and np.ndim(rows[0]) == _COLUMNS:
         return rows[0], rows[1]
     table = matrix(rows)
     if table.shape[1] < _COLUMNS:

@@ -61,8 +61,8 @@ class ClientEnd(Protocol):
     """What a server asks of clients."""
 
     @property
-    def name(self) -> str:
-        """The client's name."""
+    def address(self) -> str:
+        """What the client is called in messages."""
 
     def answer(self, kind: str, payload: bytes) -> bytes:
         """Bytes in, bytes out."""
@@ -89,11 +89,11 @@ class Wire:
         """Enter the open room if its rounds have not begun, else a new one; return its number."""
         server = self._servers.get(self._open)
         room = self._room(full=server is not None and server.started)
-        if client.name in self._clients[room]:
+        if client.address in self._clients[room]:
             raise InputError(
-                f"there is a client {client.name!r} already", fix="Give every client its own name"
+                f"there is a client {client.address!r} already", fix="Give every client its own name"
             )
-        self._clients[room][client.name] = client
+        self._clients[room][client.address] = client
         return room
 
     def clients(self, room: str) -> list[str]:
