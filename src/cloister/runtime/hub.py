@@ -102,7 +102,6 @@ class _Epoch:
     terms: EpochTerms
     secure_sum: SecureSumHub
     countersignatures: dict[str, bytes] = field(default_factory=dict)
-    ready: dict[str, bytes] = field(default_factory=dict)
     study_keys: bytes | None = None
 
 
@@ -151,6 +150,7 @@ class Hub:
         self.model = (
             GlobalModel(plan, initial_model(plan, schema)) if plan.aggregation.hub_view == "sum" else None
         )
+        self.study_key: bytes | None = None  # only where the plan lets the hub see the model
         self.joined: dict[str, Join] = {}
         self.epochs: list[_Epoch] = []
         self.rounds: list[RoundDone] = []
@@ -172,15 +172,6 @@ class Hub:
 
     def __repr__(self) -> str:
         return f"Hub({self._identity.name}, {self._phase}, round {self._round})"
-
-    @property
-    def study_key(self) -> bytes | None:
-        """The study key, where the plan lets the hub see the model; else None."""
-        if self.model is None or not self.epochs or self.epochs[-1].study_keys is None:
-            return None
-        epoch = self.epochs[-1]
-        bound = (epoch.terms.first, self._identity, self._plan.digest, epoch.terms.number)
-        return open_study_key(epoch.study_keys or b"", *bound)
 
     # --- inputs ---------------------------------------------------------------------------------
 
@@ -339,9 +330,8 @@ class Hub:
         if peer == self._members()[0]:
             self._check_study_keys(epoch, message.study_keys or b"")
             epoch.study_keys = message.study_keys
-        epoch.ready[peer] = message.setup_digest
         self._answered.add(peer)
-        if len(epoch.ready) < len(epoch.terms.roster.members) or epoch.study_keys is None:
+        if len(self._answered) < len(epoch.terms.roster.members) or epoch.study_keys is None:
             return
         self._note(SetupDone(epoch.terms.number, message.setup_digest))
         self._broadcast(StudyKeys(epoch.study_keys))
@@ -355,7 +345,7 @@ class Hub:
             readers=[*epoch.terms.roster.names, *([] if self.model is None else [self._identity.name])],
         )
         if self.model is not None:
-            open_study_key(envelope, bound[0], self._identity, *bound[1:])
+            self.study_key = open_study_key(envelope, bound[0], self._identity, *bound[1:])
 
     # --- step 4: rounds -------------------------------------------------------------------------
 

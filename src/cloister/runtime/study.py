@@ -247,7 +247,7 @@ class Study:
             manifests={name: hub.joined[name].manifest for name in names},
             countersignatures=dict(epoch.countersignatures),
             epoch=epoch.terms.number,
-            setup_digest=next(iter(epoch.ready.values())),
+            setup_digest=epoch.secure_sum.setup_digest,
             study_keys=epoch.study_keys,
             rounds=tuple(hub.rounds),
             final_metrics=hub.final_metrics,
