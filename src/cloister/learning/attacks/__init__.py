@@ -1,0 +1,1 @@
+"""Attacks on models and on what a hub sees, to test claims of privacy."""

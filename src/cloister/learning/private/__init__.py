@@ -1,0 +1,1 @@
+"""Private training in numpy: per-example clipping, sampling, integer sums."""

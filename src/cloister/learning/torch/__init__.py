@@ -1,0 +1,1 @@
+"""Modules of torch under differential privacy; needs the extra `torch`."""
