@@ -1,0 +1,38 @@
+"""What events cost a Renyi filter, as frozen data."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from cloister.privacy.accounting.ranges import check_between, check_whole
+
+__all__ = ["MOST_EPSILON", "Cost"]
+
+MOST_EPSILON = 20.0
+"""A `Cost` is made for caps of at most this epsilon unless it says otherwise."""
+
+
+class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What events cost a Renyi filter at one integer order; costs at one order add.
+
+    Args:
+        rdp: Renyi divergence at the order, in nats: the larger of both directions.
+        delta: what is charged for being close to the mechanism with that divergence, not equal to it, already
+            multiplied by 1 + e^within.
+        order: the order; None where the maker does not say.
+        within: the largest epsilon of a cap for which `delta` suffices.
+    """
+
+    rdp: float
+    delta: float
+    order: int | None = None
+    within: float = MOST_EPSILON
+
+    def __post_init__(self) -> None:
+        check_between(self.rdp, 0.0, math.inf, "a Renyi divergence", include_low=True)
+        check_between(self.delta, 0.0, math.inf, "a delta", include_low=True)
+        check_between(self.within, 0.0, 100.0, "the largest epsilon of a cost")
+        if self.order is not None:
+            check_whole(self.order, 2, 1 << 20, "a Renyi order")
