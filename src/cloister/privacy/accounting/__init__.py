@@ -5,8 +5,8 @@ In order of use:
 1. describe what will be done, or was done, as `Event`s: a mechanism, a sampler, a relation, a count;
 2. `epsilon(events, delta)` for one plan fixed beforehand; `delta_charged` says how much of delta the integers
    took; `calibrate_noise` and `rounds_within` turn the question round;
-3. `renyi(events, order)` gives the `Cost` that a ledger's filter adds up over studies and queries chosen as one
-   goes;
+3. `renyi(events, order)` gives the `Cost` that a ledger's filter adds up over studies and queries that are
+   chosen one after the other;
 4. `write_events` and `read_events` carry events into certificates and back.
 
 Importing it is cheap: dp_accounting and scipy are loaded by the first call that computes something.

@@ -17,7 +17,7 @@ def calibrate_noise(
     least: float = 0.05,
     most: float = 1e6,
 ) -> float:
-    """Return the smallest noise in [least, most] whose events stay within `target_epsilon`, to 1e-4 of itself."""
+    """Return the smallest noise in [least, most] whose events stay within `target_epsilon`."""
     raise NotImplementedError
 
 

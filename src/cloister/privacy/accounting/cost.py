@@ -11,7 +11,7 @@ from cloister.privacy.accounting.ranges import check_between, check_whole
 __all__ = ["MOST_EPSILON", "Cost"]
 
 MOST_EPSILON = 20.0
-"""A `Cost` is made for caps of at most this epsilon unless it says otherwise."""
+"""The largest epsilon of a cap that a `Cost` may be charged to; its `delta` is multiplied by 1 + e^20."""
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,20 +19,17 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Args:
         rdp: Renyi divergence at the order, in nats: the larger of both directions.
-        delta: what is charged for being close to the mechanism with that divergence, not equal to it, already
-            multiplied by 1 + e^within.
+        delta: what is charged for being close to the mechanism with that divergence, not equal to it: enough
+            for every cap of epsilon up to `MOST_EPSILON`.
         order: the order; None where the maker does not say.
-        within: the largest epsilon of a cap for which `delta` suffices.
     """
 
     rdp: float
     delta: float
     order: int | None = None
-    within: float = MOST_EPSILON
 
     def __post_init__(self) -> None:
         check_between(self.rdp, 0.0, math.inf, "a Renyi divergence", include_low=True)
         check_between(self.delta, 0.0, math.inf, "a delta", include_low=True)
-        check_between(self.within, 0.0, 100.0, "the largest epsilon of a cost")
         if self.order is not None:
             check_whole(self.order, 2, 1 << 20, "a Renyi order")

@@ -22,8 +22,11 @@ __all__ = [
 ]
 
 MIN_SHARE_VARIANCE = 8.0
-"""Least variance of one share of integer noise, in grid units squared: twice the s^2 = 4 that the proof takes
-out for rounding, so that convolving shares costs no more than rounding does (docs/proofs/integer-gaussian.md)."""
+"""Least variance of one share of integer noise, in grid units squared.
+
+Twice the s^2 = 4 that the proof takes out for rounding, so that convolving shares costs no more than rounding
+does (docs/proofs/integer-gaussian.md).
+"""
 
 _SLACK = 1e-9  # a share's variance is variance / shares, which a caller got by multiplying
 
@@ -151,9 +154,8 @@ class PureDP(Data, frozen=True, tag_field="kind", tag="pure"):
 class RandomisedResponse(Data, frozen=True, tag_field="kind", tag="randomised-response"):
     """One of `categories` answers, the true one most often.
 
-    The true answer is given with probability at most e^epsilon / (e^epsilon + categories - 1) and at least 1 /
-    categories, otherwise one of the others, uniformly. Under "zero-out" a unit that is nothing answers
-    uniformly.
+    The true answer is given with probability at most e^epsilon / (e^epsilon + categories - 1), otherwise one
+    of the others, uniformly. Under "zero-out" a unit that is nothing answers uniformly.
 
     Args:
         epsilon: of one answer, between any two true answers.
