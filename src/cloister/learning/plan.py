@@ -22,11 +22,13 @@ from cloister.crypto import canonical_bytes
 from cloister.errors import InputError, PlanError
 from cloister.files import read_bytes
 from cloister.learning.ranges import check_between, check_distinct
+from cloister.learning.refusals import refuse_unsound
 from cloister.learning.sections import (
     AggregationSection,
     DataSection,
     HubEntry,
     ModelSection,
+    PrivacySection,
     ReleaseSection,
     Section,
     SiteEntry,
@@ -43,7 +45,6 @@ __all__ = ["MAX_PLAN_BYTES", "Plan", "load_plan", "parse_plan"]
 
 MAX_PLAN_BYTES = 4 << 20
 _NOT_HONOURED = {
-    "privacy": "differential privacy",
     "enclave": "attested workers",
     "simulation": "simulated sites",
 }
@@ -59,6 +60,7 @@ class Plan(Section, frozen=True, kw_only=True):
     model: ModelSection
     training: TrainingSection
     aggregation: AggregationSection = AggregationSection()
+    privacy: PrivacySection | None = None
     release: ReleaseSection = ReleaseSection()
 
     def __post_init__(self) -> None:
@@ -68,6 +70,8 @@ class Plan(Section, frozen=True, kw_only=True):
             [self.hub.identity, *(site.identity for site in self.sites)], "identities of [hub] and [[sites]]"
         )
         check_between(self.attempts, 1, MAX_ATTEMPTS, "[training] rounds with [study] spare_rounds")
+        if self.privacy is not None:
+            refuse_unsound(self.privacy, self.data, self.model, self.training)
 
     @property
     def digest(self) -> bytes:
@@ -99,6 +103,7 @@ class Plan(Section, frozen=True, kw_only=True):
             parties,
             colluders=default_colluders(len(self.sites)) if section.colluders is None else section.colluders,
             threshold=section.threshold,
+            noise_minimum=None if self.privacy is None else self.privacy.noise_minimum,
             allow_two=len(self.sites) == 2,
         )
 

@@ -15,6 +15,7 @@ __all__ = [
     "check_distinct",
     "check_identifier",
     "check_positive",
+    "check_python_name",
     "check_text",
 ]
 
@@ -27,6 +28,12 @@ def check_identifier(value: str, where: str) -> None:
         check_name(value)
     except InputError as error:
         raise PlanError(error.what, where=where, fix=error.fix) from error
+
+
+def check_python_name(value: str, where: str) -> None:
+    """Refuse what cannot be the name of a function, or is meant to be private."""
+    if not (value.isascii() and value.isidentifier() and len(value) <= 100) or value.startswith("_"):
+        raise PlanError("not the name of a function", where=where, fix="Write a name such as build")
 
 
 def check_text(value: str, where: str) -> None:

@@ -13,6 +13,7 @@ from cloister.learning.ranges import (
     check_distinct,
     check_identifier,
     check_positive,
+    check_python_name,
     check_text,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "DataSection",
     "HubEntry",
     "ModelSection",
+    "PrivacySection",
     "ReleaseSection",
     "Section",
     "SiteEntry",
@@ -99,14 +101,20 @@ class DataSection(Section, frozen=True, kw_only=True):
 
 
 class ModelSection(Section, frozen=True, kw_only=True):
-    """`[model]`: its kind and shape, the seed of its start, and that start's pinned digest."""
+    """`[model]`: its kind and shape, the seed of its start, and that start's pinned digest.
 
-    kind: Literal["linear", "logistic", "softmax", "mlp"]
+    With kind "torch" the model is a module that `factory` returns in a Python file whose SHA-256 is `code`;
+    every site decides for itself whether that file may run.
+    """
+
+    kind: Literal["linear", "logistic", "softmax", "mlp", "torch"]
     hidden: tuple[int, ...] = ()
     activation: Literal["relu", "tanh"] = "relu"
     classes: int = 0
     seed: int = 0
     initial: str = ""
+    code: str | None = None
+    factory: str | None = None
 
     def __post_init__(self) -> None:
         check_between(self.seed, 0, 2**53 - 1, "[model] seed")
@@ -115,17 +123,26 @@ class ModelSection(Section, frozen=True, kw_only=True):
         )
         for width in self.hidden:
             check_between(width, 1, 65_536, "a width in [model] hidden")
+        if (self.kind == "torch") != (self.code is not None and self.factory is not None):
+            raise PlanError(
+                "code and factory belong to kind = 'torch', and it needs both",
+                where="[model]",
+                fix="Write the SHA-256 of the Python file as code, and the name of its function as factory",
+            )
+        if self.code is not None and self.factory is not None:
+            check_digest(self.code, "[model] code")
+            check_python_name(self.factory, "[model] factory")
         allowed = {"linear": (0,), "logistic": (0, 2), "softmax": range(2, 10_001)}.get(
             self.kind, (0, *range(2, 10_001))
         )
         if self.classes not in allowed:
-            meaning = (
-                "0 for a number" if self.kind in ("linear", "mlp") else "the number of the label's classes"
-            )
+            number = self.kind in ("linear", "mlp", "torch")
+            meaning = "0 for a number" if number else "the number of the label's classes"
             raise PlanError(
                 f"classes = {self.classes} does not fit kind = {self.kind!r}",
                 where="[model] classes",
-                fix=f"Write {meaning}" + (", or 2 or more for classes" if self.kind == "mlp" else ""),
+                fix=f"Write {meaning}"
+                + (", or 2 or more for classes" if number and self.kind != "linear" else ""),
             )
         if self.initial:
             check_digest(self.initial, "[model] initial")
@@ -197,3 +214,73 @@ class ReleaseSection(Section, frozen=True, kw_only=True):
         for recipient in self.recipients:
             check_text(recipient, "[release] recipients")
         check_distinct(self.recipients, "[release] recipients")
+
+
+class PrivacySection(Section, frozen=True, kw_only=True):
+    """`[privacy]`: what the study claims, and the mechanism that keeps it.
+
+    Attributes:
+        mode: "distributed": the sum of all sites carries the noise; "local": each site's own update does.
+        unit: "record", or the schema's unit column, whose rows then enter together and are clipped together.
+        sites_per_unit: at how many sites rows of one unit may lie; for a unit column, and then required.
+        epsilon: what is claimed at `delta`; None where `noise_multiplier` alone is written.
+        noise_multiplier: deviation of the counted noise over sensitivity; None to calibrate it from
+            `epsilon`.
+        delta: below 1 / rows of the study.
+        clip: most that one unit adds to a sum, in the L2 norm of the gradient (or of the update).
+        rate: chance of each unit to be in a step, on its own.
+        sampler: "poisson"; the others are named so that they can be refused with the reason.
+        adversary: whose view `epsilon` speaks of: the larger of both ("colluders"), or hub and outsiders.
+        microbatch: rows that are added up before they are rounded.
+        noise_minimum: survivors whose noise shares are counted; None for the secure sum's own minimum.
+        adaptive_quantile: share of units that the clip should leave whole; None for a fixed clip.
+        block_attempts: attempts that the ledger debits at a time; None for a twentieth of the plan.
+    """
+
+    mode: Literal["distributed", "local"] = "distributed"
+    unit: str = "record"
+    sites_per_unit: int | None = None
+    epsilon: float | None = None
+    noise_multiplier: float | None = None
+    delta: float
+    clip: float
+    rate: float
+    sampler: Literal["poisson", "fixed", "shuffle"] = "poisson"
+    adversary: Literal["colluders", "hub"] = "colluders"
+    microbatch: int = 64
+    noise_minimum: int | None = None
+    adaptive_quantile: float | None = None
+    block_attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        check_text(self.unit, "[privacy] unit")
+        if self.epsilon is None and self.noise_multiplier is None:
+            raise PlanError(
+                "neither epsilon nor noise_multiplier is written",
+                where="[privacy]",
+                fix="Write epsilon, and the noise is calibrated; or noise_multiplier; or both",
+            )
+        if self.epsilon is not None:
+            check_positive(self.epsilon, 50.0, "[privacy] epsilon")
+        if self.noise_multiplier is not None:
+            check_positive(self.noise_multiplier, 10_000.0, "[privacy] noise_multiplier")
+        for value, where in ((self.delta, "delta"), (self.adaptive_quantile, "adaptive_quantile")):
+            if value is not None and not 0.0 < value < 1.0:
+                raise PlanError(
+                    f"{value} is out of range", where=f"[privacy] {where}", fix="Choose between 0 and 1"
+                )
+        check_positive(self.clip, 1e6, "[privacy] clip")
+        check_positive(self.rate, 1.0, "[privacy] rate")
+        check_between(self.microbatch, 1, 1 << 16, "[privacy] microbatch")
+        for count, where in (
+            (self.sites_per_unit, "sites_per_unit"),
+            (self.noise_minimum, "noise_minimum"),
+            (self.block_attempts, "block_attempts"),
+        ):
+            if count is not None:
+                check_between(count, 1, 100_000, f"[privacy] {where}")
+
+    @property
+    def by_record(self) -> bool:
+        """Whether the unit is one row."""
+        return self.unit == "record"

@@ -19,13 +19,16 @@ def write_toml(document: Mapping[str, object]) -> str:
     """Return TOML text that reads back as `document` without its None fields.
 
     Args:
-        document: name to table (a mapping of scalars and lists) or to a list of tables.
+        document: name to table (a mapping of scalars and lists), to a list of tables, or to None, which is
+            left out.
 
     Raises:
         InputError: a value has no form here.
     """
     parts: list[str] = []
     for name, value in document.items():
+        if value is None:
+            continue
         if isinstance(value, Mapping):
             parts.append(_table(f"[{_key(name)}]", value))
         elif isinstance(value, Sequence) and not isinstance(value, str):

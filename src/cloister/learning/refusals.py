@@ -1,0 +1,113 @@
+"""What a plan with differential privacy may not ask for, each with the reason.
+
+The claim counts one clipped, noised vector for each step and unit. Whatever lets a unit act twice, or lets
+something computed from rows out beside that vector, would make the claim false without a word; so it is
+refused here, before a row is read.
+"""
+
+from __future__ import annotations
+
+from cloister.errors import PlanError
+from cloister.learning.sections import DataSection, ModelSection, PrivacySection, TrainingSection
+
+__all__ = ["check_delta", "refuse_unsound"]
+
+
+def refuse_unsound(
+    privacy: PrivacySection, data: DataSection, model: ModelSection, training: TrainingSection
+) -> None:
+    """Raise PlanError for the first thing that the claim of `[privacy]` cannot cover."""
+    _refuse(
+        privacy.sampler != "poisson",
+        f"sampler = {privacy.sampler!r}: batches of fixed size are not what is accounted for; "
+        "counting them as Poisson would state about half of the true epsilon",
+        "[privacy] sampler",
+        'Write sampler = "poisson"',
+    )
+    _refuse(
+        data.scaling == "local",
+        "local scaling computes means and deviations from rows, and the model carries them out uncharged",
+        "[data] scaling",
+        'Write scaling = "bounds"; the schema declares them',
+    )
+    if privacy.by_record:
+        _record_level(privacy, training)
+    else:
+        _unit_level(privacy, data, model)
+    _refuse(
+        privacy.mode == "local" and training.optimiser != "sgd",
+        "local private steps are plain gradient steps",
+        "[training] optimiser",
+        'Write optimiser = "sgd"; the server may use algorithm = "fedadam"',
+    )
+
+
+def _record_level(privacy: PrivacySection, training: TrainingSection) -> None:
+    distributed = privacy.mode == "distributed"
+    _refuse(
+        privacy.adaptive_quantile is not None or privacy.sites_per_unit is not None,
+        "adaptive_quantile and sites_per_unit are for a unit column",
+        "[privacy] unit",
+        "Name the schema's unit column, or take them out",
+    )
+    _refuse(
+        distributed and training.local_steps != 1,
+        f"local_steps = {training.local_steps}: in distributed mode a sum is one step, since later local "
+        "steps would depend on rows that the first one has not noised",
+        "[training] local_steps",
+        'Write local_steps = 1, or mode = "local", or a unit column',
+    )
+    _refuse(
+        distributed and training.optimiser != "sgd",
+        "in distributed mode a site sends a gradient, and takes no step of its own",
+        "[training] optimiser",
+        'Write optimiser = "sgd"; the server may use algorithm = "fedadam"',
+    )
+    _refuse(
+        distributed and training.weights != "rows",
+        "in distributed mode every row weighs the same",
+        "[training] weights",
+        'Write weights = "rows"',
+    )
+
+
+def _unit_level(privacy: PrivacySection, data: DataSection, model: ModelSection) -> None:
+    _refuse(
+        privacy.mode == "local",
+        "local mode protects single records; its steps know no units",
+        "[privacy] mode",
+        'Write mode = "distributed", or unit = "record"',
+    )
+    _refuse(
+        privacy.unit in (*data.features, data.label),
+        "the unit column is also a feature or the label",
+        "[privacy] unit",
+        "A unit names whose row it is; take it out of the features",
+    )
+    _refuse(
+        privacy.sites_per_unit is None,
+        "nobody says at how many sites rows of one unit may lie",
+        "[privacy] sites_per_unit",
+        "Write 1 if no unit has rows at two sites, else the largest number of sites, at most all of them",
+    )
+    _refuse(
+        model.kind == "torch",
+        "a unit column needs a model whose units are trained side by side, which modules are not",
+        "[model] kind",
+        'Take a model that is built in, or unit = "record"',
+    )
+
+
+def check_delta(delta: float, rows: int) -> None:
+    """Raise PlanError unless delta < 1 / rows: a larger one allows publishing a row outright."""
+    if delta * rows >= 1.0:
+        raise PlanError(
+            f"delta = {delta:g} is not below 1 / {rows}, so publishing a whole row would satisfy it",
+            where="[privacy] delta",
+            fix=f"Write at most {0.1 / rows:.0e}",
+        )
+
+
+def _refuse(condition: bool, what: str, where: str, fix: str) -> None:
+    if condition:
+        raise PlanError(what, where=where, fix=fix)
