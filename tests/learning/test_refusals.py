@@ -32,6 +32,7 @@ def test_a_sound_plan_is_read() -> None:
         (DISTRIBUTED, 'sampler = "poison"\n', "sampler"),
         (DISTRIBUTED, "adaptive_quantile = 0.5\n", "unit column"),
         (DISTRIBUTED, 'unit = "x1"\nsites_per_unit = 1\n', "also a feature"),
+        (DISTRIBUTED, 'unit = "patient"\nsites_per_unit = 1\n', "divided by"),
         (DISTRIBUTED, 'unit = "patient"\n', "at how many sites"),
         (DISTRIBUTED, 'unit = "patient"\nsites_per_unit = 1\nmode = "local"\n', "know no units"),
         ({"training.optimiser": '"adam"'}, 'mode = "local"\n', "plain gradient steps"),
@@ -72,7 +73,7 @@ def test_a_delta_that_allows_publishing_a_row_is_refused() -> None:
 
 
 def test_a_unit_column_may_take_local_steps_and_an_adaptive_clip() -> None:
-    plan = make_plan(extra=PRIVACY + 'unit = "patient"\nsites_per_unit = 1\nadaptive_quantile = 0.5\n')
+    plan = make_plan(extra=PRIVACY + 'unit = "patient"\nsites_per_unit = 1\nexpected_units = 9\nadaptive_quantile = 0.5\n')
     assert plan.privacy is not None
     assert not plan.privacy.by_record
 

@@ -89,6 +89,12 @@ class Plan(Section, frozen=True, kw_only=True):
         """How often a round may be tried in the whole study: rounds and spares."""
         return self.training.rounds + self.spare_rounds
 
+    @property
+    def block_attempts(self) -> int:
+        """Attempts that a ledger debits at a time under `[privacy]`: as written, else a twentieth of all."""
+        written = None if self.privacy is None else self.privacy.block_attempts
+        return written or -(-self.attempts // 20)
+
     def params(self, parties: int) -> Params:
         """Return n, c, t, m of the secure sum for a roster of `parties` sites.
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -27,7 +28,7 @@ from cloister.errors import PlanError
 from cloister.learning.plan import Plan
 from cloister.learning.sections import PrivacySection
 from cloister.learning.models import Model
-from cloister.learning.private import NumpyPrivate, PrivateModel, unit_sensitivity
+from cloister.learning.private import NumpyPrivate, PrivateModel, joint_sensitivity
 from cloister.privacy.accounting import (
     MIN_SHARE_VARIANCE,
     Cost,
@@ -42,10 +43,50 @@ from cloister.privacy.accounting import (
 from cloister.privacy.mechanisms import DiscreteGaussian, IntegerGrid, share_variance
 from cloister.secagg import Params
 
-__all__ = ["PrivacyTerms", "private_model"]
+__all__ = ["PrivacyFacts", "PrivacyTerms", "private_model"]
 
 _TABLE_DISTANCE = 2.0**-56
 """More than any sampler's table is away from its distribution; for calibration, before a table is built."""
+
+
+class PrivacyFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The terms as a record keeps them: what was claimed, and all that its proof rests on.
+
+    Attributes:
+        mode, unit, sites_per_unit, adversary, delta, clip: as the plan writes them.
+        clip_units: what the clip is on the grid of integers.
+        noise_multiplier: deviation of the accounted noise over sensitivity.
+        share_variance: variance of one site's noise, in units squared.
+        events_hub: what hub and outsiders see.
+        events_colluders: what a hub sees with max(c, 1) colluding sites.
+    """
+
+    mode: Literal["distributed", "local"]
+    unit: str
+    sites_per_unit: int | None
+    adversary: Literal["colluders", "hub"]
+    delta: float
+    clip: float
+    clip_units: int
+    noise_multiplier: float
+    share_variance: float
+    events_hub: tuple[Event, ...]
+    events_colluders: tuple[Event, ...]
+
+    @property
+    def epsilon_hub(self) -> float:
+        """Epsilon at `delta` against the hub and outsiders."""
+        return epsilon(self.events_hub, self.delta)
+
+    @property
+    def epsilon_colluders(self) -> float:
+        """Epsilon at `delta` against a hub with max(c, 1) colluding sites; never the smaller."""
+        return epsilon(self.events_colluders, self.delta)
+
+    @property
+    def epsilon_claimed(self) -> float:
+        """The one of the two that `[privacy] epsilon` speaks of."""
+        return self.epsilon_hub if self.adversary == "hub" else self.epsilon_colluders
 
 
 def private_model(model: Model | PrivateModel) -> PrivateModel:
@@ -112,19 +153,22 @@ class PrivacyTerms:
         return -(-self.attempts // self.block_attempts)
 
     @property
-    def epsilon_hub(self) -> float:
-        """Epsilon at the plan's delta against the hub and outsiders."""
-        return epsilon(self.events_hub, self.section.delta)
-
-    @property
-    def epsilon_colluders(self) -> float:
-        """Epsilon at the plan's delta against a hub with max(c, 1) colluding sites; never the smaller."""
-        return epsilon(self.events_colluders, self.section.delta)
-
-    @property
-    def epsilon_claimed(self) -> float:
-        """The one of the two that `[privacy] epsilon` speaks of."""
-        return self.epsilon_hub if self.section.adversary == "hub" else self.epsilon_colluders
+    def facts(self) -> PrivacyFacts:
+        """What a record keeps of the terms."""
+        section = self.section
+        return PrivacyFacts(
+            mode=section.mode,
+            unit=section.unit,
+            sites_per_unit=section.sites_per_unit,
+            adversary=section.adversary,
+            delta=section.delta,
+            clip=section.clip,
+            clip_units=self.grid.clip_units,
+            noise_multiplier=self.noise_multiplier,
+            share_variance=self.share_variance,
+            events_hub=self.events_hub,
+            events_colluders=self.events_colluders,
+        )
 
     def noise(self) -> DiscreteGaussian:
         """Return the distribution of one site's share of noise."""
@@ -168,12 +212,13 @@ class _Build:
     def grid(self, z: float) -> IntegerGrid:
         present = 1 if self.local else self.params.parties
         noise = 1.01 * z * math.sqrt(present / self.counted)
-        return IntegerGrid.fit(self.plan.aggregation.bits, batch=self.plan.training.batch, noise=noise)
+        batch = self.section.expected_units or self.plan.training.batch
+        return IntegerGrid.fit(self.plan.aggregation.bits, batch=batch, noise=noise)
 
     def sensitivity(self, grid: IntegerGrid) -> float:
         if self.section.by_record:
             return grid.sensitivity(self.size, self.float_bound)
-        return unit_sensitivity(grid, self.size, norm_bit=self.section.adaptive_quantile is not None)
+        return joint_sensitivity(grid, self.size, norm_bit=self.section.adaptive_quantile is not None)
 
     def share(self, z: float) -> float:
         total = (z * self.sensitivity(self.grid(z))) ** 2 + MIN_SHARE_VARIANCE / 2
@@ -219,7 +264,7 @@ class _Build:
             share_variance=share,
             events_hub=self.events(z, 1 if self.local else self.params.minimum, distance),
             events_colluders=self.events(z, 1 if self.local else self.trusted_shares, distance),
-            block_attempts=self.section.block_attempts or max(1, -(-attempts // 20)),
+            block_attempts=self.plan.block_attempts,
             attempts=attempts,
         )
 

@@ -45,8 +45,11 @@ def refuse_unsound(
 def _record_level(privacy: PrivacySection, training: TrainingSection) -> None:
     distributed = privacy.mode == "distributed"
     _refuse(
-        privacy.adaptive_quantile is not None or privacy.sites_per_unit is not None,
-        "adaptive_quantile and sites_per_unit are for a unit column",
+        any(
+            field is not None
+            for field in (privacy.adaptive_quantile, privacy.sites_per_unit, privacy.expected_units)
+        ),
+        "adaptive_quantile, sites_per_unit and expected_units are for a unit column",
         "[privacy] unit",
         "Name the schema's unit column, or take them out",
     )
@@ -89,6 +92,12 @@ def _unit_level(privacy: PrivacySection, data: DataSection, model: ModelSection)
         "nobody says at how many sites rows of one unit may lie",
         "[privacy] sites_per_unit",
         "Write 1 if no unit has rows at two sites, else the largest number of sites, at most all of them",
+    )
+    _refuse(
+        privacy.expected_units is None,
+        "nothing says what a round's sum is divided by; the number that was sampled must not",
+        "[privacy] expected_units",
+        "Write rate times the number of units of all sites, as far as it may be known",
     )
     _refuse(
         model.kind == "torch",

@@ -223,6 +223,8 @@ class PrivacySection(Section, frozen=True, kw_only=True):
         mode: "distributed": the sum of all sites carries the noise; "local": each site's own update does.
         unit: "record", or the schema's unit column, whose rows then enter together and are clipped together.
         sites_per_unit: at how many sites rows of one unit may lie; for a unit column, and then required.
+        expected_units: with a unit column, what a round's sum is divided by: rate times all units, a
+            constant of the plan. (With records `[training] batch` is the divisor.)
         epsilon: what is claimed at `delta`; None where `noise_multiplier` alone is written.
         noise_multiplier: deviation of the counted noise over sensitivity; None to calibrate it from
             `epsilon`.
@@ -240,6 +242,7 @@ class PrivacySection(Section, frozen=True, kw_only=True):
     mode: Literal["distributed", "local"] = "distributed"
     unit: str = "record"
     sites_per_unit: int | None = None
+    expected_units: int | None = None
     epsilon: float | None = None
     noise_multiplier: float | None = None
     delta: float
@@ -274,6 +277,7 @@ class PrivacySection(Section, frozen=True, kw_only=True):
         check_between(self.microbatch, 1, 1 << 16, "[privacy] microbatch")
         for count, where in (
             (self.sites_per_unit, "sites_per_unit"),
+            (self.expected_units, "expected_units"),
             (self.noise_minimum, "noise_minimum"),
             (self.block_attempts, "block_attempts"),
         ):
