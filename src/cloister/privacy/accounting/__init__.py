@@ -12,9 +12,9 @@ In order of use:
 Importing it is cheap: dp_accounting and scipy are loaded by the first call that computes something.
 """
 
+from cloister.privacy.accounting.accountant import NoFiniteEpsilon, delta_charged, epsilon, renyi
 from cloister.privacy.accounting.calibration import calibrate_noise, rounds_within
 from cloister.privacy.accounting.cost import MOST_EPSILON, Cost
-from cloister.privacy.accounting.epsilon import delta_charged, epsilon
 from cloister.privacy.accounting.events import Event, Relation, read_events, write_events
 from cloister.privacy.accounting.mechanisms import (
     MIN_SHARE_VARIANCE,
@@ -27,7 +27,6 @@ from cloister.privacy.accounting.mechanisms import (
     PureDP,
     RandomisedResponse,
 )
-from cloister.privacy.accounting.renyi import renyi
 from cloister.privacy.accounting.samplers import Everyone, FixedSize, Poisson, Sampler
 
 __all__ = [
@@ -43,6 +42,7 @@ __all__ = [
     "Laplace",
     "Mechanism",
     "MixedGaussian",
+    "NoFiniteEpsilon",
     "Poisson",
     "PureDP",
     "RandomisedResponse",
