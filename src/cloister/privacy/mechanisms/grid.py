@@ -137,7 +137,7 @@ class IntegerGrid:
 
     def values(self, integers: NDArray[np.int64], clip: float) -> NDArray[np.float64]:
         """Return float64[d]: integers * (clip / clip_units). Raises InputError unless 0 < clip < inf."""
-        return integers * (_positive(clip) / self.clip_units)
+        return np.multiply(integers, _positive(clip) / self.clip_units, dtype=np.float64)
 
 
 def _positive(clip: float) -> float:
