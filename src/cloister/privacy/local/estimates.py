@@ -133,7 +133,7 @@ def estimate_mean(
 
 @functools.lru_cache(maxsize=256)
 def _laplace_quantile(scale: float, count: int, confidence: float) -> float:
-    """Return h such that the sum of `count` discrete Laplace variables is within +-h that often, or more often.
+    """Return h: the sum of `count` discrete Laplace variables is within +-h that often, or more often.
 
     From the characteristic function ((1 - q)**2 / (1 - 2 q cos t + q**2))**count, by one Fourier transform.
     """

@@ -1,4 +1,4 @@
-"""The record beside a file of released rows: what was done to each column, so that it can be undone on average.
+"""The record beside a file of released rows: what was done to each column, to be undone on average.
 
 It holds public facts alone: mechanisms with their bounds, categories and epsilons, the number of rows, the
 digest of the file. It is not signed; whoever needs to know who wrote it seals or signs it as any file.

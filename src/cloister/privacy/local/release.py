@@ -25,7 +25,7 @@ __all__ = ["Predictions", "release"]
 
 def release(
     mechanism: LocalMechanism,
-    values: NDArray[Any],
+    values: Any,
     people: Sequence[str],
     budget: PersonalBudget,
     *,
