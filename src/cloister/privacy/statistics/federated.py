@@ -5,9 +5,9 @@
     answers = release.answers(total, survivors=4, rows=900)              # hub: from the sum of m or more
 
 A site makes one vector of integers, all queries one after the other, and adds to each integer a share of
-discrete Gaussian noise. The secure sum (cloister.secagg) adds the vectors of the sites that stayed to the end,
-at least m of them, in the ring of 32 bits. So nobody holds anything but the sum, which has the noise of one
-trusted collector; with all n sites there, sqrt(n / counted shares) times that.
+discrete Gaussian noise. The secure sum (cloister.secagg) adds the vectors of the sites that stayed to the
+end, at least m of them, in the ring of 32 bits. So nobody holds anything but the sum, which has the noise of
+one trusted collector; with all n sites there, sqrt(n / counted shares) times that.
 
 Invariants:
 

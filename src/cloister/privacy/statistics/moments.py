@@ -124,7 +124,7 @@ class Moments:
         """Return int64[size]: the exact sums over `rows`, before any noise. Private: nobody may see it."""
         cells = cells_of(self.axes, rows)
         counted = cells >= 0
-        if self.query.column:
+        if self.query.column and self.query.statistic != "histogram":  # which has a cell for missing values
             counted &= ~rows.missing(self.query.column)
         out = np.zeros((self.size // len(self.parts), len(self.parts)), dtype=np.int64)
         for number, part in enumerate(self.parts):

@@ -61,7 +61,7 @@ def statistic_of(query: Query, declarations: Declarations) -> StatisticOf:
 
 
 def check_rows(delta: float, rows: int) -> None:
-    """Raise InputError where delta is not below 1 / rows: one row in a thousand could then be published."""
+    """Raise InputError where delta is not below 1 / rows: publishing a row at random would pass."""
     if delta * rows >= 1.0:
         raise InputError(
             f"delta = {delta:g} is not below one in the number of rows",

@@ -74,7 +74,7 @@ class Rows:
         low, high = self._declarations.bounds(name)
         values = self._columns[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
         clamped: NDArray[np.float64] = np.clip(np.asarray(values, dtype=np.float64), low, high)
-        return clamped
+        return np.rint(clamped) if self._declarations.column(name).kind == "integer" else clamped
 
     def codes(self, name: str) -> NDArray[np.int64]:
         """Return int64[n]: the number of each row's declared value, -1 where it is missing or unknown."""
@@ -144,6 +144,10 @@ def _first_rows(units: pa.Array, name: str, most: int) -> NDArray[np.int64]:
         raise InputError(
             f"the unit column {name!r} has missing values",
             fix="Every row must say whose it is; leave out those that do not",
+        )
+    if pa.types.is_floating(units.type) or pa.types.is_nested(units.type):
+        raise InputError(
+            f"the unit column {name!r} is not of a type that identifies", fix="Use text or whole numbers"
         )
     codes = units.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     order = np.argsort(codes, kind="stable")
