@@ -1,9 +1,10 @@
 """The seven stages in order, on real rows, in one process. Read it from top to bottom: it is the product.
 
     collect    each site's rows are checked against the declared schema
-    encrypt    each site adds its rows to its own encrypted vault, under its own keys
+    encrypt    each site adds its rows to its own encrypted vault, under its own keys, and declares in its
+               ledger what may ever be learned from them
     federate   every site countersigns plan and roster; the secure sum is set up
-    train      local training, masked updates, one sum a round
+    train      local training, clipped and noised, masked updates, one sum a round
     infer      somebody asks the model: rows sealed to it, answers sealed back
     seal       a whole set of results is encrypted to its reader
     release    the model leaves through the gate, with certificate, log entry and cosignatures; then it is
@@ -16,6 +17,7 @@ what stays of the vaults is ciphertext that nobody can open any more.
     OUT/release/                    model, certificate, proof, plan, manifests
     OUT/trust/                      public identities to verify it with
     OUT/vaults/SITE/                the encrypted datasets
+    OUT/ledgers/SITE/               what each owner has spent, where the run is private
     OUT/predictions.sealed          results, readable by their reader alone
 
 It runs everybody in one process, which the report says: it shows the protocols, not the walls between
@@ -33,12 +35,14 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import cloister
 from cloister.cases import Case, CaseData, Progress
+from cloister.cases.privacy import budget_of, privacy_of_case
 from cloister.crypto import Identity, ScryptCost, TrustStore, open_bytes, seal_bytes
 from cloister.errors import VerificationError
 from cloister.files import new_directory, write_atomic
@@ -59,6 +63,7 @@ from cloister.learning import (
     plan_model,
 )
 from cloister.log import Cosigner, Log
+from cloister.privacy.ledger import Cap, Ledger
 from cloister.report import (
     Aggregation,
     Certificate,
@@ -79,6 +84,7 @@ from cloister.vault import Schema, Vault, load_schema
 __all__ = ["run_case"]
 
 _TRAIN, _TEST = "train", "held-out"
+_POPULATION = "patients"
 _HUB = "hub"
 _BATCH_LINES = 25
 # The keystores' passphrases are 32 random bytes that nobody keeps; a costly scrypt would protect nothing
@@ -92,9 +98,10 @@ class _Site:
 
     identity: Identity
     vault: Vault
+    ledger: Ledger | None = None
 
     def party(self) -> Party:
-        return Party(self.identity, self.vault, held_out=_TEST)
+        return Party(self.identity, self.vault, held_out=_TEST, ledger=self.ledger)
 
 
 class _Clock:
@@ -116,7 +123,13 @@ class _Clock:
 
 
 def run_case(
-    case: Case, *, data_dir: Path | None, out: Path, progress: Progress, lang: Language = "en"
+    case: Case,
+    *,
+    data_dir: Path | None,
+    out: Path,
+    progress: Progress,
+    lang: Language = "en",
+    private: bool = True,
 ) -> Report:
     """Run all seven stages of a case and write everything under `out`.
 
@@ -126,6 +139,7 @@ def run_case(
         out: the folder to make; an earlier run's folder is replaced as a whole, anything else is refused.
         progress: who is told.
         lang: language of the report.
+        private: train under differential privacy, with the case's own settings.
 
     Returns:
         The report as written.
@@ -134,16 +148,16 @@ def run_case(
         CloisterError: whatever went wrong; `out` is as it was.
     """
     clock = _Clock(progress)
-    with new_directory(out, replace=_is_earlier_run) as folder:
+    with ExitStack() as ledgers, new_directory(out, replace=_is_earlier_run) as folder:
         with clock.stage("collect"):
             data = case.load(data_dir)
             schema = load_schema(case.schema_toml.encode())
             clock.moved = sum(rows.train.nbytes + rows.test.nbytes for rows in data.sites.values())
         with clock.stage("encrypt"):
-            sites = _encrypt(case, schema, data, folder)
+            sites = _encrypt(case, schema, data, folder, ledgers if private else None)
             clock.moved = _size(folder / "vaults")
         hub = Identity.generate(_HUB)
-        plan = _plan(case, schema, hub, sites)
+        plan = _plan(case, schema, hub, sites, private)
         result = _federate_and_train(plan, hub, sites, clock, progress)
         predictor = Predictor.of(ModelArtifact.of_plan(plan, schema, result.model))
         questions = data.sites[case.sites[0]].test.slice(0, _BATCH_LINES).drop_columns([case.label])
@@ -156,27 +170,40 @@ def run_case(
             certificate, words = _release(result, hub, sites, folder, lang)
             clock.moved = _size(folder / "release")
         report = _report(case, plan, result, data, schema, clock.stages, certificate, words, out, lang)
+        if result.privacy is not None:
+            budgets = tuple(
+                budget_of(site.identity.name, site.ledger, _POPULATION) for site in sites if site.ledger
+            )
+            privacy = privacy_of_case(plan, result, data, schema, budgets)
+            report = msgspec.structs.replace(report, privacy=privacy)
         return write_report(folder, report)
 
 
 # --- collect, encrypt -------------------------------------------------------------------------------------
 
 
-def _encrypt(case: Case, schema: Schema, data: CaseData, folder: Path) -> list[_Site]:
+def _encrypt(
+    case: Case, schema: Schema, data: CaseData, folder: Path, ledgers: ExitStack | None
+) -> list[_Site]:
     sites = []
     for name, rows in data.sites.items():
         identity = Identity.generate(name)
         vault = Vault.unlock(folder / "vaults" / name, identity, secrets.token_hex(32), cost=_COST)
         for dataset, table in ((_TRAIN, rows.train), (_TEST, rows.test)):
             vault.add_table(table, name=dataset, schema=schema, purposes=[case.purpose])
-        sites.append(_Site(identity, vault))
+        ledger = None
+        if ledgers is not None:
+            ledger = ledgers.enter_context(Ledger.open(folder / "ledgers" / name, identity))
+            ledger.declare(_POPULATION, Cap.of(*case.private.cap))
+            ledger.bind(_POPULATION, vault.manifest(_TRAIN).dataset_id, vault.fingerprints(_TRAIN))
+        sites.append(_Site(identity, vault, ledger))
     return sites
 
 
 # --- federate, train --------------------------------------------------------------------------------------
 
 
-def _plan(case: Case, schema: Schema, hub: Identity, sites: Sequence[_Site]) -> Plan:
+def _plan(case: Case, schema: Schema, hub: Identity, sites: Sequence[_Site], private: bool) -> Plan:
     plan = Plan(
         study=StudySection(name=case.name, purpose=case.purpose),
         hub=HubEntry(name=hub.name, identity=hub.fingerprint),
@@ -192,8 +219,9 @@ def _plan(case: Case, schema: Schema, hub: Identity, sites: Sequence[_Site]) -> 
             public_rows=case.public_rows,
         ),
         model=case.model,
-        training=case.training,
+        training=case.private.training if private else case.training,
         aggregation=case.aggregation,
+        privacy=case.private.privacy if private else None,
     )
     return pin_initial(plan, schema)
 
@@ -259,7 +287,11 @@ def _require_same(received: pa.Table, expected: pa.Table) -> None:
 
 
 def _release(
-    result: StudyResult, hub: Identity, sites: Sequence[_Site], folder: Path, lang: Language
+    result: StudyResult,
+    hub: Identity,
+    sites: Sequence[_Site],
+    folder: Path,
+    lang: Language,
 ) -> tuple[Certificate, tuple[str, ...]]:
     """Let the model out through the gate, and verify what came out as a reader would."""
     identities = [hub, *(site.identity for site in sites)]

@@ -145,6 +145,8 @@ def make_study(
             )
             for number in range(plan.training.rounds)
         ),
+        privacy=None,
+        debits={},
         parameters=np.linspace(-1.0, 1.0, model.size),
     )
 

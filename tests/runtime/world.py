@@ -10,9 +10,16 @@ from tests.runtime.parties import PURPOSE
 from cloister.crypto import Identity, PublicIdentity
 from cloister.learning import Plan
 from cloister.runtime import Event, Hub, LocalWorker, Party, Site, Step
+from cloister.runtime.budget import Budget
 
 
-def site_of(plan: Plan, hub: Identity, party: Party, trusted: Mapping[str, PublicIdentity]) -> Site:
+def site_of(
+    plan: Plan,
+    hub: Identity,
+    party: Party,
+    trusted: Mapping[str, PublicIdentity],
+    budget: Budget | None = None,
+) -> Site:
     dataset = party.vault.open("train", purpose=PURPOSE)
     return Site(
         plan,
@@ -27,6 +34,7 @@ def site_of(plan: Plan, hub: Identity, party: Party, trusted: Mapping[str, Publi
             dataset.table,
             evaluation=party.vault.open("test", purpose=PURPOSE).table,
         ),
+        budget=budget,
     )
 
 
@@ -40,7 +48,13 @@ class World:
     """
 
     def __init__(
-        self, plan: Plan, hub: Identity, parties: Sequence[Party], *, hub_type: Callable[..., Hub] = Hub
+        self,
+        plan: Plan,
+        hub: Identity,
+        parties: Sequence[Party],
+        *,
+        hub_type: Callable[..., Hub] = Hub,
+        budgets: Mapping[str, Budget] | None = None,
     ) -> None:
         public = {party.identity.name: party.identity.public for party in parties}
         trusted = {identity.fingerprint: identity for identity in public.values()}
@@ -50,7 +64,11 @@ class World:
         self.wire: list[tuple[str, str, bytes]] = []
         self.events: list[Event] = []
         self.hub = hub_type(plan, hub, public, parties[0].vault.manifest("train").schema)
-        self.sites = {party.identity.name: site_of(plan, hub, party, trusted) for party in parties}
+        self.sites = {
+            name: site_of(plan, hub, party, trusted, (budgets or {}).get(name))
+            for party in parties
+            if (name := party.identity.name)
+        }
         self._queue: deque[tuple[str, str, bytes]] = deque()
 
     def start(self) -> None:

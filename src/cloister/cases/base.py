@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from cloister.errors import InputError
-from cloister.learning.sections import AggregationSection, ModelSection, TrainingSection
+from cloister.learning.sections import AggregationSection, ModelSection, PrivacySection, TrainingSection
 from cloister.report import Language, Source, StageName, Subject, Text
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Case", "CaseData", "Origin", "Progress", "SiteRows", "Words"]
+__all__ = ["Case", "CaseData", "Origin", "PrivateSettings", "Progress", "SiteRows", "Words"]
 
 
 class Progress(Protocol):
@@ -79,6 +79,21 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class PrivateSettings:
+    """How a case trains under differential privacy, and what its owners allow.
+
+    Args:
+        training: `[training]` of the plan.
+        privacy: `[privacy]` of the plan.
+        cap: (epsilon, delta) that each owner declares for its rows, over everything ever released from them.
+    """
+
+    training: TrainingSection
+    privacy: PrivacySection
+    cap: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Case:
     """One industry case.
 
@@ -95,7 +110,8 @@ class Case:
         words: how people call sites, rows and the positive answer.
         origin: source, licence, and how the rows became sites.
         model: `[model]` of the plan, its start not yet pinned.
-        training: `[training]` of the plan.
+        training: `[training]` of the plan, where it claims no privacy.
+        private: the settings under differential privacy, which a run has unless it is told otherwise.
         aggregation: `[aggregation]` of the plan.
         loader: makes the rows, from a folder of files where the case needs one.
         scaling: `[data] scaling` of the plan.
@@ -116,6 +132,7 @@ class Case:
     origin: Origin
     model: ModelSection
     training: TrainingSection
+    private: PrivateSettings
     aggregation: AggregationSection
     loader: Callable[[Path | None], CaseData]
     scaling: Literal["bounds", "local"] = "bounds"

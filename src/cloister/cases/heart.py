@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cloister.cases.base import Case, CaseData, Origin, SiteRows, Words
+from cloister.cases.base import Case, CaseData, Origin, PrivateSettings, SiteRows, Words
 from cloister.errors import InputError
-from cloister.learning.sections import AggregationSection, ModelSection, TrainingSection
+from cloister.learning.sections import AggregationSection, ModelSection, PrivacySection, TrainingSection
 from cloister.report import Text
 
 if TYPE_CHECKING:
@@ -247,6 +247,12 @@ CASE: Final = Case(
     model=ModelSection(kind="logistic", classes=2),
     training=TrainingSection(
         rounds=100, batch=16, local_steps=5, learning_rate=0.3, l2=0.001, average_last=50
+    ),
+    private=PrivateSettings(
+        # batch is rate x 486 training rows; settings of `benchmarks.heart_dp`
+        training=TrainingSection(rounds=100, batch=243, local_steps=1, learning_rate=1.0, average_last=50),
+        privacy=PrivacySection(epsilon=2.0, delta=1e-4, clip=1.0, rate=0.5),
+        cap=(4.0, 2e-4),
     ),
     aggregation=AggregationSection(),
     loader=_load,

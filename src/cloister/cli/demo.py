@@ -29,6 +29,9 @@ def demo(
     out: Annotated[
         Path, typer.Option("--out", help="Folder to make; the folder of an earlier demo is replaced.")
     ] = Path("cloister-demo"),
+    privacy: Annotated[
+        bool, typer.Option("--privacy/--no-privacy", help="Train under differential privacy, or without.")
+    ] = True,
     lang: LangOption = Lang.EN,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +44,7 @@ def demo(
     if data is not None and not chosen.needs_files:
         common.say(f"Case {chosen.name} brings its own rows; --data is not used.")
     with StageProgress(lang=lang.value, plain=as_json) as progress:
-        report = run_case(chosen, data_dir=data, out=out, progress=progress, lang=lang.value)
+        report = run_case(chosen, data_dir=data, out=out, progress=progress, lang=lang.value, private=privacy)
     emit(_as_json(report, out), as_json=as_json, text=_in_words(report, out))
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import enum
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,13 +22,11 @@ from cloister.errors import InputError, PlanError, PolicyRefused
 if TYPE_CHECKING:
     from cloister.crypto import PublicIdentity
     from cloister.learning import Plan
+    from cloister.learning.privacy import PrivacyFacts
     from cloister.runtime import Event, Party, StudyResult
     from cloister.vault import Manifest, Schema
 
 app = typer.Typer(no_args_is_help=True, help="Plan, check and run a study.")
-
-_HEADER_BYTES: Final = 400
-"""What surrounds an upload: route, session, signature, set-up digest and tags; measured, rounded up."""
 
 PlanArgument = Annotated[Path, typer.Argument(help="The plan, as `study init` writes one.")]
 SitesOption = Annotated[
@@ -65,6 +63,12 @@ def init(
     rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 30,
     hub_view: Annotated[HubView, typer.Option(help="What the hub may see.")] = HubView.SUM,
     bits: Annotated[int, typer.Option(help="Ring width of the secure sum: 16 or 32.")] = 32,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Train under differential privacy with this epsilon.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="With --epsilon: delta; a tenth of 1 / rows by default.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("plan.toml"),
     as_json: JsonOption = False,
 ) -> None:
@@ -94,6 +98,10 @@ def init(
         "training": {"rounds": rounds, "batch": 32, "local_steps": 20, "learning_rate": 0.1},
         "aggregation": {"hub_view": hub_view.value, "bits": bits},
     }
+    if epsilon is not None:
+        document |= _private(document, sum(manifest.rows for _, manifest in members), epsilon, delta)
+    elif delta is not None:
+        raise InputError("--delta belongs to --epsilon", fix="Give both, or neither")
     plan: Plan = pin_initial(_plan_of(document), schema)
     text = plan.to_toml()
     parse_plan(text.encode())
@@ -111,13 +119,14 @@ def check(
     schema: Annotated[Path | None, typer.Option(help="The schema, to predict sizes.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a plan means: who can collude, who can drop out, what travels, what is protected."""
+    """Say what a plan means: who can collude, who can drop out, what travels, what a row may give away."""
+    from cloister.cli.studycheck import in_words, meaning
     from cloister.learning import load_plan
     from cloister.vault import load_schema
 
     agreed = load_plan(plan)
-    result = _meaning(agreed, None if schema is None else load_schema(schema))
-    emit(result, as_json=as_json, text=_in_words(agreed, result))
+    result = meaning(agreed, None if schema is None else load_schema(schema))
+    emit(result, as_json=as_json, text=in_words(agreed, result))
 
 
 @app.command()
@@ -143,8 +152,8 @@ def run(
             fix="Give the plan another name, or remove the old folder",
         )
     hub = common.load_identity()
-    parties = [_party(home, held_out) for home in site]
-    with _watching(agreed, shown=not as_json) as on_event:
+    with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
+        parties = [_party(home, held_out, ledgers if agreed.privacy else None) for home in site]
         result = Study(agreed, hub, parties).run(on_event)
     folder = save_study(studies, result, hub)
     emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder, site))
@@ -173,8 +182,9 @@ def _at(home: Path) -> Iterator[None]:
         raise InputError(error.what, where=str(home), fix=fix) from error
 
 
-def _party(home: Path, held_out: str | None) -> Party:
+def _party(home: Path, held_out: str | None, ledgers: ExitStack | None) -> Party:
     from cloister.crypto import Identity, TrustStore
+    from cloister.privacy.ledger import Ledger
     from cloister.runtime import Party
     from cloister.vault import Vault
 
@@ -184,7 +194,9 @@ def _party(home: Path, held_out: str | None) -> Party:
     if held_out is not None:
         with _at(home):
             vault.manifest(held_out)
-    return Party(identity, vault, held_out=held_out, trusted=tuple(TrustStore(home / "trust").list()))
+    ledger = None if ledgers is None else ledgers.enter_context(Ledger.open(home / "ledger", identity))
+    trusted = tuple(TrustStore(home / "trust").list())
+    return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger)
 
 
 # --- init -------------------------------------------------------------------------------------------------
@@ -236,6 +248,29 @@ def _classes(kind: Kind, schema: Schema) -> int:
     return 2 if label.type == "boolean" else 0
 
 
+def _private(document: dict[str, Any], rows: int, epsilon: float, delta: float | None) -> dict[str, Any]:
+    """Return the tables of a private study: half of all rows in each of its steps, which keeps noise small.
+
+    Steps cost noise, so there are as many as asked for and no local ones; the mean of the last half is
+    released, which averages the noise out.
+    """
+    from cloister.learning.refusals import check_delta
+
+    rounds = document["training"]["rounds"]
+    chosen = float(f"{0.1 / rows:.0e}") if delta is None else delta
+    check_delta(chosen, rows)
+    return {
+        "training": {
+            "rounds": rounds,
+            "batch": max(1, rows // 2),
+            "local_steps": 1,
+            "learning_rate": 1.0,
+            "average_last": rounds // 2,
+        },
+        "privacy": {"epsilon": epsilon, "delta": chosen, "clip": 1.0, "rate": 0.5},
+    }
+
+
 def _plan_of(document: dict[str, Any]) -> Plan:
     """Return the plan, with the messages that a file would get."""
     import msgspec
@@ -246,66 +281,6 @@ def _plan_of(document: dict[str, Any]) -> Plan:
         return msgspec.convert(document, Plan)
     except msgspec.ValidationError as error:
         raise PlanError(f"the plan cannot be made: {error}", fix="Correct the option it names") from error
-
-
-# --- check ------------------------------------------------------------------------------------------------
-
-
-def _meaning(plan: Plan, schema: Schema | None) -> dict[str, Any]:
-    params = plan.params(len(plan.sites))
-    result: dict[str, Any] = {
-        "study": plan.study.name,
-        "digest": plan.digest.hex(),
-        "sites": params.parties,
-        "colluders": params.colluders,
-        "threshold": params.threshold,
-        "minimum": params.minimum,
-        "tolerated_dropouts": params.tolerated_dropouts,
-        "attempts": plan.attempts,
-        "hub_view": plan.aggregation.hub_view,
-        "pinned": bool(plan.model.initial),
-        "privacy": None,
-        "parameters": None,
-        "upload_bytes": None,
-    }
-    if schema is not None:
-        from cloister.learning import plan_model
-
-        _, model = plan_model(plan, schema)
-        size = model.size * plan.aggregation.bits // 8 + _HEADER_BYTES
-        result |= {
-            "parameters": model.size,
-            "upload_bytes": size,
-            "study_upload_bytes": size * plan.training.rounds,
-        }
-    return result
-
-
-def _in_words(plan: Plan, result: dict[str, Any]) -> str:
-    lines = [
-        f"Study {plan.study.name}, for {plan.study.purpose}.",
-        f"{result['sites']} sites. Up to {result['colluders']} of them with the hub learn no other update.",
-        f"A round needs {result['minimum']} sites, so {result['tolerated_dropouts']} may drop out of it.",
-        "The hub sees the sum of updates and the model."
-        if plan.aggregation.hub_view == "sum"
-        else "The hub sees neither updates, nor their sum, nor the model.",
-        f"{plan.training.rounds} rounds, {plan.attempts} attempts.",
-    ]
-    if result["parameters"] is not None:
-        lines.append(
-            f"{result['parameters']} parameters; a site sends {result['upload_bytes']} bytes a round, "
-            f"{result['study_upload_bytes']} in all."
-        )
-    else:
-        lines.append("Sizes: give --schema to predict them.")
-    lines.append("Privacy: none. The model may reveal something about single rows; choose its readers.")
-    if not result["tolerated_dropouts"]:
-        lines.append("Warning: no site may drop out. One that is lost stalls the study until it returns.")
-    if not result["pinned"]:
-        lines.append(
-            "Warning: the initial model is not pinned; sites will refuse the plan. Use `study init`."
-        )
-    return "\n".join(lines)
 
 
 # --- run --------------------------------------------------------------------------------------------------
@@ -357,7 +332,18 @@ def _summary(result: StudyResult, folder: Path) -> dict[str, Any]:
         "sites": [member.name for member in result.members],
         "clamped": dict(result.clamped),
         "metrics": None if result.final_metrics is None else result.final_metrics[0],
+        "privacy": None if result.privacy is None else _claim(result.privacy.facts),
         "transport": result.transport,
+    }
+
+
+def _claim(facts: PrivacyFacts) -> dict[str, Any]:
+    return {
+        "epsilon_hub": round(facts.epsilon_hub, 4),
+        "epsilon_colluders": round(facts.epsilon_colluders, 4),
+        "delta": facts.delta,
+        "unit": facts.unit,
+        "adversary": facts.adversary,
     }
 
 
@@ -365,6 +351,13 @@ def _ended(result: StudyResult, folder: Path, homes: Sequence[Path]) -> str:
     lines = [f"{len(result.rounds)} rounds over {len(result.members)} sites, all in this one process."]
     if result.final_metrics is not None:
         lines += [f"{key}: {value:.4f}" for key, value in result.final_metrics[0].items()]
+    if result.privacy is not None:
+        claim = _claim(result.privacy.facts)
+        lines.append(
+            f"Privacy: epsilon {claim['epsilon_hub']:g} against hub and readers, "
+            f"{claim['epsilon_colluders']:g} with colluding sites, at delta {claim['delta']:g}. "
+            "Every site's ledger is debited; see `cloister budget`."
+        )
     lost = {name: count for name, count in result.clamped.items() if count}
     if lost:
         lines.append(f"Values beyond value_range were clamped: {lost}. Raise [aggregation] value_range.")

@@ -15,8 +15,11 @@ Invariants, checked on reading:
 Participants stand in roster order. The plan itself is a file of the folder, `plan.toml`, and its
 canonical digest stands here.
 
+Where the plan claims differential privacy, the predicate holds the events that were accounted for, both
+epsilons, the digest of each site's debit, and the audit's bound if there was one; a reader recomputes them.
+
 What it does not do: it is a signed record, not a proof of honest execution. Nothing was measured by
-hardware, and no differential privacy was applied; the predicate says so in `absent`.
+hardware; the predicate says so in `absent`, with a reason for each part that is null.
 """
 
 from __future__ import annotations
@@ -30,15 +33,18 @@ from msgspec import Meta, Struct
 
 from cloister.crypto import Identity, VerifyKey, canonical_bytes, open_envelope, sha256, sign_envelope
 from cloister.errors import IntegrityError, VerificationError
+from cloister.learning.privacy import PrivacyFacts
 
 __all__ = [
     "ABSENT",
     "PAYLOAD_TYPE",
     "PREDICATE_TYPE",
     "Aggregation",
+    "Audited",
     "Certificate",
     "Participant",
     "Predicate",
+    "Privacy",
     "Recipient",
     "Rounds",
     "Statement",
@@ -57,7 +63,7 @@ ABSENT = {
     "inference": "the certificate covers the training of the model, not the answers given with it",
     "enclave": "no hardware evidence was collected: honest execution rests on the parties that signed",
 }
-"""Why each part of the predicate that is null is null. The texts belong to version 1 of the predicate:
+"""Why a part of the predicate is null where it is. The texts belong to version 1 of the predicate:
 verification compares them."""
 
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", max_length=64)]
@@ -144,6 +150,28 @@ class Recipient(_Record, frozen=True):
     fingerprint: Hex
 
 
+class Audited(_Record, frozen=True):
+    """What an attack that was run showed: a lower bound on epsilon at a confidence, beside the claim."""
+
+    bound: Annotated[float, Meta(ge=0)]
+    confidence: Annotated[float, Meta(gt=0, lt=1)]
+    verdict: Literal["consistent with the claim"]
+    report: Hex
+
+
+class Privacy(_Record, frozen=True):
+    """Differential privacy: the claim with its events, both epsilons, and who was debited.
+
+    `debits` has the digest of each participant's signed debit; `audit` is null where none was run.
+    """
+
+    claim: PrivacyFacts
+    epsilon_hub: Annotated[float, Meta(gt=0)]
+    epsilon_colluders: Annotated[float, Meta(gt=0)]
+    debits: dict[Name, Hex]
+    audit: Audited | None
+
+
 class Predicate(_Record, frozen=True):
     """What the signer states about a release."""
 
@@ -155,7 +183,7 @@ class Predicate(_Record, frozen=True):
     participants: Annotated[tuple[Participant, ...], Meta(min_length=2, max_length=10_000)]
     aggregation: Aggregation
     training: Training
-    privacy: None
+    privacy: Privacy | None
     inference: None
     enclave: None
     absent: dict[str, Text]
@@ -197,8 +225,11 @@ def _check_consistent(statement: Statement) -> None:
     _distinct(names, "participant")
     _distinct([participant.fingerprint for participant in predicate.participants], "participant's key")
     _distinct([recipient.fingerprint for recipient in predicate.recipients], "recipient")
-    if set(predicate.absent) != set(ABSENT):
+    missing = {part for part in ABSENT if getattr(predicate, part) is None}
+    if set(predicate.absent) != missing:
         raise refuse("'absent' does not give a reason for each part that is null")
+    if predicate.privacy is not None and set(predicate.privacy.debits) != set(names):
+        raise refuse("the debits are not those of the participants")
     if predicate.aggregation.parties != len(names):
         raise refuse("it counts other parties than it names")
     following, attempt = 1, -1

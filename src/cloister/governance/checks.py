@@ -29,6 +29,7 @@ from cloister.governance.folder import (
     manifest_path,
 )
 from cloister.governance.policy import plan_policy
+from cloister.governance.privacy import check_privacy
 from cloister.governance.proof import check_head, check_inclusion, decode_proof
 from cloister.inference import ModelArtifact, in_memory_file
 from cloister.learning import parse_plan
@@ -241,12 +242,12 @@ def _opened(case: Case) -> bytes | None:
 
 
 def _privacy(case: Case) -> str:
-    # 10. none is claimed, so there is nothing to recompute; the reason must be the one this version gives
+    # 10. the claim follows from plan, events and debits; what is absent has the reason this version gives
     require(
-        case.facts.absent == ABSENT,
+        case.facts.absent == {part: ABSENT[part] for part in case.facts.absent},
         "the certificate gives other reasons for what was not done than this version",
     )
-    return "none claimed, nothing to recompute: no differential privacy was applied"
+    return check_privacy(case)
 
 
 def _log(case: Case) -> str:

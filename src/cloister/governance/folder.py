@@ -6,6 +6,7 @@ does not belong.
     plan.toml                            the plan that every site countersigned
     manifests/SITE.dsse.json             each site's signed manifest of its dataset
     countersignatures/SITE.dsse.json     each site's signed consent to plan and roster
+    debits/SITE.dsse.json                each ledger's signed debit, where the plan claims privacy
     certificate.dsse.json                the certificate; its subjects are all of the above
     proof.json                           that the certificate is in the log
 
@@ -34,6 +35,7 @@ __all__ = [
     "SEALED_MODEL",
     "check_complete",
     "countersignature_path",
+    "debit_path",
     "manifest_path",
     "read_release",
 ]
@@ -45,7 +47,7 @@ CERTIFICATE = "certificate.dsse.json"
 PROOF = "proof.json"
 
 _ENDING = ".dsse.json"
-_FOLDERS = ("manifests", "countersignatures")
+_FOLDERS = ("manifests", "countersignatures", "debits")
 _ENVELOPE_LIMIT = 16 << 20
 _LIMITS = {
     MODEL: MODEL_LIMIT,
@@ -66,6 +68,11 @@ def manifest_path(site: str) -> str:
 def countersignature_path(site: str) -> str:
     """Where a site's countersignature lies in the folder."""
     return f"countersignatures/{site}{_ENDING}"
+
+
+def debit_path(site: str) -> str:
+    """Where the debit of a site's ledger lies in the folder."""
+    return f"debits/{site}{_ENDING}"
 
 
 def _refuse(what: str, where: Path | None = None) -> VerificationError:

@@ -36,6 +36,9 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
         minimum_rows: rows of every site.
         maximum_rounds: rounds of training; more rounds tell more about the rows.
         require_privacy: refuse a model trained without differential privacy.
+        maximum_epsilon: the larger of both epsilons, against hub and against colluding sites.
+        maximum_delta: of the claim.
+        require_audit: refuse a model whose claim was not tested by an attack.
     """
 
     recipients: tuple[Hex, ...] = ()
@@ -45,12 +48,16 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
     minimum_rows: Bound = 0
     maximum_rounds: Bound | None = None
     require_privacy: bool = False
+    maximum_epsilon: Annotated[float, Meta(gt=0)] | None = None
+    maximum_delta: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    require_audit: bool = False
 
     def check(self, subject: Predicate) -> list[str]:
         """Return every rule that refuses, as a sentence part; empty where the release may leave."""
         return [
             *self._recipients(subject),
             *self._study(subject),
+            *self._privacy(subject),
             *self._participants(subject),
             *self._rounds(subject),
         ]
@@ -70,8 +77,30 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
         reasons = []
         if self.purposes and subject.purpose not in self.purposes:
             reasons.append("purposes: the study's purpose is not an allowed one")
-        if self.require_privacy and subject.privacy is None:
-            reasons.append("require_privacy: the model was trained without differential privacy")
+        return reasons
+
+    def _privacy(self, subject: Predicate) -> list[str]:
+        privacy = subject.privacy
+        asked = {
+            "require_privacy": self.require_privacy,
+            "maximum_epsilon": self.maximum_epsilon is not None,
+            "maximum_delta": self.maximum_delta is not None,
+            "require_audit": self.require_audit,
+        }
+        if privacy is None:
+            return [
+                f"{rule}: the model was trained without differential privacy"
+                for rule, wanted in asked.items()
+                if wanted
+            ]
+        reasons = []
+        epsilon, delta = max(privacy.epsilon_hub, privacy.epsilon_colluders), privacy.claim.delta
+        if self.maximum_epsilon is not None and epsilon > self.maximum_epsilon:
+            reasons.append(f"maximum_epsilon: {epsilon:.3f}, at most {self.maximum_epsilon:g} may be")
+        if self.maximum_delta is not None and delta > self.maximum_delta:
+            reasons.append(f"maximum_delta: {delta:g}, at most {self.maximum_delta:g} may be")
+        if self.require_audit and privacy.audit is None:
+            reasons.append("require_audit: no attack was run against the claim; `cloister audit` runs one")
         return reasons
 
     def _participants(self, subject: Predicate) -> list[str]:

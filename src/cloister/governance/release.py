@@ -35,6 +35,7 @@ from cloister.files import new_directory, write_atomic
 from cloister.governance.certificate import (
     ABSENT,
     Aggregation,
+    Audited,
     Certificate,
     Digest,
     Participant,
@@ -51,9 +52,11 @@ from cloister.governance.folder import (
     PROOF,
     SEALED_MODEL,
     countersignature_path,
+    debit_path,
     manifest_path,
 )
 from cloister.governance.policy import DEFAULT_POLICY, ReleasePolicy, gate, plan_policy
+from cloister.governance.privacy import privacy_of
 from cloister.governance.proof import Proof, check_head, log_entry
 from cloister.governance.study import TrainedStudy, round_runs
 from cloister.governance.verify import TrustAnchors, verify_files
@@ -107,6 +110,7 @@ def release(
     created: str,
     recipients: Sequence[PublicIdentity] = (),
     policies: Sequence[ReleasePolicy] = (DEFAULT_POLICY,),
+    audit: Audited | None = None,
 ) -> Released:
     """Release a study's model.
 
@@ -119,6 +123,7 @@ def release(
         created: the time, "2026-01-31T12:00:00Z".
         recipients: readers to seal the model to; none leaves it in the clear.
         policies: all must accept; the plan's recipients are always asked in addition.
+        audit: what an attack against the claim of privacy showed, from `audited`; None where none was run.
 
     Raises:
         PolicyRefused: naming every rule that refuses. Nothing was signed, logged or written.
@@ -129,7 +134,7 @@ def release(
         artifact = ModelArtifact.of_plan(study.plan, study.schema, study.parameters)
         files, model_digest = _files(study, artifact.to_bytes(), recipients)
         # 1. statement
-        statement = statement_of(study, files, model_digest, signer.public, recipients, created)
+        statement = statement_of(study, files, model_digest, signer.public, recipients, created, audit)
         # 2. gate
         gate(statement.predicate, (*policies, plan_policy(study.plan)) if policies else ())
         # 3. signature
@@ -164,6 +169,7 @@ def _files(
         PLAN: study.plan.to_toml().encode(),
         **{manifest_path(name): study.manifests[name] for name in names},
         **{countersignature_path(name): study.countersignatures[name] for name in names},
+        **{debit_path(name): study.debits[name] for name in names if study.privacy is not None},
     }, sha256(model).hex()
 
 
@@ -174,6 +180,7 @@ def statement_of(
     signer: PublicIdentity,
     recipients: Sequence[PublicIdentity],
     created: str,
+    audit: Audited | None = None,
 ) -> Statement:
     """Return what a release of this study states.
 
@@ -184,7 +191,9 @@ def statement_of(
         signer: who will sign.
         recipients: whom the model is sealed to.
         created: the time, "2026-01-31T12:00:00Z".
+        audit: what an attack against the claim of privacy showed.
     """
+    privacy = privacy_of(study, audit)
     plan, params, summed = study.plan, study.plan.params(len(study.members)), study.plan.aggregation
     digests = {name: sha256(content).hex() for name, content in files.items()} | {MODEL: model_digest}
     return Statement(
@@ -221,10 +230,10 @@ def statement_of(
                 rounds=round_runs(study),
             ),
             training=Training(plan.training.algorithm, plan.model.kind, plan.training.rounds, _software()),
-            privacy=None,
+            privacy=privacy,
             inference=None,
             enclave=None,
-            absent=ABSENT,
+            absent={part: why for part, why in ABSENT.items() if part != "privacy" or privacy is None},
             recipients=tuple(Recipient(reader.name, reader.fingerprint) for reader in recipients),
             created=created,
         ),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cloister.crypto import PublicIdentity
 from cloister.governance.certificate import Rounds
 from cloister.learning import Plan
+from cloister.learning.privacy import PrivacyFacts
 from cloister.runtime import RoundEntry, StudyResult, StudyState
 from cloister.secagg import Roster
 from cloister.vault import Schema, open_manifest
@@ -32,6 +33,8 @@ class TrainedStudy:
         epoch: the epoch the rounds ran in.
         setup_digest: 32-byte digest of its set-up.
         rounds: one entry a round, 0-based as they were run.
+        privacy: what was claimed and accounted for, None where the plan claims nothing.
+        debits: by site, its ledger's signed debit.
         parameters: float64[d], the model to release.
     """
 
@@ -44,6 +47,8 @@ class TrainedStudy:
     epoch: int
     setup_digest: bytes
     rounds: tuple[RoundEntry, ...]
+    privacy: PrivacyFacts | None
+    debits: Mapping[str, bytes]
     parameters: NDArray[np.float64] = field(repr=False)
 
     @classmethod
@@ -59,6 +64,8 @@ class TrainedStudy:
             epoch=result.epoch,
             setup_digest=result.setup_digest,
             rounds=tuple(RoundEntry(done.round, done.attempt, done.survivors) for done in result.rounds),
+            privacy=None if result.privacy is None else result.privacy.facts,
+            debits=result.debits,
             parameters=result.model,
         )
 
@@ -78,6 +85,8 @@ class TrainedStudy:
             epoch=record.epoch,
             setup_digest=bytes.fromhex(record.setup_digest),
             rounds=record.rounds,
+            privacy=record.privacy,
+            debits={name: envelope.encode() for name, envelope in record.debits.items()},
             parameters=state.model,
         )
 

@@ -13,7 +13,7 @@ that does not.
     8.  aggregation   n, c, t and m follow from the plan by the formula; every round has m survivors or
                       more, and there were no more attempts than planned
     9.  model         it is a safetensors model of this plan and schema (sealed: when a recipient verifies)
-    10. privacy       what the claim rests on; none is claimed today, and the step says so
+    10. privacy       both epsilons recomputed from events that follow from the plan; every site's debit
     11. log           the releaser has signed a tree head, and the certificate is under it
     12. cosignatures  at least c + 1 other members cosign that head
 

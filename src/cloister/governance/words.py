@@ -31,6 +31,13 @@ _ENGLISH: Final = {
     "no drops": "No site dropped out of a round; every round needed at least {minimum} sites.",
     "drops": "In {lossy} of {rounds} rounds a site dropped out. The smallest sum had {fewest} sites; every "
     "round needed at least {minimum}.",
+    "privacy claimed": "Differential privacy: the rows of one {unit} change what anybody learns by at most "
+    "epsilon {epsilon_hub:g} against the hub and every reader, and {epsilon_colluders:g} against a hub with "
+    "{colluding} colluding site(s), at delta {delta:g}. Every site's ledger signed its debit.",
+    "record": "row",
+    "audited": "An attack that was run on the claim shows at least epsilon {bound:g} at {confidence:g} "
+    "confidence, which is consistent with the claim.",
+    "unaudited": "No attack was run against this claim.",
     "privacy": "No differential privacy was applied: nothing bounds what sums and model may reveal about a "
     "single row. Give the model only to readers who may be trusted with that.",
     "enclave": "No hardware evidence was collected. This is a signed record of what the parties state, not "
@@ -53,6 +60,12 @@ _CHINESE: Final = {
     "hub_view none": "中心转运的模型自己读不懂，前提是没有任何一方与其串通。",
     "no drops": "没有任何一轮有参与方掉线；每轮至少需要 {minimum} 方。",
     "drops": "有 {lossy} 轮出现掉线，最少一轮有 {fewest} 方参与求和，每轮至少需要 {minimum} 方。",
+    "privacy claimed": "差分隐私：一个{unit}的数据对任何人所得信息的影响不超过 epsilon：对中心和所有读者为 "
+    "{epsilon_hub:g}，对与 {colluding} 方串通的中心为 {epsilon_colluders:g}，delta 为 {delta:g}。"
+    "各方账本均已签署扣减。",
+    "record": "单行",
+    "audited": "针对该声明的攻击测得 epsilon 至少为 {bound:g}（置信度 {confidence:g}），与声明一致。",
+    "unaudited": "尚未针对该声明运行攻击测试。",
     "privacy": "没有采用差分隐私：求和结果与模型可能透露多少单行数据的信息，没有上限保证。"
     "模型只应交给在这一点上可以信任的读者。",
     "enclave": "没有硬件证据。本证书是各方陈述的签名记录，不能证明各方确实照此执行。",
@@ -89,6 +102,29 @@ def _facts(facts: Predicate, texts: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _privacy(facts: Predicate, texts: dict[str, str]) -> dict[str, Any]:
+    """Return what the sentences on differential privacy speak of, nothing where none is claimed."""
+    privacy = facts.privacy
+    if privacy is None:
+        return {}
+    unit, audit = privacy.claim.unit, privacy.audit
+    return {
+        "unit": texts["record"] if unit == "record" else unit,
+        "epsilon_hub": privacy.epsilon_hub,
+        "epsilon_colluders": privacy.epsilon_colluders,
+        "delta": privacy.claim.delta,
+        "colluding": max(facts.aggregation.colluders, 1),
+        "bound": 0.0 if audit is None else audit.bound,
+        "confidence": 0.0 if audit is None else audit.confidence,
+    }
+
+
+def _privacy_keys(facts: Predicate) -> list[str]:
+    if facts.privacy is None:
+        return ["privacy"]
+    return ["privacy claimed", "unaudited" if facts.privacy.audit is None else "audited"]
+
+
 def in_words(statement: Statement, lang: Language = "en") -> list[str]:
     """Return the certificate as sentences, in reading order.
 
@@ -102,7 +138,7 @@ def in_words(statement: Statement, lang: Language = "en") -> list[str]:
     if lang not in _TEXTS:
         raise InputError(f"there is no text in language {lang[:20]!r}", fix="Use en or zh")
     texts, predicate = _TEXTS[lang], statement.predicate
-    facts = _facts(predicate, texts)
+    facts = _facts(predicate, texts) | _privacy(predicate, texts)
     order = [
         "study",
         "purpose",
@@ -110,7 +146,7 @@ def in_words(statement: Statement, lang: Language = "en") -> list[str]:
         "masks",
         f"hub_view {predicate.aggregation.hub_view}",
         "drops" if facts["lossy"] else "no drops",
-        "privacy",
+        *_privacy_keys(predicate),
         "enclave",
         "sealed" if predicate.recipients else "open",
         "created",

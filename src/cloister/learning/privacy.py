@@ -25,10 +25,10 @@ from typing import Literal
 import msgspec
 
 from cloister.errors import PlanError
-from cloister.learning.plan import Plan
-from cloister.learning.sections import PrivacySection
 from cloister.learning.models import Model
+from cloister.learning.plan import Plan
 from cloister.learning.private import NumpyPrivate, PrivateModel, joint_sensitivity
+from cloister.learning.sections import PrivacySection
 from cloister.privacy.accounting import (
     MIN_SHARE_VARIANCE,
     Cost,
@@ -39,6 +39,7 @@ from cloister.privacy.accounting import (
     calibrate_noise,
     epsilon,
     renyi,
+    rounds_within,
 )
 from cloister.privacy.mechanisms import DiscreteGaussian, IntegerGrid, share_variance
 from cloister.secagg import Params
@@ -170,6 +171,24 @@ class PrivacyTerms:
             events_colluders=self.events_colluders,
         )
 
+    def rounds_that_fit(self, plan: Plan) -> int | None:
+        """Return how many rounds `[privacy] epsilon` allows with this noise, None where none is written.
+
+        Spare rounds as the plan writes them are counted in.
+        """
+        target = self.section.epsilon
+        if target is None:
+            return None
+        events = self.events_hub if self.section.adversary == "hub" else self.events_colluders
+        steps = events[0].count // self.attempts
+
+        def of_rounds(rounds: int) -> tuple[Event, ...]:
+            count = (rounds + plan.spare_rounds) * steps
+            return tuple(msgspec.structs.replace(event, count=count) for event in events)
+
+        most = max(2 * plan.training.rounds, 16)
+        return rounds_within(target, self.section.delta, of_rounds, most)
+
     def noise(self) -> DiscreteGaussian:
         """Return the distribution of one site's share of noise."""
         return _sampler(self.share_variance)
@@ -238,11 +257,23 @@ class _Build:
         coordinates = self.size + (self.section.adaptive_quantile is not None)
         sites = self.section.sites_per_unit or 1
         mechanism: IntegerGaussian | MixedGaussian
-        common = {"variance": variance, "sensitivity": sensitivity, "coordinates": coordinates}
         if sites == 1:
-            mechanism = IntegerGaussian(**common, shares=shares, distance=distance)
+            mechanism = IntegerGaussian(
+                variance=variance,
+                sensitivity=sensitivity,
+                coordinates=coordinates,
+                shares=shares,
+                distance=distance,
+            )
         else:
-            mechanism = MixedGaussian(**common, shares=shares, distance=distance, sites=sites)
+            mechanism = MixedGaussian(
+                variance=variance,
+                sensitivity=sensitivity,
+                coordinates=coordinates,
+                shares=shares,
+                distance=distance,
+                sites=sites,
+            )
         steps = self.plan.training.local_steps if self.local else 1
         count = self.plan.attempts * steps
         sampler = Poisson(rate=self.section.rate)

@@ -20,9 +20,13 @@ import msgspec
 __all__ = [
     "STAGES",
     "Aggregation",
+    "Audit",
+    "Budget",
     "Certificate",
+    "EpsilonPoint",
     "Metrics",
     "Participant",
+    "Privacy",
     "Report",
     "RoundPoint",
     "Sight",
@@ -41,6 +45,8 @@ STAGES: tuple[StageName, ...] = ("collect", "encrypt", "federate", "train", "inf
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
@@ -136,6 +142,77 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     average_last: Count = 0
 
 
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one owner's ledger says of its rows: its cap, what this and everything before spent, what is left.
+
+    Args:
+        site: whose.
+        cap_epsilon: what the owner allows over everything ever released from its rows, at `cap_delta`.
+        cap_delta: likewise.
+        spent_epsilon: what was spent so far, as the ledger's filter counts it.
+        left_epsilon: what one more release could be claimed with.
+    """
+
+    site: str
+    cap_epsilon: Positive
+    cap_delta: Fraction
+    spent_epsilon: NotNegative
+    left_epsilon: NotNegative
+
+
+class EpsilonPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The same study at another epsilon: accuracy, the mean of `runs` runs, with its standard deviation."""
+
+    epsilon: Positive
+    accuracy: Fraction
+    deviation: NotNegative
+    runs: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an attack that was run on the claim showed: a lower bound on epsilon, never a proof of privacy."""
+
+    claimed: Positive
+    bound: NotNegative
+    confidence: Fraction
+    canaries: Count
+    verdict: Literal["consistent with the claim", "violates the claim"]
+
+
+class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Differential privacy: the claim, and what it rests on.
+
+    Args:
+        epsilon: what the plan claims at `delta`, None where it fixes the noise instead.
+        epsilon_hub: against the hub and every reader of the model.
+        epsilon_colluders: against a hub with `colluders` colluding sites.
+        delta: of both.
+        adversary: which of the two the plan's epsilon speaks of.
+        colluders: how many sites are assumed to tell the hub their noise.
+        unit: "record", or the column that names whose row it is.
+        mode: who adds the noise: all sites together, or each for itself.
+        clip, rate, noise_multiplier: of the mechanism.
+        budgets: every owner's ledger.
+        curve: accuracy against epsilon, on rows declared public; empty elsewhere.
+        audit: an attack on the claim, None where none was run.
+    """
+
+    epsilon: Positive | None
+    epsilon_hub: Positive
+    epsilon_colluders: Positive
+    delta: Fraction
+    adversary: Literal["colluders", "hub"]
+    colluders: Count
+    unit: str
+    mode: Literal["distributed", "local"]
+    clip: Positive
+    rate: Fraction
+    noise_multiplier: Positive
+    budgets: tuple[Budget, ...]
+    curve: tuple[EpsilonPoint, ...] = ()
+    audit: Audit | None = None
+
+
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The signed record.
 
@@ -208,7 +285,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     stages: tuple[Stage, ...]
     participants: tuple[Participant, ...]
     metrics: Metrics
-    privacy: None = None
+    privacy: Privacy | None = None
     privacy_note: str = ""
     certificate: Certificate
     verify_command: str

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cloister.crypto import PublicIdentity
+from cloister.errors import PlanError
 from cloister.learning import Plan
+from cloister.learning.privacy import PrivacyTerms
+from cloister.learning.private import PrivateModel
+from cloister.learning.refusals import check_delta
 from cloister.runtime.globalmodel import weights_by_site
 from cloister.runtime.roster import Countersignature
 from cloister.secagg import Encoding, EpochContext, Roster
@@ -24,6 +28,7 @@ class EpochTerms:
         manifests: 32-byte digest of each site's signed manifest.
         weights: each site's weight in the sum.
         encoding: the fixed point of the sum.
+        privacy: grid, noise and events, where the plan claims privacy.
     """
 
     context: EpochContext
@@ -31,6 +36,16 @@ class EpochTerms:
     manifests: Mapping[str, bytes]
     weights: Mapping[str, float]
     encoding: Encoding
+    privacy: PrivacyTerms | None = None
+
+    @property
+    def distributed_noise(self) -> PrivacyTerms | None:
+        """The terms where noise is added to what travels; None in local mode, whose updates carry it."""
+        return self.privacy if self.privacy and self.privacy.section.mode == "distributed" else None
+
+    def vector_size(self, parameters: int) -> int:
+        """Return how many ring elements travel for a model of so many parameters."""
+        return parameters if self.distributed_noise is None else self.distributed_noise.coordinates
 
     @property
     def number(self) -> int:
@@ -65,6 +80,7 @@ def terms_of(
     members: Sequence[PublicIdentity],
     rows: Mapping[str, int],
     manifests: Mapping[str, bytes],
+    model: PrivateModel | None = None,
 ) -> EpochTerms:
     """Return the terms of an epoch.
 
@@ -74,9 +90,10 @@ def terms_of(
         members: in roster order.
         rows: training rows by site, in the same order.
         manifests: digest of each site's signed manifest.
+        model: what is trained; needed where the plan claims privacy.
 
     Raises:
-        PlanError: no threshold protects so few.
+        PlanError: no threshold protects so few, or the claim of privacy does not hold for this roster.
     """
     context = EpochContext(
         plan_digest=plan.digest,
@@ -87,4 +104,11 @@ def terms_of(
         bits=plan.aggregation.bits,
         hub_view=plan.aggregation.hub_view,
     )
-    return EpochTerms(context, rows, manifests, weights_by_site(plan, rows), plan.encoding(len(members)))
+    privacy = None
+    if plan.privacy is not None:
+        check_delta(plan.privacy.delta, sum(rows.values()))
+        if model is None:
+            raise PlanError("the terms of a private study depend on its model")
+        privacy = PrivacyTerms.of(plan, context.params, model)
+    weights, encoding = weights_by_site(plan, rows), plan.encoding(len(members))
+    return EpochTerms(context, rows, manifests, weights, encoding, privacy)

@@ -4,17 +4,25 @@ Hub (where the plan says hub_view = "sum") and sites each start from the plan's 
 every round's sum through the same server step, elementwise in float64, so they hold the same bits without
 anybody sending a model. A site whose hub showed it another sum ends with another digest, and its next mask
 does not cancel.
+
+Where the sum carries noise, whatever it is is taken: an overflow or an odd value is a function of the noisy
+sum, and reacting to it would say more than the noise allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister.learning import Plan, build_algorithm, mean_update, site_weights
-from cloister.secagg import Encoding, RingVector
+from cloister.learning.private import AdaptiveClip, server_mean, split_bits
+from cloister.secagg import RingVector
+
+if TYPE_CHECKING:
+    from cloister.runtime.epoch import EpochTerms
 
 __all__ = ["GlobalModel", "weights_by_site"]
 
@@ -30,11 +38,18 @@ class GlobalModel:
     Args:
         plan: decides the algorithm and how many last models the released one averages.
         initial: float64[d], the pinned initial model.
+        penalised: bool[d], which parameters an l2 penalty touches.
+
+    Attributes:
+        clip: the clip of the next round, where the plan claims privacy; else 0.
     """
 
-    def __init__(self, plan: Plan, initial: NDArray[np.float64]) -> None:
+    def __init__(self, plan: Plan, initial: NDArray[np.float64], penalised: NDArray[np.bool_]) -> None:
+        self._plan = plan
+        self._penalised = penalised
         self._algorithm = build_algorithm(plan.training)
         self._state = self._algorithm.start(initial)
+        self.clip = plan.privacy.clip if plan.privacy else 0.0
 
     @property
     def params(self) -> NDArray[np.float64]:
@@ -46,19 +61,36 @@ class GlobalModel:
         """How many rounds it has seen."""
         return self._state.rounds
 
-    def apply(
-        self, total: RingVector, survivors: Sequence[str], weights: Mapping[str, float], encoding: Encoding
-    ) -> None:
-        """Decode one round's sum of weighted updates and take the server step.
+    def apply(self, total: RingVector, survivors: Sequence[str], terms: EpochTerms) -> None:
+        """Decode one round's sum and take the server step.
 
         Args:
-            total: uint[d], the sum in the ring.
-            survivors: whose updates are in it.
-            weights: by site, from `weights_by_site`.
-            encoding: the epoch's fixed point.
+            total: uint[d], the sum in the ring; uint[d + 1] under an adaptive clip.
+            survivors: whose vectors are in it.
+            terms: of the epoch.
         """
-        mean = mean_update(encoding.decode_sum(total, len(survivors)), [weights[name] for name in survivors])
+        if terms.distributed_noise is None:
+            summed = terms.encoding.decode_sum(total, len(survivors))
+            mean = mean_update(summed, [terms.weights[name] for name in survivors])
+        else:
+            mean = self._private_mean(total, terms)
         self._state = self._algorithm.step(self._state, mean)
+
+    def _private_mean(self, total: RingVector, terms: EpochTerms) -> NDArray[np.float64]:
+        """Return the mean step of a noisy sum: by the plan's divisor, whoever was sampled or present."""
+        privacy, training = terms.distributed_noise, self._plan.training
+        assert privacy is not None  # noqa: S101  # the caller has looked
+        section, integers, clip = privacy.section, privacy.grid.from_ring(total), self.clip
+        if section.adaptive_quantile is not None:
+            integers, bits = split_bits(integers, privacy.grid)
+            adaptive = AdaptiveClip(section.adaptive_quantile)
+            self.clip = adaptive.after(clip, bits, float(section.expected_units or 0))
+        values = privacy.grid.values(integers, clip)
+        if section.expected_units is not None:  # units send updates, whose steps are their own
+            return values / float(section.expected_units)
+        return server_mean(
+            values, self.params, training=training, divisor=float(training.batch), penalised=self._penalised
+        )
 
     def released(self) -> NDArray[np.float64]:
         """float64[d]: the model the plan releases after its last round. Raises InputError before it."""

@@ -33,6 +33,8 @@ from numpy.typing import NDArray
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, InputError, PlanError, ProtocolError, RoundBurnt
 from cloister.learning import Plan, initial_model, metrics_from_sums, plan_model, read_sums
+from cloister.learning.privacy import private_model
+from cloister.runtime.budget import check_debit
 from cloister.runtime.channel import Channel, peek
 from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.runtime.events import (
@@ -140,7 +142,6 @@ class Hub:
         self._identity = identity
         self._sites = {entry.name: sites[entry.name] for entry in plan.sites}
         _, self._learned = plan_model(plan, schema)
-        self._size = self._learned.size
         self._channels = {
             name: Channel(
                 identity, site, plan.digest, initiator=True, insecure_test_random=insecure_test_random
@@ -148,13 +149,16 @@ class Hub:
             for name, site in self._sites.items()
         }
         self.model = (
-            GlobalModel(plan, initial_model(plan, schema)) if plan.aggregation.hub_view == "sum" else None
+            GlobalModel(plan, initial_model(plan, schema), self._learned.penalised)
+            if plan.aggregation.hub_view == "sum"
+            else None
         )
         self.study_key: bytes | None = None  # only where the plan lets the hub see the model
         self.joined: dict[str, Join] = {}
         self.epochs: list[_Epoch] = []
         self.rounds: list[RoundDone] = []
         self.final_metrics: tuple[dict[str, float], dict[str, dict[str, float]]] | None = None
+        self.debits: dict[str, bytes] = {}
         self.stopped: str | None = None
         self.finished = False
         self._excluded: set[str] = set()
@@ -282,7 +286,9 @@ class Hub:
         manifests = {name: manifest_digest(self.joined[name].manifest) for name in names}
         members = [self._sites[name] for name in names]
         try:
-            terms = terms_of(self._plan, len(self.epochs), members, rows, manifests)
+            terms = terms_of(
+                self._plan, len(self.epochs), members, rows, manifests, private_model(self._learned)
+            )
         except PlanError as error:
             self._stop(f"{len(names)} sites take part: {error}")
             return
@@ -357,7 +363,8 @@ class Hub:
         self._attempt += 1
         # where the hub may see the model it says which one uploads must come from; else the first upload says
         tag = None if self.model is None else model_digest(self.model.params)
-        self._current().secure_sum.begin(self._attempt, model_tag=tag, size=self._size)
+        epoch = self._current()
+        epoch.secure_sum.begin(self._attempt, model_tag=tag, size=epoch.terms.vector_size(self._learned.size))
         self._evaluations = {}
         self._started = now
         self._enter("upload", now)
@@ -413,7 +420,7 @@ class Hub:
         epoch = self._current()
         if self.model is not None:
             try:
-                self.model.apply(result.total, result.survivors, epoch.terms.weights, epoch.terms.encoding)
+                self.model.apply(result.total, result.survivors, epoch.terms)
             except CloisterError as error:  # a site did not encode by the rules; who, a sum does not tell
                 self._burn(str(error), now)
                 return
@@ -436,6 +443,11 @@ class Hub:
 
     def _on_done(self, peer: str, message: Done) -> None:
         self._evaluation(peer, message.evaluation)
+        if self._plan.privacy is not None:
+            if message.debit is None:
+                raise ProtocolError("ended a private study without its ledger's debit", peer=peer)
+            check_debit(message.debit, self._sites[peer], self._plan)
+            self.debits[peer] = message.debit
         self._done[peer] = message
         if len(self._done) == len(self._members()):
             self._conclude()

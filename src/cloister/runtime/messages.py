@@ -182,10 +182,12 @@ class Finish(_Message, tag="finish", frozen=True):
 
 
 class Done(_Message, tag="done", frozen=True):
-    """The site has its final model; `tag` is what the hub compares, never the model."""
+    """The site has its final model; `tag` is what the hub compares, never the model. `debit` is what its
+    ledger says of the study, signed, where the plan claims privacy."""
 
     tag: Digest
     evaluation: Annotated[list[float], msgspec.Meta(max_length=64)] | None = None
+    debit: bytes | None = None
 
 
 class Stop(_Message, tag="stop", frozen=True):

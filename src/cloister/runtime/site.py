@@ -7,9 +7,13 @@ It takes part in one study. Its order, each step refused out of turn:
        entry is right; only then Countersign. One roster an epoch; a later epoch has a higher number
     3. RosterClosed: everybody countersigned the same plan and roster
     4. secure-sum set-up: Announce, Deal, Ready; the first member deals the study key
-    5. RoundStart: apply the round before, train, encode, mask, Upload
+    5. RoundStart: apply the round before, debit the attempt, train, encode, add noise, mask, Upload
     6. Request: answered by the rules of `secagg`; the machine there decides, not the hub
-    7. Finish: apply the last round, Done
+    7. Finish: apply the last round, Done with the ledger's signed debit
+
+Where the plan claims privacy the ledger is asked before step 2 is answered, and again, durably, before a row
+is read for a block of attempts. Sampling and noise come from the operating system. Whatever a sum turns out
+to be is applied: nothing here reacts to a noisy value.
 
 It holds the only plain copy of its update, for the length of one call. What it logs are names, numbers and
 reasons. An epoch's secrets are erased when another begins and when the study ends.
@@ -25,9 +29,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.learning import Plan, client_update
+from cloister.learning.privacy import private_model
+from cloister.runtime.budget import Budget, NoBudget
 from cloister.runtime.channel import Channel
 from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.runtime.globalmodel import GlobalModel
@@ -57,7 +66,7 @@ from cloister.runtime.messages import (
 from cloister.runtime.roster import check_countersignatures, countersign, manifest_digest
 from cloister.runtime.studykey import deal_study_key, open_study_key
 from cloister.runtime.worker import LocalWorker
-from cloister.secagg import SecureSumSite
+from cloister.secagg import RingVector, SecureSumSite
 from cloister.types import RandomBytes
 
 __all__ = ["Site"]
@@ -82,6 +91,7 @@ class Site:
         manifest: the signed manifest of the dataset it brings.
         rows: how many rows it trains on.
         worker: the part that sees the rows.
+        budget: debited where the plan claims privacy; without one such a plan is refused.
         insecure_test_random: source of keys, seeds and shares in tests.
     """
 
@@ -95,6 +105,7 @@ class Site:
         manifest: bytes,
         rows: int,
         worker: LocalWorker,
+        budget: Budget | None = None,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         self._plan = plan
@@ -104,6 +115,7 @@ class Site:
         self._manifest = manifest
         self._rows = rows
         self._worker = worker
+        self._budget = budget or NoBudget()
         self._random = insecure_test_random
         self._check_plan()
         self._channel = Channel(
@@ -114,7 +126,7 @@ class Site:
         self._attempt = -1
         self._attempts_used = 0
         self._expected: tuple[type[Message], ...] = (RosterOffer,)
-        self._model = GlobalModel(plan, worker.initial)
+        self._model = GlobalModel(plan, worker.initial, worker.model.penalised)
         self.study_key: bytes | None = None
         self.finished = False
         self.stopped: str | None = None
@@ -218,7 +230,9 @@ class Site:
         manifests = dict(zip(names, offer.manifests, strict=True))
         if rows.get(self.name) != self._rows or manifests.get(self.name) != manifest_digest(self._manifest):
             raise ProtocolError("offered a roster that misstates what this site brings", peer=self._hub.name)
-        terms = terms_of(self._plan, offer.epoch, members, rows, manifests)
+        terms = terms_of(self._plan, offer.epoch, members, rows, manifests, private_model(self._worker.model))
+        if terms.privacy is not None:
+            self._budget.admit(self._plan, terms.privacy)
         self._end_epoch()
         self._highest_epoch, self._epoch, self._attempt = offer.epoch, _Epoch(terms), -1
         self._expected = (RosterClosed, RosterOffer)
@@ -290,16 +304,32 @@ class Site:
             raise ProtocolError("started an attempt that was used or is beyond the plan", peer=self._hub.name)
         if start.outcome is not None:
             self._apply(start.outcome)
-        epoch, secure_sum = self._current(), self._secure_sum()
+        terms, secure_sum = self._current().terms, self._secure_sum()
         self._attempt = start.attempt
+        if terms.privacy is not None:
+            self._budget.enter(self._attempts_used)
         self._attempts_used += 1
         params = self._model.params
         sums = self._worker.evaluate(params) if self._plan.data.public_rows else None
-        update = client_update(self._worker.train(params), params, epoch.terms.weights[self.name])
-        self.clamped += epoch.terms.encoding.clamped(update)
-        body = secure_sum.upload(start.attempt, epoch.terms.encoding.encode(update), params)
+        body = secure_sum.upload(start.attempt, self._vector(terms, params), params)
         self._expected = (Request, RoundStart, Finish, RosterOffer)
         return [Upload(start.attempt, body, None if sums is None else sums.tolist())]
+
+    def _vector(self, terms: EpochTerms, params: NDArray[np.float64]) -> RingVector:
+        """Return this site's part of the sum, ready to be masked."""
+        shared = terms.distributed_noise
+        if shared is not None:
+            vector = self._worker.private_sum(params, self._model.clip, shared)
+            shared.noise().add_into(vector, insecure_test_random=self._random)
+            return shared.grid.to_ring(vector)
+        trained = (
+            self._worker.train(params)
+            if terms.privacy is None
+            else self._worker.train_privately(params, terms.privacy)
+        )
+        update = client_update(trained, params, terms.weights[self.name])
+        self.clamped += terms.encoding.clamped(update)
+        return terms.encoding.encode(update)
 
     def _on_request(self, request: Request) -> list[Message]:
         if request.attempt != self._attempt:
@@ -315,17 +345,22 @@ class Site:
         self._expected = ()
         self._end_epoch()
         self.finished = True
-        return [Done(tag, None if sums is None else sums.tolist())]
+        return [Done(tag, None if sums is None else sums.tolist(), self._budget.close())]
+
+    def leave(self) -> None:
+        """End taking part: the epoch's secrets are erased and what was not begun is given back."""
+        self._end_epoch()
+        self._budget.close()
 
     def _apply(self, outcome: Outcome) -> None:
-        epoch = self._current()
+        terms = self._current().terms
         if outcome.round != self._model.rounds:
             raise ProtocolError("sent the outcome of another round", peer=self._hub.name)
         params = self._model.params
-        total = epoch.terms.encoding.from_bytes(outcome.total, params.size)
+        total = terms.encoding.from_bytes(outcome.total, terms.vector_size(params.size))
         # the secure sum refuses lists that are too short, repeat a site or name a stranger
         opened = self._secure_sum().open_sum(outcome.attempt, outcome.survivors, total, params)
-        self._model.apply(opened, outcome.survivors, epoch.terms.weights, epoch.terms.encoding)
+        self._model.apply(opened, outcome.survivors, terms)
 
     def _end_epoch(self) -> None:
         if self._epoch is not None and self._epoch.secure_sum is not None:

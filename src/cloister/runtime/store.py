@@ -24,6 +24,7 @@ from cloister.crypto import Identity, PublicIdentity, canonical_bytes, keyring, 
 from cloister.errors import InputError, IntegrityError
 from cloister.files import new_directory, read_bytes, write_atomic
 from cloister.learning import Plan, load_checkpoint, parse_plan, save_checkpoint
+from cloister.learning.privacy import PrivacyFacts
 from cloister.runtime.study import StudyResult
 from cloister.runtime.studykey import open_study_key
 from cloister.types import check_name
@@ -55,6 +56,8 @@ class StudyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         manifests, countersignatures: signed envelopes by site.
         epoch, setup_digest: the epoch the rounds ran in; hex.
         rounds: one entry a round.
+        privacy: what was claimed and accounted for; None where the plan claims nothing.
+        debits: by site, its ledger's signed debit; empty where the plan claims no privacy.
         clamped: by site, coordinates beyond the plan's value_range; empty unless rows are declared public.
         transport: how messages travelled; "memory" is one process.
     """
@@ -68,6 +71,8 @@ class StudyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch: Count
     setup_digest: str
     rounds: tuple[RoundEntry, ...]
+    privacy: PrivacyFacts | None
+    debits: dict[str, str]
     clamped: dict[str, Count]
     transport: Literal["memory"]
 
@@ -103,6 +108,8 @@ def record_of(result: StudyResult) -> StudyRecord:
         epoch=result.epoch,
         setup_digest=result.setup_digest.hex(),
         rounds=tuple(RoundEntry(done.round, done.attempt, done.survivors) for done in result.rounds),
+        privacy=None if result.privacy is None else result.privacy.facts,
+        debits={name: envelope.decode() for name, envelope in result.debits.items()},
         clamped=dict(result.clamped),
         transport="memory",
     )

@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 from cloister.crypto import Identity, PublicIdentity, StreamRandom
 from cloister.errors import CloisterError, IntegrityError, PlanError, ProtocolError
 from cloister.learning import Plan
+from cloister.learning.privacy import PrivacyTerms
+from cloister.privacy.ledger import Ledger
+from cloister.runtime.budget import LedgerBudget
 from cloister.runtime.events import Event, OnEvent, RoundDone
 from cloister.runtime.hub import Hub, Step
 from cloister.runtime.site import Site
 from cloister.runtime.transport import MemoryNetwork, MemoryTransport
 from cloister.runtime.worker import LocalWorker
 from cloister.types import RandomBytes
-from cloister.vault import Vault
+from cloister.vault import Manifest, Vault
 
 __all__ = ["Party", "Study", "StudyResult"]
 
@@ -42,12 +45,14 @@ class Party:
         vault: where its rows are; the plan names the dataset.
         held_out: dataset of rows to evaluate on, or None.
         trusted: the identities its owner trusts; None where one owner runs everybody and trusts all of them.
+        ledger: what its owner has spent and may spend; needed where the plan claims privacy.
     """
 
     identity: Identity
     vault: Vault
     held_out: str | None = None
     trusted: tuple[PublicIdentity, ...] | None = None
+    ledger: Ledger | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class StudyResult:
             public.
         model: float64[d], the model to release, from the hub or, with hub_view = "none", from the first site.
         study_key: the key of its checkpoints; secret.
+        privacy: what was claimed and accounted for, None where the plan claims nothing.
+        debits: by site, its ledger's signed debit for the study.
         clamped: by site, how many coordinates exceeded the plan's value_range; a figure computed from rows,
             so empty unless the plan declares them public. `Site.clamped` tells each owner its own.
         traffic: bytes by (sender, receiver).
@@ -88,6 +95,8 @@ class StudyResult:
     final_metrics: tuple[dict[str, float], dict[str, dict[str, float]]] | None
     model: NDArray[np.float64] = field(repr=False)
     study_key: bytes = field(repr=False)
+    privacy: PrivacyTerms | None
+    debits: Mapping[str, bytes]
     clamped: Mapping[str, int]
     traffic: Mapping[tuple[str, str], int]
     transport: str = "memory"
@@ -146,8 +155,19 @@ class Study:
             manifest=envelope,
             rows=manifest.rows,
             worker=worker,
+            budget=self._budget(party, manifest),
             insecure_test_random=self._random,
         )
+
+    def _budget(self, party: Party, manifest: Manifest) -> LedgerBudget | None:
+        """Return the site's budget: bound to the population whose rows the dataset holds."""
+        if self.plan.privacy is None or party.ledger is None:
+            return None
+        populations = party.ledger.bound(manifest.dataset_id)
+        if not populations:
+            fingerprints = party.vault.fingerprints(manifest.name)
+            populations = party.ledger.bind(None, manifest.dataset_id, fingerprints)
+        return LedgerBudget(party.ledger, populations)
 
     def _dataset_of(self, party: Party) -> str:
         for entry in self.plan.sites:
@@ -160,6 +180,8 @@ class Study:
     def _reader(self, vault: Vault, name: str, envelope: bytes | None) -> Callable[[], pa.Table]:
         """Return what opens a dataset for the plan's purpose and reads the columns it uses, no others."""
         columns = [*self.plan.data.features, self.plan.data.label]
+        if self.plan.privacy is not None and not self.plan.privacy.by_record:
+            columns.append(self.plan.privacy.unit)
 
         def read() -> pa.Table:
             with vault.open(name, purpose=self.plan.study.purpose) as dataset:
@@ -210,6 +232,8 @@ class Study:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for site in self.sites.values():
+                site.leave()
 
     async def _run_site(self, site: Site, transport: MemoryTransport) -> None:
         while not site.finished and site.stopped is None:
@@ -253,6 +277,8 @@ class Study:
             final_metrics=hub.final_metrics,
             model=source.released(),
             study_key=first.study_key,
+            privacy=epoch.terms.privacy,
+            debits=dict(hub.debits),
             clamped={name: self.sites[name].clamped for name in names if self.plan.data.public_rows},
             traffic=Counter(self._network.carried),
         )

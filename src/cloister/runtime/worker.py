@@ -1,13 +1,15 @@
 """The part of a site that touches its rows: features, local training, evaluation.
 
-It gets the global model and gives back an update; it knows no key, no mask and no network. It opens the
-encrypted dataset when the first model arrives, not before, and what it computes from rows leaves it only as
-an update, or as evaluation sums where the plan declares the rows public.
+It gets the global model and gives back an update, or a sum of clipped gradients as integers; it knows no
+key, no mask, no network, and no noise that others rely on. It opens the encrypted dataset when the first
+model arrives, not before, and what it computes from rows leaves it only so, or as evaluation sums where the
+plan declares the rows public.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +17,22 @@ from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
 from cloister.learning import ClientRows, Plan, evaluation_sums, initial_model, plan_model, train
+from cloister.learning.privacy import PrivacyTerms, private_model
+from cloister.learning.private import RowSums, local_steps, unit_sum
+from cloister.learning.units import unit_rows
 from cloister.vault import Schema
 
 __all__ = ["LocalWorker"]
 
 OpenRows = Callable[[], pa.Table]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A site's rows as numbers: those to train on, one client for each unit, and those held out."""
+
+    train: ClientRows
+    held_out: tuple[NDArray[np.float64], NDArray[np.float64]] | None
 
 
 class LocalWorker:
@@ -30,10 +43,12 @@ class LocalWorker:
         schema: the schema of the rows; one with another digest than the plan's is refused.
         rows: opens the training rows; called once, when the first model arrives.
         evaluation: opens held-out rows, or None where the site has none.
-        insecure_test_random: order of batches; from the operating system unless a test says otherwise.
+        insecure_test_random: order of batches, or who is sampled; from the operating system unless a test
+            says otherwise.
 
     Attributes:
         initial: float64[d], the initial model the plan pins, drawn here from its public seed.
+        model: what is trained.
 
     Raises:
         PlanError: the schema is not the plan's, or the pinned initial model is not the one its seed gives.
@@ -49,38 +64,88 @@ class LocalWorker:
         insecure_test_random: StreamRandom | None = None,
     ) -> None:
         self._plan = plan
-        self._features, self._model = plan_model(plan, schema)
+        self._features, self.model = plan_model(plan, schema)
         self.initial = initial_model(plan, schema)
         self._open_rows = rows
         self._open_evaluation = evaluation
         self._random = insecure_test_random
-        self._opened: tuple[ClientRows, tuple[NDArray[np.float64], NDArray[np.float64]] | None] | None = None
+        self._opened: _Rows | None = None
+        self._sums: RowSums | None = None
 
     def __repr__(self) -> str:
         return f"LocalWorker({'rows open' if self._opened else 'rows closed'})"
 
     def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return float64[d]: what local training on the site's rows makes of the global model `params`."""
-        rows, _ = self._open()
+        rows = self._open().train
         trained: NDArray[np.float64] = train(
-            self._model, params, rows, self._plan.training, insecure_test_random=self._random
+            self.model, params, rows, self._plan.training, insecure_test_random=self._random
         )[0]
         return trained
+
+    def train_privately(self, params: NDArray[np.float64], privacy: PrivacyTerms) -> NDArray[np.float64]:
+        """Return float64[d]: what local steps make of `params`, each of which carries all of its noise."""
+        rows, section = self._open().train, privacy.section
+        return local_steps(
+            private_model(self.model),
+            params,
+            rows.X,
+            rows.y,
+            training=self._plan.training,
+            clip=section.clip,
+            grid=privacy.grid,
+            rate=section.rate,
+            microbatch=section.microbatch,
+            noise=privacy.noise(),
+            divisor=self._plan.training.batch,
+            random=self._random or StreamRandom.system(),
+        )
+
+    def private_sum(
+        self, params: NDArray[np.float64], clip: float, privacy: PrivacyTerms
+    ) -> NDArray[np.int64]:
+        """Return int64[d], or int64[d + 1] under an adaptive clip: clipped and rounded, not yet noised."""
+        rows, section = self._open(), privacy.section
+        random = self._random or StreamRandom.system()
+        if not section.by_record:
+            return unit_sum(
+                self.model,
+                params,
+                rows.train,
+                training=self._plan.training,
+                clip=clip,
+                grid=privacy.grid,
+                rate=section.rate,
+                random=random,
+                norm_bit=section.adaptive_quantile is not None,
+            )
+        if self._sums is None:
+            parts = [(rows.train.X, rows.train.y)]
+            self._sums = RowSums(
+                private_model(self.model), parts, rate=section.rate, microbatch=section.microbatch
+            )
+        return self._sums.integers(params, clip=clip, grid=privacy.grid, random=random)
 
     def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Return the addable evaluation sums of `params` on the held-out rows, or None where there are
         none."""
-        _, held_out = self._open()
+        held_out = self._open().held_out
         return (
             None
             if held_out is None
-            else evaluation_sums(self._model, params, *held_out, unit=self._features.label_unit)
+            else evaluation_sums(self.model, params, *held_out, unit=self._features.label_unit)
         )
 
-    def _open(self) -> tuple[ClientRows, tuple[NDArray[np.float64], NDArray[np.float64]] | None]:
+    def _open(self) -> _Rows:
         if self._opened is None:
             table = self._open_rows()
             features = self._features.fit(table)
             held_out = None if self._open_evaluation is None else features.transform(self._open_evaluation())
-            self._opened = ClientRows.stack([features.transform(table)]), held_out
+            X, y = features.transform(table)
+            privacy = self._plan.privacy
+            parts = [(X, y)]
+            if privacy is not None and not privacy.by_record:
+                units = unit_rows(table.column(privacy.unit), privacy.unit)
+                parts = [(X[some], y[some]) for some in units]
+            self._opened = _Rows(ClientRows.stack(parts), held_out)
         return self._opened

@@ -1,0 +1,158 @@
+"""What a certificate states about differential privacy, and how a reader recomputes it.
+
+The claim rests on events: frozen descriptions of what was done to the rows. Verification takes none of the
+stated figures on trust:
+
+a. the events follow from plan, roster and model (for a module of the user's own, whose float error this
+   reader cannot know, from the plan's rate, delta, attempts and noise multiplier);
+b. both epsilons are calculated again from the events, and are not above what is stated;
+c. what the plan promised its sites is kept: epsilon <= [privacy] epsilon;
+d. every site's ledger signed a debit for this plan, of at least the blocks that the rounds needed, at a cost
+   that is not below what the events cost at that ledger's order;
+e. an audit, where one is stated, found a bound that does not contradict the claim.
+
+A debit says what a ledger's owner signed; that the owner keeps one ledger and not two is out of reach of any
+reader.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from cloister.crypto import PublicIdentity, keyring, sha256
+from cloister.governance.case import Case, require
+from cloister.governance.certificate import Audited, Privacy
+from cloister.governance.folder import debit_path
+from cloister.governance.study import TrainedStudy
+from cloister.learning import plan_model
+from cloister.learning.privacy import PrivacyFacts, PrivacyTerms, private_model
+from cloister.privacy.accounting import renyi
+from cloister.privacy.ledger import open_debit
+
+__all__ = ["check_privacy", "privacy_of"]
+
+_DIGITS = 4
+_CLOSE = 1e-9  # square roots may differ in the last bit between machines
+
+
+def privacy_of(study: TrainedStudy, audit: Audited | None) -> Privacy | None:
+    """Return what a release of this study states, None where its plan claims nothing."""
+    claim = study.privacy
+    if claim is None:
+        return None
+    return Privacy(
+        claim=claim,
+        epsilon_hub=_upwards(claim.epsilon_hub),
+        epsilon_colluders=_upwards(claim.epsilon_colluders),
+        debits={name: sha256(study.debits[name]).hex() for name in study.roster.names},
+        audit=audit,
+    )
+
+
+def check_privacy(case: Case) -> str:
+    """Return in words what was recomputed.
+
+    Raises:
+        VerificationError, IntegrityError, PlanError: something does not hold.
+    """
+    stated, plan = case.facts.privacy, case.plan
+    if plan.privacy is None or stated is None:
+        require(
+            plan.privacy is None and stated is None,
+            "plan and certificate disagree whether differential privacy is claimed",
+        )
+        return "none claimed, nothing to recompute: no differential privacy was applied"
+    claim = stated.claim
+    _check_events(case, claim)  # a
+    hub, colluders = _upwards(claim.epsilon_hub), _upwards(claim.epsilon_colluders)  # b
+    require(
+        hub <= stated.epsilon_hub and colluders <= stated.epsilon_colluders,
+        f"the events give epsilon {hub} and {colluders}, the certificate states less",
+    )
+    promised = plan.privacy.epsilon  # c
+    require(
+        promised is None or claim.epsilon_claimed <= promised,
+        f"the plan promised epsilon {promised}, the events give {claim.epsilon_claimed:.4f}",
+    )
+    for member in case.roster.members:  # d
+        _check_debit(case, member, claim, stated.debits[member.name])
+    if stated.audit is None:  # e
+        case.unchecked.append("audit: no attack was run against the claim of privacy")
+    else:
+        require(stated.audit.bound <= colluders, "the audit's bound is above the claim")
+    case.unchecked.append("privacy: that each site added its noise, and keeps one ledger, is its word")
+    return (
+        f"epsilon {hub} against the hub, {colluders} with colluding sites, at delta {claim.delta:g}, "
+        f"recomputed; {len(case.roster)} debits"
+    )
+
+
+def _check_events(case: Case, claim: PrivacyFacts) -> None:
+    plan = case.plan
+    if plan.model.kind != "torch":
+        _, model = plan_model(plan, case.schema)
+        due = PrivacyTerms.of(plan, case.params, private_model(model)).facts
+        require(
+            _same(msgspec.to_builtins(due), msgspec.to_builtins(claim)),
+            "the events do not follow from plan, roster and model",
+        )
+        return
+    case.unchecked.append("privacy: the float error of the user's own module is taken as stated")
+    section = plan.privacy
+    require(section is not None, "the plan claims no privacy")
+    assert section is not None  # noqa: S101  # required above
+    agreed = (section.mode, section.unit, section.adversary, section.delta, section.clip)
+    require(
+        agreed == (claim.mode, claim.unit, claim.adversary, claim.delta, claim.clip),
+        "the claim is not the plan's",
+    )
+    steps = plan.attempts * (plan.training.local_steps if claim.mode == "local" else 1)
+    for event in (*claim.events_hub, *claim.events_colluders):
+        sampler = event.sampler
+        require(
+            event.count == steps and getattr(sampler, "rate", None) == section.rate,
+            "the events have another number of steps or another sampling rate than the plan",
+        )
+
+
+def _check_debit(case: Case, member: PublicIdentity, claim: PrivacyFacts, digest: str) -> None:
+    path = debit_path(member.name)
+    require(path in case.files, f"{path} is missing")
+    envelope = case.files[path]
+    require(sha256(envelope).hex() == digest, f"{member.name}'s debit is not the one the certificate names")
+    debit = open_debit(envelope, keyring([member]))
+    require(debit.study == case.plan.digest.hex(), f"{member.name}'s ledger debited another study")
+    per_block = case.plan.block_attempts
+    last = case.facts.aggregation.rounds[-1]
+    needed = -(-(last.attempt + last.count) // per_block)
+    require(
+        debit.started >= needed,
+        f"{member.name}'s ledger debited {debit.started} blocks, the rounds needed {needed}",
+    )
+    whole = renyi(claim.events_colluders, debit.order)
+    due = whole.rdp * per_block * debit.started / case.plan.attempts
+    require(
+        debit.rdp >= due * (1 - _CLOSE),
+        f"{member.name}'s ledger debited less than the events cost",
+    )
+
+
+def _upwards(value: float) -> float:
+    """Round up, so that what is stated is never below what was calculated."""
+    steps = 10.0**_DIGITS
+    return math.ceil(value * steps * (1 - _CLOSE)) / steps
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two decoded records are equal, floats within rounding."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=_CLOSE)
+    return bool(one == other)

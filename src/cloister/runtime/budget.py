@@ -1,0 +1,107 @@
+"""A site's budget in one study: what it asks of its owner's ledger, and when.
+
+    admit(plan, terms)   before it agrees to a roster: the whole plan is reserved, or refused
+    enter(attempt)       before a row is read for an attempt: its block is on the disk as spent
+    close()              at the end: blocks that never began are given back; returns the signed debit
+
+The order is the claim: what leaves a site was debited before. A crash between `enter` and the first byte
+costs the block, never the other way round. A study that was interrupted does not begin again under the same
+plan.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cloister.crypto import PublicIdentity, keyring
+from cloister.errors import PolicyRefused, ProtocolError
+from cloister.learning import Plan
+from cloister.learning.privacy import PrivacyTerms
+from cloister.privacy.ledger import Admission, Ledger, open_debit
+
+__all__ = ["Budget", "LedgerBudget", "NoBudget", "check_debit"]
+
+
+class Budget(Protocol):
+    """Who is asked before a site spends privacy."""
+
+    def admit(self, plan: Plan, terms: PrivacyTerms) -> None:
+        """Reserve the whole plan. Raises PolicyRefused where it does not fit."""
+
+    def enter(self, attempt: int) -> None:
+        """Debit the block that the study's `attempt`-th attempt (0-based) lies in; durable on return."""
+
+    def close(self) -> bytes | None:
+        """Give back what did not begin; return the signed debit, None where nothing was admitted."""
+
+
+class NoBudget:
+    """A site without a ledger: it takes part in no study that claims privacy."""
+
+    def admit(self, plan: Plan, terms: PrivacyTerms) -> None:
+        """Refuse."""
+        raise PolicyRefused(
+            "the plan claims privacy, and this site has no ledger to debit",
+            where=f"study {plan.study.name}",
+            fix="Declare a budget for its rows with `cloister budget`",
+        )
+
+    def enter(self, attempt: int) -> None:
+        """Refuse: nothing was admitted."""
+        raise PolicyRefused("nothing was admitted", fix="Admit the plan first")
+
+    def close(self) -> bytes | None:
+        """Return None."""
+        return None
+
+
+class LedgerBudget:
+    """A budget kept in a ledger.
+
+    Args:
+        ledger: the owner's.
+        populations: whose rows the study's dataset holds, as the ledger bound them.
+    """
+
+    def __init__(self, ledger: Ledger, populations: tuple[str, ...]) -> None:
+        self._ledger, self._populations = ledger, populations
+        self._terms: PrivacyTerms | None = None
+        self._admission: Admission | None = None
+        self._block = -1
+
+    def admit(self, plan: Plan, terms: PrivacyTerms) -> None:
+        """Reserve the whole plan at the larger of its two views. Raises PolicyRefused."""
+        self.close()
+        self._terms, self._block = terms, -1
+        cost = terms.block_cost(self._ledger.order(self._populations))
+        self._admission = self._ledger.admit(
+            self._populations, plan.digest.hex(), plan.study.name, cost, terms.blocks
+        )
+
+    def enter(self, attempt: int) -> None:
+        """Debit the attempt's block, and commit the one before it."""
+        if self._admission is None or self._terms is None:
+            raise PolicyRefused("nothing was admitted", fix="Admit the plan first")
+        block = attempt // self._terms.block_attempts
+        if block == self._block:
+            return
+        if self._block >= 0:
+            self._ledger.commit(self._admission, self._block)
+        self._ledger.start(self._admission, block)
+        self._block = block
+
+    def close(self) -> bytes | None:
+        """Commit the running block, give back the others, and return the ledger's signed statement."""
+        admission, self._admission = self._admission, None
+        if admission is None:
+            return None
+        if self._block >= 0:
+            self._ledger.commit(admission, self._block)
+        self._ledger.close_admission(admission)
+        return self._ledger.debit(admission)
+
+
+def check_debit(envelope: bytes, owner: PublicIdentity, plan: Plan) -> None:
+    """Raise IntegrityError or ProtocolError unless `envelope` is the owner's debit for this plan."""
+    if open_debit(envelope, keyring([owner])).study != plan.digest.hex():
+        raise ProtocolError("sent the debit of another study", peer=owner.name)
