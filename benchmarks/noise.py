@@ -3,12 +3,14 @@
     python -m benchmarks.noise [--quick]
 
 `seconds_per_10m` is the figure at a deviation of 2**20 units, a share on a 32-bit grid whose clip is worth
-some millions of units; `by_deviation` has others, up to the widest that is offered. Every call draws a fresh key
-from the operating system. The small vector is the 14 integers of a logistic regression, its tables made before.
+some millions of units; `by_deviation` has others, up to the widest that is offered. Every call draws a fresh
+key from the operating system. The small vector is the 14 integers of a logistic regression, its tables made
+before.
 
-The peer is OpenDP's exact sampler (make_gaussian over a vector of i64), in the same process on the same core. It
-draws fewer samples; `seconds_per_10m` there is its time for one times 10 M. Its lists are converted between
-Python and Rust: the time for a deviation of 0, which is that conversion alone, is taken off in `without_lists`.
+The peer is OpenDP's exact sampler (make_gaussian over a vector of i64), in the same process on the same core.
+It draws fewer samples; `seconds_per_10m` there is its time for one times 10 M. Its lists are converted
+between Python and Rust: the time for a deviation of 0, which is that conversion alone, is taken off in
+`without_lists`.
 """
 
 from __future__ import annotations

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
 from tests.privacy.mechanisms.highprecision import convolve, distance, gaussian_law, laplace_law
 
-from cloister.privacy.mechanisms import DiscreteGaussian, DiscreteLaplace
+from cloister.privacy.mechanisms import DiscreteGaussian, DiscreteLaplace, masses
 from cloister.privacy.mechanisms import gaussian as gaussian_module
 from cloister.privacy.mechanisms import laplace as laplace_module
 from cloister.privacy.mechanisms.masses import laplace_digit, make_table
@@ -94,6 +95,30 @@ def test_a_difference_of_two_digits_by_counting_pairs() -> None:
     for (r, p), (s, q) in itertools.product(digits.items(), digits.items()):
         law[r - s] = law.get(r - s, Fraction(0)) + p * q / total**2
     assert distance(table.weights(), law) <= bound < 2.0**-120
+
+
+@pytest.mark.parametrize("digits", [40, 36, 30])
+def test_the_bound_holds_where_arithmetic_is_coarse(digits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 72 digits the masses' own errors cannot be seen; with few they are most of the distance."""
+    coarse = masses._CONTEXT.copy()
+    coarse.prec = digits
+    monkeypatch.setattr(masses, "_CONTEXT", coarse)
+    monkeypatch.setattr(masses, "_UNIT", Decimal(10) ** (1 - digits))
+    law = gaussian_law(Fraction(900), 500)
+    table, bound = make_table(masses.gaussian(Fraction(900)))
+    exact = distance(table.weights(), law)
+    assert 2.0**-128 * 10 ** (40 - digits) < exact <= bound < 1e8 * 10.0**-digits
+    table, bound = make_table(masses.laplace(Fraction(9)))
+    assert distance(table.weights(), laplace_law(Fraction(9), 1100)) <= bound < 1e6 * 10.0**-digits
+
+
+def test_the_distance_of_a_sum_is_the_sum_of_all_parts() -> None:
+    upper = make_table(masses.gaussian(Fraction(400 - 45, 9)))[1]
+    lower = make_table(masses.gaussian(Fraction(45)))[1]
+    assert gaussian_module.compose(Fraction(400), [3])[1] >= upper + lower
+    upper = make_table(masses.laplace(Fraction(20, 7)))[1]
+    lower = make_table(laplace_digit(Fraction(20), 7))[1]
+    assert laplace_module.compose(Fraction(20), [7])[1] >= upper + lower
 
 
 @pytest.mark.parametrize(
