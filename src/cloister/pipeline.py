@@ -148,7 +148,7 @@ def run_case(
         CloisterError: whatever went wrong; `out` is as it was.
     """
     clock = _Clock(progress)
-    with ExitStack() as ledgers, new_directory(out, replace=_is_earlier_run) as folder:
+    with new_directory(out, replace=_is_earlier_run) as folder, ExitStack() as ledgers:
         with clock.stage("collect"):
             data = case.load(data_dir)
             schema = load_schema(case.schema_toml.encode())

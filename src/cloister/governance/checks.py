@@ -26,6 +26,7 @@ from cloister.governance.folder import (
     SEALED_MODEL,
     check_complete,
     countersignature_path,
+    debit_path,
     manifest_path,
 )
 from cloister.governance.policy import plan_policy
@@ -135,9 +136,8 @@ def _roster(case: Case) -> str:
     require(
         len(case.roster) >= case.plan.study.minimum_sites, "fewer sites than the plan's minimum took part"
     )
-    sites = {
-        path for name in case.roster.names for path in (manifest_path(name), countersignature_path(name))
-    }
+    places = [manifest_path, countersignature_path, *([] if facts.privacy is None else [debit_path])]
+    sites = {place(name) for name in case.roster.names for place in places}
     for path in sorted(sites | {name for name in case.files if "/" in name}):
         require(path in case.files, f"{path} is missing")
         require(path in sites, f"{path} is of no participant")

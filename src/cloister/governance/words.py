@@ -31,9 +31,9 @@ _ENGLISH: Final = {
     "no drops": "No site dropped out of a round; every round needed at least {minimum} sites.",
     "drops": "In {lossy} of {rounds} rounds a site dropped out. The smallest sum had {fewest} sites; every "
     "round needed at least {minimum}.",
-    "privacy claimed": "Differential privacy: the rows of one {unit} change what anybody learns by at most "
-    "epsilon {epsilon_hub:g} against the hub and every reader, and {epsilon_colluders:g} against a hub with "
-    "{colluding} colluding site(s), at delta {delta:g}. Every site's ledger signed its debit.",
+    "privacy claimed": "Differential privacy: had one {unit} been left out, the hub and every reader would have "
+    "learned the same within epsilon {epsilon_hub:g}, a hub with {colluding} colluding site(s) within "
+    "{epsilon_colluders:g}, at delta {delta:g}. Every site's ledger signed its debit.",
     "record": "row",
     "audited": "An attack that was run on the claim shows at least epsilon {bound:g} at {confidence:g} "
     "confidence, which is consistent with the claim.",
@@ -60,10 +60,10 @@ _CHINESE: Final = {
     "hub_view none": "中心转运的模型自己读不懂，前提是没有任何一方与其串通。",
     "no drops": "没有任何一轮有参与方掉线；每轮至少需要 {minimum} 方。",
     "drops": "有 {lossy} 轮出现掉线，最少一轮有 {fewest} 方参与求和，每轮至少需要 {minimum} 方。",
-    "privacy claimed": "差分隐私：一个{unit}的数据对任何人所得信息的影响不超过 epsilon：对中心和所有读者为 "
-    "{epsilon_hub:g}，对与 {colluding} 方串通的中心为 {epsilon_colluders:g}，delta 为 {delta:g}。"
+    "privacy claimed": "差分隐私：若去掉一个{unit}，中心和所有读者所得信息的差异不超过 epsilon {epsilon_hub:g}，"
+    "与 {colluding} 方串通的中心不超过 {epsilon_colluders:g}，delta 为 {delta:g}。"
     "各方账本均已签署扣减。",
-    "record": "单行",
+    "record": "行",
     "audited": "针对该声明的攻击测得 epsilon 至少为 {bound:g}（置信度 {confidence:g}），与声明一致。",
     "unaudited": "尚未针对该声明运行攻击测试。",
     "privacy": "没有采用差分隐私：求和结果与模型可能透露多少单行数据的信息，没有上限保证。"

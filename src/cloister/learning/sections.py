@@ -113,8 +113,9 @@ class ModelSection(Section, frozen=True, kw_only=True):
     classes: int = 0
     seed: int = 0
     initial: str = ""
-    code: str | None = None
-    factory: str | None = None
+    # unset and not null: cards of models that have none keep their canonical bytes
+    code: str | msgspec.UnsetType = msgspec.UNSET
+    factory: str | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         check_between(self.seed, 0, 2**53 - 1, "[model] seed")
@@ -123,13 +124,14 @@ class ModelSection(Section, frozen=True, kw_only=True):
         )
         for width in self.hidden:
             check_between(width, 1, 65_536, "a width in [model] hidden")
-        if (self.kind == "torch") != (self.code is not None and self.factory is not None):
+        written = [isinstance(field, str) for field in (self.code, self.factory)]
+        if not all(has is (self.kind == "torch") for has in written):
             raise PlanError(
                 "code and factory belong to kind = 'torch', and it needs both",
                 where="[model]",
                 fix="Write the SHA-256 of the Python file as code, and the name of its function as factory",
             )
-        if self.code is not None and self.factory is not None:
+        if isinstance(self.code, str) and isinstance(self.factory, str):
             check_digest(self.code, "[model] code")
             check_python_name(self.factory, "[model] factory")
         allowed = {"linear": (0,), "logistic": (0, 2), "softmax": range(2, 10_001)}.get(

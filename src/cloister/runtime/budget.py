@@ -97,7 +97,7 @@ class LedgerBudget:
             return None
         if self._block >= 0:
             self._ledger.commit(admission, self._block)
-        self._ledger.close_admission(admission)
+        self._ledger.close(admission)
         return self._ledger.debit(admission)
 
 
