@@ -195,14 +195,14 @@ def _budget(root: Path, keys: LocalKeystore) -> PersonalBudget:
     owner = Identity.read_public(common.identity_path())
     key = hkdf(OwnerSecret(root, Catalog(root, owner), keys).get(), info=_INFO)
     path = common.home() / "local" / "budget.sqlite"
-    known = _MARK in keys.ids()
-    if known and not path.exists():
+    known, there = _MARK in keys.ids(), path.exists() and path.stat().st_size > 0
+    if known and not there:
         raise IntegrityError(
             "the store of personal budgets is lost",
             where=str(path),
             fix="Restore it from a backup, the newest",
         )
-    purse = PersonalBudget.open(path, key) if path.exists() else PersonalBudget.create(path, key)
+    purse = PersonalBudget.open(path, key) if there else PersonalBudget.create(path, key)
     if not known:
         try:
             keys.create(_MARK)

@@ -16,7 +16,6 @@ use.
 from __future__ import annotations
 
 import contextlib
-import hmac
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from cloister.crypto import framed, hmac_sha256
+from cloister.crypto import constant_time_equal, framed, hmac_sha256
 from cloister.errors import InputError, IntegrityError, StorageError
 
 __all__ = ["UNITS", "Amounts", "BudgetFile", "Totals"]
@@ -42,7 +41,6 @@ _TABLES: Final = (
     "metre INTEGER NOT NULL, mac BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE totals (one INTEGER PRIMARY KEY CHECK (one = 1), content BLOB NOT NULL, mac BLOB NOT NULL)",
 )
-_HALF: Final = 10**9  # sums are taken in two halves, which cannot overflow
 _CHUNK: Final = 500
 _WAIT: Final = 60.0  # seconds for another writer
 
@@ -114,8 +112,9 @@ class BudgetFile:
         with self._errors():
             row = self._db.execute("SELECT content, mac FROM totals").fetchone()
             count = self._db.execute("SELECT count(*) FROM people").fetchone()[0]
-        if row is None or not hmac.compare_digest(row[1], self._mac(b"totals", row[0])):
+        if row is None:
             raise self._altered()
+        self._check(row[1], b"totals", row[0])
         found = msgspec.json.decode(row[0], type=Totals)
         if found.people != count:
             raise self._altered()
@@ -143,8 +142,7 @@ class BudgetFile:
                 query = f"SELECT tag, epsilon, delta, metre, mac FROM people WHERE tag IN ({marks})"  # noqa: S608
                 for tag, epsilon, delta, metre, mac in self._db.execute(query, some):
                     amounts = (epsilon, delta, metre)
-                    if not hmac.compare_digest(mac, self._row_mac(tag, amounts)):
-                        raise self._altered()
+                    self._check(mac, b"person", tag, _text(amounts))
                     found[tag] = amounts
         return found
 
@@ -153,7 +151,7 @@ class BudgetFile:
         self._db.executemany(
             "INSERT INTO people VALUES (?, ?, ?, ?, ?) ON CONFLICT (tag) DO UPDATE SET "
             "epsilon = excluded.epsilon, delta = excluded.delta, metre = excluded.metre, mac = excluded.mac",
-            ((tag, *amounts, self._row_mac(tag, amounts)) for tag, amounts in rows),
+            ((tag, *amounts, self._mac(b"person", tag, _text(amounts))) for tag, amounts in rows),
         )
 
     def most(self) -> Amounts:
@@ -179,22 +177,25 @@ class BudgetFile:
                 where=str(self._path),
                 fix="Use the Cloister that wrote it",
             )
-        columns = ("epsilon", "delta", "metre")
-        self._db.execute("BEGIN")  # totals and sums of one moment
-        halves = [
-            self._db.execute(f"SELECT sum({name} / {_HALF}), sum({name} % {_HALF}) FROM people").fetchone()  # noqa: S608
-            for name in columns
-        ]
+        self._db.execute("BEGIN")  # totals and rows of one moment
+        sums = [0, 0, 0]
+        for tag, epsilon, delta, metre, mac in self._db.execute("SELECT * FROM people"):
+            self._check(mac, b"person", tag, _text((epsilon, delta, metre)))
+            sums = [sums[0] + epsilon, sums[1] + delta, sums[2] + metre]
         expected = self.totals().spent
         self._db.execute("COMMIT")
-        if tuple(str((high or 0) * _HALF + (low or 0)) for high, low in halves) != expected:
+        if tuple(map(str, sums)) != expected:
             raise self._altered()
-
-    def _row_mac(self, tag: bytes, amounts: Amounts) -> bytes:
-        return self._mac(b"person", tag, b"|".join(b"%d" % amount for amount in amounts))
 
     def _mac(self, *parts: bytes) -> bytes:
         return hmac_sha256(self._key, framed(*parts))
+
+    def _check(self, mac: object, *parts: object) -> None:
+        """Raise IntegrityError unless these are the parts that the key's owner wrote."""
+        blobs = [part for part in parts if isinstance(part, bytes)]
+        genuine = isinstance(mac, bytes) and len(blobs) == len(parts)
+        if not (genuine and constant_time_equal(mac, self._mac(*blobs))):  # type: ignore[arg-type]  # bytes, if genuine
+            raise self._altered()
 
     def _altered(self) -> IntegrityError:
         return IntegrityError(
@@ -217,18 +218,22 @@ class BudgetFile:
             raise self._altered() from None
 
 
+def _text(amounts: Sequence[object]) -> bytes:
+    return "|".join(map(str, amounts)).encode()
+
+
 def _make(path: Path) -> None:
     """Make an empty file, mode 0600, that is there after a power cut."""
+    if path.exists() and path.stat().st_size:  # an empty one is of somebody who was interrupted here
+        raise InputError("a store of personal budgets exists", where=str(path), fix="Open it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except FileExistsError:
-        raise InputError("a store of personal budgets exists", where=str(path), fix="Open it") from None
     except OSError as error:
         raise StorageError(
             f"cannot make the store of personal budgets: {error.strerror}",

@@ -9,6 +9,7 @@ first.
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -39,7 +40,9 @@ class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __add__(self, other: Charge) -> Charge:
         return Charge(
-            self.epsilon + other.epsilon, self.delta + other.delta, self.per_metre + other.per_metre
+            _plus(self.epsilon, other.epsilon),
+            _plus(self.delta, other.delta),
+            _plus(self.per_metre, other.per_metre),
         )
 
 
@@ -67,6 +70,11 @@ def check_epsilon(epsilon: float, *, where: str = "") -> None:
             where=where,
             fix="Choose one, say 1",
         )
+
+
+def _plus(left: float, right: float) -> float:
+    """Add as the numbers are written, so that 0.1 and 0.2 make 0.3 and fit a budget of 0.3."""
+    return float(Decimal(repr(left)) + Decimal(repr(right)))
 
 
 def private_random(insecure_test_random: RandomBytes | None) -> StreamRandom:

@@ -28,7 +28,6 @@ __all__ = ["MAX_CELLS", "estimate_cells", "estimate_position", "transition"]
 
 MAX_CELLS: Final = 1024
 _LEAST_RATE: Final = 0.05
-_WORST_CONDITION: Final = 1e8
 
 
 def estimate_position(
@@ -82,10 +81,6 @@ def estimate_cells(
     if not planar.truncated:
         raise InputError("cells are counted from truncated positions", fix="Release them truncated")
     chances = transition(planar)
-    if np.linalg.cond(chances) > _WORST_CONDITION:
-        raise InputError(
-            "the noise is too wide to tell these cells apart", fix="Choose a longer step or a larger epsilon"
-        )
     points = planar.read(released)
     if not len(points):
         raise InputError("there is no released position", fix="Give at least one")
