@@ -9,6 +9,15 @@ of its own ever being formed. In this order, for a block of rows that fits the p
 3. the factor min(1, clip / norm), computed as clip' / max(norm, clip');
 4. residuals are multiplied by it, and a^T (factor b) is the sum of the block's clipped gradients.
 
+**One row, one result.** What is computed for a row - scores, residuals, factor - depends on the row and the
+parameters alone, to the last bit. Otherwise taking one row away would change how the matrix products of all
+others round, a rectifier could tip over, and any number of microbatches could round to other integers. So
+single outputs are dot products row by row; other products are done in tiles of `_TILE` rows, the last one
+padded with zeros, so that all have one shape; and that a tile's product does not depend on where in it a
+row stands is checked for each shape before its first use (libraries' kernels treat the rows at an edge of a
+matrix differently). Where the check fails each row is a product of its own: slower, and right. A microbatch
+is summed by itself, in blocks counted from its own first row.
+
 Float bounds (u = 2**-53, gamma_k = k u / (1 - k u), Higham 2002, sections 3.1 and 3.5; any order of a sum,
 with or without fused operations):
 
@@ -20,20 +29,22 @@ with or without fused operations):
   sum of absolute values, n = B + ceil(M / B) + 2; in L2 at most gamma_n M clip. See `float_bound`.
 
 Rows whose squared norm is not finite, or whose inputs' is above 2**400 (where a residual's underflow could
-hide a large gradient), contribute nothing. A row never stops the others, and never changes what is computed
-for them: a matrix product's row depends on that row and on shapes alone.
+hide a large gradient), contribute nothing, and stop nobody.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.crypto import StreamRandom
 from cloister.errors import InputError
 from cloister.learning.heads import Array, SoftmaxHead
 from cloister.learning.models import Model
@@ -45,6 +56,7 @@ Indices = NDArray[np.int64]
 
 _BLOCK_BYTES = 1 << 20
 _MOST_ROWS = 4096
+_TILE = 24  # rows; a multiple of what common kernels take at once, and as fast as one large product
 _LARGEST_SQUARE = 2.0**400
 
 
@@ -72,7 +84,8 @@ class NumpyPrivate:
     def block_rows(self) -> int:
         """How many rows are worked on at once, B; the same on every machine."""
         widths = self.model.widths
-        return max(16, min(_MOST_ROWS, _BLOCK_BYTES // (8 * (widths[0] + 3 * sum(widths[1:])))))
+        rows = min(_MOST_ROWS, _BLOCK_BYTES // (8 * (widths[0] + 3 * sum(widths[1:]))))
+        return max(1, rows // _TILE) * _TILE
 
     def clipped_sums(
         self, params: Array, X: Array, y: Array, clip: float, microbatch: int
@@ -153,25 +166,28 @@ class PreparedRows:
         self, layers: list[tuple[Array, Array]], index: Indices, starts: Indices, ceiling: float
     ) -> Iterator[Array]:
         block = self._block
-        at = filled = begin = 0  # the block holds rows at .. at + filled; rows before `begin` are summed
-        for end in starts[1:].tolist():
-            if begin == end:
-                continue
-            total = np.empty(self._model.size)
-            fresh = True
-            while begin < end:
-                if begin == at + filled:
-                    at, filled = begin, min(len(index) - begin, block.rows)
-                    block.clip(layers, self._X, self._y, self._squares, index[at : at + filled], ceiling)
-                until = min(end, at + filled)
-                if fresh:
-                    block.sum_into(total, begin - at, until - at)
-                else:
-                    part = np.empty_like(total)
-                    block.sum_into(part, begin - at, until - at)
-                    total += part
-                begin, fresh = until, False
-            yield total
+        edges = starts[np.append(True, starts[1:] > starts[:-1])]  # groups without a row are left out
+        group = 0
+        while group < len(edges) - 1:
+            begin = int(edges[group])
+            whole = int(edges.searchsorted(begin + block.rows, side="right")) - 1
+            if whole == group:  # one group that is longer than the block
+                whole += 1
+                yield self._long_sum(layers, index[begin : edges[whole]], ceiling)
+            else:
+                block.clip(layers, self._X, self._y, self._squares, index[begin : edges[whole]], ceiling)
+                for first, end in pairwise((edges[group : whole + 1] - begin).tolist()):
+                    yield block.sum(first, end)
+            group = whole
+
+    def _long_sum(self, layers: list[tuple[Array, Array]], index: Indices, ceiling: float) -> Array:
+        block = self._block
+        total = np.zeros(self._model.size)
+        for at in range(0, len(index), block.rows):
+            some = index[at : at + block.rows]
+            block.clip(layers, self._X, self._y, self._squares, some, ceiling)
+            total += block.sum(0, len(some))
+        return total
 
 
 def deflated(model: Model, clip: float) -> float:
@@ -193,6 +209,8 @@ def layer_views(model: Model, vector: Array) -> list[tuple[Array, Array]]:
 class Block:
     """Memory for the passes over some rows, and the clipped contributions they leave behind.
 
+    Rows beyond those asked for, up to a whole tile, are zero and contribute to no sum.
+
     Attributes:
         rows: how many fit.
         inputs: what entered each layer, a: float64[k, in].
@@ -200,6 +218,7 @@ class Block:
     """
 
     def __init__(self, model: Model, rows: int) -> None:
+        rows = -(-rows // _TILE) * _TILE
         self.rows = rows
         self.inputs: list[Array] = []
         self.residuals: list[Array] = []
@@ -220,42 +239,45 @@ class Block:
         ceiling: float,
     ) -> None:
         """Fill `inputs` and `residuals` for the rows `index`, clipped to `ceiling` (of `deflated`)."""
-        count = len(index)
+        count, padded = len(index), -(-len(index) // _TILE) * _TILE
         # mode="clip" lets numpy write straight into the buffer; the indices are in range
-        below = X.take(index, axis=0, out=self._X[:count], mode="clip")
-        labels = y.take(index, out=self._y[:count], mode="clip")
-        norms = squares.take(index, out=self._squares[:count], mode="clip")
+        X.take(index, axis=0, out=self._X[:count], mode="clip")
+        y.take(index, out=self._y[:count], mode="clip")
+        squares.take(index, out=self._squares[:count], mode="clip")
+        self._X[count:padded] = self._y[count:padded] = self._squares[count:padded] = 0.0
+        norms = self._squares[:padded]
         with np.errstate(over="ignore", invalid="ignore"):
-            scores = self._forward(layers, below, count)
-            self._backward(layers, self._model.head.residual(scores, labels))
+            scores = self._forward(layers, self._X[:padded])
+            self._backward(layers, self._model.head.residual(scores, self._y[:padded]))
             norms *= _square(self.residuals[0])
             for a, b in zip(self.inputs[1:], self.residuals[1:], strict=True):
                 norms += _hidden_square(a) * _square(b)
-        if not np.maximum.reduce(norms) < np.inf:  # NaN compares false
-            self._drop(~(norms < np.inf), norms)
+            if not norms @ norms < np.inf:  # the quickest look at all of them; NaN compares false
+                self._drop(~(norms < np.inf), norms)
         np.maximum(norms, ceiling * ceiling, out=norms)
         np.sqrt(norms, out=norms)
         np.divide(ceiling, norms, out=norms)
         for b in self.residuals:
             b *= norms[:, None]
 
-    def sum_into(self, out: Array, begin: int, end: int) -> None:
-        """Write the sum of the contributions of rows begin .. end of the block into float64[d]."""
-        start = 0
+    def sum(self, begin: int, end: int) -> Array:
+        """Return the sum of the contributions of rows begin .. end of the block, float64[d]."""
+        total, start = np.empty(self._model.size), 0
         for a, b in zip(self.inputs, self.residuals, strict=True):
             a, b = a[begin:end], b[begin:end]
             inputs, outputs = a.shape[1], b.shape[1]
             middle = start + inputs * outputs
-            np.matmul(a.T, b, out=out[start:middle].reshape(inputs, outputs))
+            np.matmul(a.T, b, out=total[start:middle].reshape(inputs, outputs))
             start = middle + outputs
-            np.add.reduce(b, axis=0, out=out[middle:start])
+            np.add.reduce(b, axis=0, out=total[middle:start])
+        return total
 
-    def _forward(self, layers: list[tuple[Array, Array]], below: Array, count: int) -> Array:
+    def _forward(self, layers: list[tuple[Array, Array]], below: Array) -> Array:
         """Fill `inputs`; return the scores [k, out]."""
         self.inputs = [below]
         last = len(layers) - 1
         for at, (weights, biases) in enumerate(layers):
-            above = np.matmul(below, weights, out=self._above[at][:count])
+            above = _product(below, weights, self._above[at][: len(below)])
             above += biases
             if at < last:
                 if self._model.activation == "relu":
@@ -277,7 +299,7 @@ class Block:
             else:
                 np.multiply(hidden, hidden, out=slopes)
                 np.subtract(1.0, slopes, out=slopes)
-            residual = np.matmul(residual, layers[at][0].T, out=self._residuals[at - 1][: len(residual)])
+            residual = _product(residual, layers[at][0].T, self._residuals[at - 1][: len(residual)])
             residual *= slopes
             self.residuals.insert(0, residual)
 
@@ -286,6 +308,31 @@ class Block:
         norms[rows] = 0.0
         for array in (*self.inputs, *self.residuals):
             array[rows] = 0.0
+
+
+def _product(rows: Array, matrix: Array, out: Array) -> Array:
+    """Return rows [k, in] times matrix [in, out], each row's result the same bits in whatever company."""
+    inputs, outputs = matrix.shape
+    if outputs == 1:
+        np.vecdot(rows, matrix[:, 0], out=out[:, 0])
+    elif inputs == 1:
+        np.multiply(rows, matrix, out=out)
+    else:
+        tile = _TILE if slots_agree(inputs, outputs, matrix.flags.c_contiguous) else 1
+        np.matmul(rows.reshape(-1, tile, inputs), matrix, out=out.reshape(-1, tile, outputs))
+    return out
+
+
+@functools.cache
+def slots_agree(inputs: int, outputs: int, contiguous: bool) -> bool:
+    """Return whether a row's product is the same wherever in a tile it stands, tried on some rows."""
+    random = StreamRandom.from_seed(0, "slots of a tile")
+    matrix = random.uniform((inputs, outputs)) - 0.5
+    if not contiguous:
+        matrix = np.ascontiguousarray(matrix.T).T
+    rows = np.repeat(random.uniform((8, 1, inputs)) - 0.5, _TILE, axis=1)
+    result = np.matmul(rows, matrix)
+    return bool((result == result[:, :1]).all())
 
 
 def _square(rows: Array) -> Array:

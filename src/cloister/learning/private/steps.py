@@ -72,6 +72,7 @@ def local_steps(
     noise: DiscreteGaussian,
     divisor: float,
     random: StreamRandom,
+    sums: RowSums | None = None,
     insecure_test_random: RandomBytes | None = None,
 ) -> Array:
     """Return the parameters after `training.local_steps` steps of local DP-SGD, float64[d].
@@ -92,6 +93,7 @@ def local_steps(
         noise: the full noise of one step, in units.
         divisor: what each sum is divided by, a constant of the plan.
         random: the source of samples; `StreamRandom.system()` but in tests.
+        sums: the same model, rows, rate and microbatch as a `RowSums`, where it is kept between rounds.
         insecure_test_random: noise of a test; otherwise it comes from the operating system.
 
     Raises:
@@ -104,7 +106,8 @@ def local_steps(
             where="[training] optimiser",
             fix='Write "sgd", or leave it out',
         )
-    sums = RowSums(private, [(X, y)], rate=rate, microbatch=microbatch)
+    if sums is None:
+        sums = RowSums(private, [(X, y)], rate=rate, microbatch=microbatch)
     current = np.array(params, dtype=np.float64)
     penalised = private.penalised
     ahead = NoiseAhead(

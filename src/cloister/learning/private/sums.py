@@ -14,7 +14,7 @@ The result is not private yet. Noise is added by whoever holds it, before it lea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from cloister.learning.private.poisson import poisson_rows
 from cloister.privacy.mechanisms import IntegerGrid
 
 __all__ = ["RowSums", "integer_sum"]
+
+_TOGETHER = 1 << 14  # coordinates rounded in one call
 
 
 class RowSums:
@@ -96,8 +98,12 @@ class RowSums:
         index = poisson_rows(len(self._y), self._rate, random)
         starts = index.searchsorted(self._bounds)
         total = np.zeros(self._private.size, dtype=np.int64)
-        for vector in self._vectors(params, index, starts, clip):
-            total += grid.round(vector, clip)
+        size = self._private.size
+        vectors = self._vectors(params, index, starts, clip)
+        # rounding is elementwise: small vectors take the way together
+        while some := list(islice(vectors, max(1, _TOGETHER // size))):
+            joined = some[0] if len(some) == 1 else np.concatenate(some)
+            total += grid.round(joined, clip).reshape(-1, size).sum(axis=0)
         return total
 
     def _vectors(
