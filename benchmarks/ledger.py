@@ -4,9 +4,9 @@
 
 Each process starts blocks of an admission of its own, one after the other, as a study does before a round's
 first byte leaves; every start is a row that is hashed, signed in its group and committed by SQLite in WAL
-mode with synchronous=FULL. Then all of them spend what is left, which is enough for 50 of the 160 queries they
-ask: `overdraft` is how many more were granted, and by how much the cap is exceeded where it is. At the end
-the ledger is read whole; `lost` is how many starts were acknowledged and are not in it.
+mode with synchronous=FULL. Then all of them spend what is left, which suffices for 50 of the 160 queries that
+they ask: `overdraft` is how many more were granted, and by how much the cap is exceeded where it is. At the
+end the ledger is read whole; `lost` is how many starts were acknowledged and are not in it.
 
 `fsync_ms` is what the same disk takes to make 4 KiB durable, measured before and after. Nobody is answered
 earlier than that, so 8 processes that ask one thing at a time cannot get more answers a second than
@@ -56,7 +56,7 @@ def fsync_seconds(folder: Path, repeats: int) -> list[float]:
 
 
 def work(folder: Path, number: int, blocks: int) -> None:
-    """Start `blocks` blocks, then spend while it is granted; print what each start took. One of 8 processes."""
+    """Start `blocks` blocks, then spend while it is granted; print what each start took."""
     identity = Identity.load(folder / "identity.json", PASSPHRASE)
     with Ledger.open(folder / "ledger", identity) as ledger:
         order = ledger.order(POPULATION)

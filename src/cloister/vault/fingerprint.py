@@ -46,12 +46,14 @@ class Fingerprints:
         self._keyed = KeyedHash(hkdf(secret, info=framed(_INFO, *kinds)))
         self._tree = MerkleTree()
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Add the rows of a batch that has (at least) the stored columns."""
+    def add(self, batch: pa.RecordBatch) -> list[bytes]:
+        """Add the rows of a batch that has (at least) the stored columns; return their fingerprints."""
         rows = np.concatenate([_cells(batch.column(name)) for name in self._names], axis=1)
         flat, width = rows.tobytes(), rows.shape[1]
-        for start in range(0, len(flat), width):
-            self._tree.append(self._keyed.digest(flat[start : start + width]))
+        digests = [self._keyed.digest(flat[start : start + width]) for start in range(0, len(flat), width)]
+        for digest in digests:
+            self._tree.append(digest)
+        return digests
 
     def root(self) -> bytes:
         """Return the Merkle root over all rows so far: 32 bytes."""

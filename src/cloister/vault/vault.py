@@ -175,6 +175,35 @@ class Vault:
         self._catalog.require(name)
         return tuple(verify_dataset(self._catalog, name, self._keys, self._secret.get))
 
+    def fingerprints(self, name: str) -> bytes:
+        """Return keyed fingerprints of a dataset's rows, in their order: 32 bytes a row.
+
+        A privacy ledger uses them to charge rows under whatever name they come. They are computed anew from
+        the rows, which are read one batch at a time and compared with the signed manifest. Columns of
+        pseudonyms are left out where there are others: the same row, added for another purpose, has another
+        pseudonym and must have the same fingerprint. Keep them to yourself.
+
+        Raises:
+            InputError: there is no such dataset.
+            IntegrityError: the dataset is not what its owner signed.
+        """
+        with self._open(name, None) as dataset:
+            storage, columns = storage_schema(dataset.schema), dataset.schema.columns
+            lasting = [field for field in storage if not columns[field.name].pseudonym]
+            whole = Fingerprints(self._secret.get(), storage)
+            rows = Fingerprints(self._secret.get(), pa.schema(lasting)) if lasting else whole
+            found: list[bytes] = []
+            for batch in dataset.batches():
+                digests = whole.add(batch)
+                found += digests if rows is whole else rows.add(batch)
+            if whole.root().hex() != dataset.manifest.fingerprints_root:
+                raise IntegrityError(
+                    "rows of the dataset are not the ones that were added",
+                    where=name,
+                    fix="Run `cloister vault verify` on it",
+                )
+        return b"".join(found)
+
     def export(self, name: str, target: Path) -> int:
         """Write a dataset's rows in the clear to `target` (.csv or .parquet, mode 0600); return their number.
 

@@ -26,6 +26,7 @@ from cloister.privacy.ledger.wire import (
     DebitQuery,
     HeadQuery,
     OrderQuery,
+    OverlapQuery,
     PopulationsQuery,
     Query,
     StatusQuery,
@@ -68,6 +69,8 @@ def tell(engine: Engine, query: Query) -> object:
             return book.datasets.get(query.dataset, ())
         case OrderQuery():
             return max(book.account(name).cap.order for name in query.populations)
+        case OverlapQuery():
+            return tuple(sorted(engine.overlapping(FingerprintSet(query.content))))
         case AdmissionOf():
             number = book.studies.get(query.study)
             return None if number is None else admission_of(book, number)

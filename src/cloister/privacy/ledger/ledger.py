@@ -40,6 +40,7 @@ from cloister.privacy.ledger.wire import (
     DebitQuery,
     HeadQuery,
     OrderQuery,
+    OverlapQuery,
     PopulationsQuery,
     StatusQuery,
 )
@@ -150,6 +151,12 @@ class Ledger:
     def bound(self, dataset_id: str) -> tuple[str, ...]:
         """Return the populations that a dataset is charged to; empty where it was never bound."""
         answer: tuple[str, ...] = self._link.call(BoundQuery(_text(dataset_id, "an id")), tuple[str, ...])
+        return answer
+
+    def overlap(self, fingerprints: bytes) -> tuple[str, ...]:
+        """Return the populations that have recorded any of these rows; binds nothing. See `bind`."""
+        content = FingerprintSet.of(fingerprints).content
+        answer: tuple[str, ...] = self._link.call(OverlapQuery(content), tuple[str, ...])
         return answer
 
     def order(self, populations: str | Sequence[str]) -> int:

@@ -90,8 +90,10 @@ def read_ledger(
     if not ledger_exists(folder):
         raise InputError("there is no ledger yet", where=str(folder), fix="Declare a budget first")
     with Store(folder, write=False) as store:
-        # Heads are read first: the ledger may grow before it is read, and never shrinks.
-        seen = heads_of(folder, store.load().book)
+        # Heads are read before the rows: the ledger may grow in between, and never shrinks.
+        before = store.load().book
+        check_owner(before.owner, owner, successions, folder)
+        seen = heads_of(folder, before)
         loaded = store.load(whole=True)
         check_owner(loaded.book.owner, owner, successions, folder)
         seen.check(loaded, store)

@@ -47,6 +47,7 @@ __all__ = [
     "HeadQuery",
     "Hello",
     "OrderQuery",
+    "OverlapQuery",
     "PopulationsQuery",
     "Query",
     "Refused",
@@ -155,6 +156,12 @@ class OrderQuery(_Message, frozen=True, tag="order"):
     populations: Names
 
 
+class OverlapQuery(_Message, frozen=True, tag="overlap"):
+    """The populations that have recorded a row of a stored `FingerprintSet`."""
+
+    content: bytes
+
+
 Change = Declare | Admit | Start | Commit | Close | Spend | BindRequest | AnchorRequest
 Query = (
     StatusQuery
@@ -165,6 +172,7 @@ Query = (
     | DebitQuery
     | AnchorQuery
     | OrderQuery
+    | OverlapQuery
 )
 Request = Change | Query
 
