@@ -2,12 +2,14 @@
 
 Order of use: an attack of `cloister.learning.attacks` guesses which canaries were in; `refutes` says whether
 a claimed trade-off function allows so many right guesses, `tradeoff_bound` and `epsilon_bound` how large
-epsilon is at least. `mean_lower` does so from many independent runs, where a run is cheap, and
+epsilon is at least. `curve_of` is the trade-off function of a plan's events, `scaled` those events with less
+noise. `mean_lower` does so from many independent runs, where a run is cheap, and
 `membership_bound` for plain tests of one thing over independent runs.
 
 A bound is a lower bound on what a mechanism leaks. It can show that a claim is false, never that it is true.
 """
 
+from cloister.privacy.auditing.curves import curve_of, distance_of, scaled
 from cloister.privacy.auditing.onerun import (
     epsilon_bound,
     p_value,
@@ -24,7 +26,9 @@ __all__ = [
     "GaussianTradeOff",
     "PrivacyCurve",
     "TradeOff",
+    "curve_of",
     "distance_epsilon",
+    "distance_of",
     "epsilon_bound",
     "mean_lower",
     "mean_p_value",
@@ -34,6 +38,7 @@ __all__ = [
     "rate_lower",
     "rate_upper",
     "refutes",
+    "scaled",
     "tradeoff_bound",
     "tradeoff_epsilon_bound",
     "tradeoff_p_value",

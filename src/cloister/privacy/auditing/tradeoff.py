@@ -77,6 +77,7 @@ class PrivacyCurve:
             )
         epsilons, deltas = (np.array(column) for column in zip(*self.pairs, strict=True))
         # missed >= heights - slopes * false alarms, two lines for each pair
+        epsilons = np.minimum(epsilons, 700.0)  # beyond, e^epsilon is no float, and says nothing more
         self._slopes: NDArray[np.float64] = np.concatenate([np.exp(epsilons), np.exp(-epsilons)])
         self._heights: NDArray[np.float64] = np.concatenate(
             [1.0 - deltas, np.exp(-epsilons) * (1.0 - deltas)]
