@@ -13,7 +13,7 @@ In order of use:
 from cloister.privacy.statistics.answer import Answer, Cell
 from cloister.privacy.statistics.axes import Key
 from cloister.privacy.statistics.declared import Declarations, Declared
-from cloister.privacy.statistics.federated import FederatedRelease, Federation
+from cloister.privacy.statistics.federated import FederatedRelease, Federation, one_budget
 from cloister.privacy.statistics.noise import GaussianNoise, LaplaceNoise
 from cloister.privacy.statistics.query import STATISTICS, Query, QueryFile, load_queries
 from cloister.privacy.statistics.release import Measured, Release
@@ -36,4 +36,5 @@ __all__ = [
     "Release",
     "Rows",
     "load_queries",
+    "one_budget",
 ]

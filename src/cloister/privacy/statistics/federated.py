@@ -44,7 +44,7 @@ from cloister.privacy.statistics.release import StatisticOf, check_rows, event_o
 from cloister.privacy.statistics.rows import Rows, Table
 from cloister.types import RandomBytes
 
-__all__ = ["FederatedRelease", "Federation"]
+__all__ = ["FederatedRelease", "Federation", "one_budget"]
 
 BITS: Final = 32
 _GRID: Final = 2**16
@@ -137,7 +137,7 @@ class FederatedRelease:
         Raises:
             InputError: a query does not fit, has no delta, or there are too many rows for the ring.
         """
-        file = asked if isinstance(asked, QueryFile) else _as_file(asked)
+        file = one_budget(asked)
         if file.epsilon is None:
             raise InputError(
                 "the queries of a federated file share one budget",
@@ -237,12 +237,18 @@ class FederatedRelease:
         return tuple(answers)
 
 
-def _as_file(query: Query) -> QueryFile:
-    """Return a file whose budget is the query's own."""
-    if query.epsilon is None:
-        raise InputError("a query has no epsilon", where=query.title, fix="Give one")
-    plain = msgspec.structs.replace(query, epsilon=None, delta=None)
-    return QueryFile(queries=(plain,), epsilon=query.epsilon, delta=query.delta)
+def one_budget(asked: Query | QueryFile) -> QueryFile:
+    """Return a file with one budget: a file as it is, or one query with its own as the file's.
+
+    Raises:
+        InputError: the query has no epsilon.
+    """
+    if isinstance(asked, QueryFile):
+        return asked
+    if asked.epsilon is None:
+        raise InputError("a query has no epsilon", where=asked.title, fix="Give one")
+    plain = msgspec.structs.replace(asked, epsilon=None, delta=None)
+    return QueryFile(queries=(plain,), epsilon=asked.epsilon, delta=asked.delta)
 
 
 def _length(table: Table) -> int:

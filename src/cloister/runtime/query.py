@@ -1,0 +1,327 @@
+"""Private statistics wired to vaults and ledgers: one owner's dataset, or several sites in one process.
+
+`ask` answers from one dataset, in this order:
+1. the queries are checked against the schema and calibrated; bad input ends here and nothing was read;
+2. the dataset is bound to its population by the rows' fingerprints, whatever its name;
+3. the exact sums are computed;
+4. the ledger is debited, durably; where the budget refuses, nothing is shown;
+5. noise is added and answers are returned.
+
+`FederatedQuery` holds the hub and the sites of one query in one process: everything is signed, encrypted,
+masked and debited as between organisations, but nothing separates the parties.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cloister.crypto import Identity, PublicIdentity
+from cloister.errors import IntegrityError, PlanError, PolicyRefused, ProtocolError
+from cloister.privacy.accounting import renyi
+from cloister.privacy.ledger import Ledger
+from cloister.privacy.statistics import Answer, Query, QueryFile, Release, one_budget
+from cloister.runtime.events import Event, OnEvent
+from cloister.runtime.hub import Step
+from cloister.runtime.querybudget import LedgerQueryBudget, QueryBudget
+from cloister.runtime.queryhub import QueryHub
+from cloister.runtime.queryplan import QueryMember, QueryPlan, describe
+from cloister.runtime.querysite import QuerySite
+from cloister.types import RandomBytes
+from cloister.vault import Manifest, Vault
+
+__all__ = ["Asked", "FederatedQuery", "QueryParty", "QueryResult", "ask", "plan_query"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one owner's dataset answered.
+
+    Attributes:
+        answers: in the order of the queries.
+        epsilon: of all together, at `delta`.
+        delta: of all together.
+        populations: who was charged.
+    """
+
+    answers: tuple[Answer, ...]
+    epsilon: float
+    delta: float
+    populations: tuple[str, ...]
+
+
+def ask(asked: Query | QueryFile, vault: Vault, dataset: str, *, purpose: str, ledger: Ledger) -> Asked:
+    """Answer queries from a dataset of a vault; see the module's docstring for the order.
+
+    Args:
+        asked: one query with its epsilon, or a file of them.
+        vault: where the dataset is.
+        dataset: its name.
+        purpose: what the answers are for.
+        ledger: of the vault's owner.
+
+    Raises:
+        InputError: a query does not fit the dataset, or OpenDP is not installed.
+        PolicyRefused: the dataset is not for this purpose, no budget covers its rows, or what is left of it
+            does not suffice.
+    """
+    manifest = vault.manifest(dataset)
+    release = Release.plan(asked, describe(manifest.schema, manifest.rows))  # 1
+    with vault.open(dataset, purpose=purpose) as opened:
+        populations = ledger.bind(None, opened.manifest.dataset_id, vault.fingerprints(dataset))  # 2
+        if opened.manifest != manifest:
+            raise IntegrityError("the dataset was replaced meanwhile", where=dataset, fix="Ask again")
+        measured = release.measure(opened.table(release.columns or opened.columns[:1]))  # 3
+    cost = renyi(release.events, ledger.order(populations))
+    ledger.spend(populations, _title(asked, dataset), cost)  # 4
+    return Asked(release.publish(measured), release.epsilon, release.delta, populations)  # 5
+
+
+def _title(asked: Query | QueryFile, dataset: str) -> str:
+    queries = asked.queries if isinstance(asked, QueryFile) else (asked,)
+    what = queries[0].title if len(queries) == 1 else f"{len(queries)} queries"
+    return f"{what}, {dataset}"[:256]
+
+
+@dataclass(frozen=True)
+class QueryParty:
+    """A site and what it brings.
+
+    Attributes:
+        identity: its keys.
+        vault: where its rows are; the plan names the dataset.
+        ledger: debited before anything leaves.
+        trusted: the identities its owner trusts; None where one owner runs everybody and trusts all of them.
+    """
+
+    identity: Identity
+    vault: Vault
+    ledger: Ledger
+    trusted: tuple[PublicIdentity, ...] | None = None
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """What a query over several sites answered.
+
+    Attributes:
+        plan: what was asked.
+        answers: in the order of the queries.
+        survivors: the sites whose rows are in them.
+        rows: how many rows these have.
+        epsilon: of one sum against the plan's adversary, at `delta`.
+        epsilon_hub: against the hub and outsiders.
+        epsilon_colluders: against the hub with the plan's colluders.
+        delta: of all of these.
+        attempts: how many sums were tried and charged.
+        debits: each site's signed statement of what its ledger was charged.
+        bytes_sent: by everybody.
+        transport: "memory".
+    """
+
+    plan: QueryPlan
+    answers: tuple[Answer, ...]
+    survivors: tuple[str, ...]
+    rows: int
+    epsilon: float
+    epsilon_hub: float
+    epsilon_colluders: float
+    delta: float
+    attempts: int
+    debits: Mapping[str, bytes]
+    bytes_sent: int
+    transport: str = "memory"
+
+
+def plan_query(
+    queries: Query | QueryFile,
+    hub: PublicIdentity,
+    sites: Sequence[tuple[PublicIdentity, Manifest]],
+    *,
+    purpose: str,
+    colluders: int | None = None,
+    adversary: str = "colluders",
+    sites_per_unit: int = 1,
+    attempts: int = 1,
+) -> QueryPlan:
+    """Return a plan over datasets of one schema.
+
+    Args:
+        queries: what is asked, with one budget.
+        hub: who adds up.
+        sites: each site and the manifest of its dataset.
+        purpose: what the answers are for.
+        colluders: see `QueryPlan`.
+        adversary: "colluders" or "hub".
+        sites_per_unit: at how many sites one unit may have rows.
+        attempts: how often a sum may be tried; each is reserved at every site.
+
+    Raises:
+        PlanError: too few sites, or different schemas. InputError: no budget.
+        PolicyRefused: a dataset is not for this purpose.
+    """
+    if not sites:
+        raise PlanError("no site is asked", fix="Name three or more")
+    (first, manifest), *others = sites
+    for site, other in others:
+        if other.schema.digest() != manifest.schema.digest():
+            raise PlanError(
+                f"{site.name} added its rows with another schema than {first.name}",
+                fix="All sites of a query use the same schema file",
+            )
+    for site, own in sites:
+        if purpose not in own.purposes:
+            raise PolicyRefused(
+                f"the dataset {own.name!r} of {site.name} may not be used for {purpose!r}",
+                fix=f"It was added for {', '.join(map(repr, own.purposes))}",
+            )
+    return QueryPlan(
+        purpose=purpose,
+        hub=QueryMember(hub.name, hub.fingerprint),
+        sites=tuple(QueryMember(site.name, site.fingerprint, own.name, own.rows) for site, own in sites),
+        schema=manifest.schema.digest().hex(),
+        queries=one_budget(queries),
+        colluders=colluders,
+        adversary="hub" if adversary == "hub" else "colluders",
+        sites_per_unit=sites_per_unit,
+        attempts=attempts,
+    )
+
+
+class FederatedQuery:
+    """The hub and the sites of one query, in one process.
+
+    Args:
+        plan: what is asked.
+        hub: the identity the plan names as hub.
+        sites: one `QueryParty` for each site of the plan.
+        budgets: for tests: whom each site asks in the place of its ledger.
+        insecure_test_random: replaces the operating system's randomness, in tests alone.
+    """
+
+    def __init__(
+        self,
+        plan: QueryPlan,
+        hub: Identity,
+        sites: Sequence[QueryParty],
+        *,
+        budgets: Mapping[str, QueryBudget] | None = None,
+        insecure_test_random: RandomBytes | None = None,
+    ) -> None:
+        self.plan = plan
+        self._hub_name = hub.name
+        self._random = insecure_test_random
+        self._budgets = budgets or {}
+        public = {party.identity.name: party.identity.public for party in sites}
+        schema = sites[0].vault.manifest(self._entry(sites[0]).dataset).schema
+        plan.release(schema, len(plan.sites))  # what does not fit ends here, and nobody was asked
+        self.sites = {party.identity.name: self._site(party, hub.public, public) for party in sites}
+        self.hub = QueryHub(plan, hub, public, schema, insecure_test_random=insecure_test_random)
+        self._now = 0.0
+        self._sent = 0
+        self._queue: deque[tuple[str, str, bytes]] = deque()
+
+    def run(self, on_event: OnEvent | None = None) -> QueryResult:
+        """Carry messages until there is an answer.
+
+        Args:
+            on_event: called with each `Event` as it happens.
+
+        Raises:
+            PolicyRefused: a site's owner or budget refuses. Attempts that did not begin are given back.
+            ProtocolError: the query stopped; it names why.
+        """
+        notify: Callable[[Event], None] = on_event or (lambda event: None)
+        try:
+            self._take(self.hub.start(self._now), notify)
+            while not (self.hub.finished or self.hub.stopped):
+                if self._queue:
+                    self._carry(notify)
+                else:  # in one process nobody is slow: who has not answered by now will not
+                    self._now += self.plan.deadline_seconds
+                    self._take(self.hub.tick(self._now), notify)
+        finally:
+            for site in self.sites.values():
+                site.leave()
+        if self.hub.stopped or self.hub.answers is None:
+            raise ProtocolError(
+                f"the query stopped: {self.hub.stopped}", fix="Nothing was answered; mend that and ask anew"
+            )
+        return self._result(self.hub.answers)
+
+    def _carry(self, notify: Callable[[Event], None]) -> None:
+        sender, receiver, message = self._queue.popleft()
+        self._sent += len(message)
+        if receiver == self._hub_name:
+            self._take(self.hub.receive(message, self._now), notify)
+            return
+        try:
+            replies = self.sites[receiver].receive(message)
+        except PolicyRefused as error:
+            error.where = f"{receiver}, {error.where}" if error.where else receiver
+            raise
+        self._queue.extend((receiver, sender, reply) for reply in replies)
+
+    def _take(self, step: Step, notify: Callable[[Event], None]) -> None:
+        for event in step.events:
+            notify(event)
+        self._queue.extend((self._hub_name, out.receiver, out.message) for out in step.outgoing)
+
+    def _result(self, answers: tuple[Answer, ...]) -> QueryResult:
+        epoch = self.hub.epoch
+        return QueryResult(
+            plan=self.plan,
+            answers=answers,
+            survivors=self.hub.survivors,
+            rows=sum(epoch.rows[name] for name in self.hub.survivors),
+            epsilon=epoch.release.epsilon_against(self.plan.adversary),
+            epsilon_hub=epoch.release.epsilon_against("hub"),
+            epsilon_colluders=epoch.release.epsilon_against("colluders"),
+            delta=epoch.release.delta,
+            attempts=self.hub.attempts,
+            debits=dict(self.hub.debits),
+            bytes_sent=self._sent,
+        )
+
+    def _entry(self, party: QueryParty) -> QueryMember:
+        for entry in self.plan.sites:
+            if entry.name == party.identity.name:
+                return entry
+        raise PlanError("the query does not name this site", where=party.identity.name, fix="Ask it too")
+
+    def _site(
+        self, party: QueryParty, hub: PublicIdentity, public: Mapping[str, PublicIdentity]
+    ) -> QuerySite:
+        entry = self._entry(party)
+        everybody = public.values() if party.trusted is None else (party.identity.public, *party.trusted)
+        with party.vault.open(entry.dataset, purpose=self.plan.purpose) as dataset:
+            manifest, envelope = dataset.manifest, dataset.envelope
+        budget = self._budgets.get(entry.name)
+        if budget is None:
+            populations = party.ledger.bind(
+                None, manifest.dataset_id, party.vault.fingerprints(entry.dataset)
+            )
+            budget = LedgerQueryBudget(party.ledger, populations)
+
+        def read(columns: tuple[str, ...]) -> pa.Table:
+            with party.vault.open(entry.dataset, purpose=self.plan.purpose) as opened:
+                if opened.envelope != envelope:
+                    raise IntegrityError(
+                        "the dataset was replaced after its manifest was shown", where=entry.dataset
+                    )
+                return opened.table(columns or opened.columns[:1])
+
+        return QuerySite(
+            self.plan,
+            party.identity,
+            hub,
+            trusted={identity.fingerprint: identity for identity in everybody},
+            manifest=envelope,
+            schema=manifest.schema,
+            rows=read,
+            budget=budget,
+            insecure_test_random=self._random,
+        )

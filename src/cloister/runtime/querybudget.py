@@ -1,0 +1,73 @@
+"""A site's budget in a query over several sites: reserved before it agrees, debited before a byte leaves.
+
+    admit(plan, events)   before the roster is countersigned: all attempts are reserved, or refused
+    enter(attempt)        before the site's rows are read: this attempt is on the disk as spent
+    close()               at the end: what never began is given back; returns the signed debit
+
+A crash between `enter` and the first byte costs the attempt, never the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cloister.errors import PolicyRefused
+from cloister.privacy.accounting import Event, renyi
+from cloister.privacy.ledger import Admission, Ledger
+from cloister.runtime.queryplan import QueryPlan
+
+__all__ = ["LedgerQueryBudget", "QueryBudget"]
+
+
+class QueryBudget(Protocol):
+    """Who is asked before a site answers."""
+
+    def admit(self, plan: QueryPlan, events: Sequence[Event]) -> None:
+        """Reserve every attempt of the plan, each costing `events`. Raises PolicyRefused."""
+
+    def enter(self, attempt: int) -> None:
+        """Debit an attempt; durable on return. Raises PolicyRefused."""
+
+    def close(self) -> bytes | None:
+        """Give back what did not begin; return the signed debit, None where nothing was admitted."""
+
+
+class LedgerQueryBudget:
+    """A budget kept in a ledger.
+
+    Args:
+        ledger: the owner's.
+        populations: whose rows the dataset holds, as the ledger bound them.
+    """
+
+    def __init__(self, ledger: Ledger, populations: tuple[str, ...]) -> None:
+        self._ledger, self._populations = ledger, populations
+        self._admission: Admission | None = None
+        self._entered: list[int] = []
+
+    def admit(self, plan: QueryPlan, events: Sequence[Event]) -> None:
+        """Reserve every attempt; what an abandoned roster had reserved is given back first."""
+        self.close()
+        cost = renyi(events, self._ledger.order(self._populations))
+        self._admission = self._ledger.admit(
+            self._populations, plan.digest.hex(), plan.title[:200], cost, plan.attempts
+        )
+
+    def enter(self, attempt: int) -> None:
+        """Debit an attempt."""
+        if self._admission is None:
+            raise PolicyRefused("nothing was admitted", fix="Admit the query first")
+        self._ledger.start(self._admission, attempt)
+        self._entered.append(attempt)
+
+    def close(self) -> bytes | None:
+        """Commit what was entered and give back the rest."""
+        admission, self._admission = self._admission, None
+        if admission is None:
+            return None
+        for attempt in self._entered:
+            self._ledger.commit(admission, attempt)
+        self._entered.clear()
+        self._ledger.close(admission)
+        return self._ledger.debit(admission)
