@@ -1,0 +1,106 @@
+"""A module's trainable parameters as one flat vector, in the order of `named_parameters`.
+
+Frozen parameters (`requires_grad` False) and buffers are no part of the vector: they stand still, and all
+parties must have the same. `fixed_digest` names them, so that a plan or a certificate can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cloister.errors import InputError
+from cloister.learning.heads import Array
+
+__all__ = ["MOST_PARAMETERS", "Flat"]
+
+MOST_PARAMETERS: Final = 1 << 28
+"""Trainable parameters of a module at most; their float64 vector takes 2 GiB."""
+
+
+class Flat:
+    """The flat view of a module.
+
+    Args:
+        module: its trainable parameters must be on the CPU and all float32, or all float64.
+
+    Raises:
+        InputError: there are none, too many, or of another type.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._sign = module, object()
+        self.parameters = {name: each for name, each in module.named_parameters() if each.requires_grad}
+        kinds = {each.dtype for each in self.parameters.values()}
+        if len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
+            raise InputError(
+                "a module's trainable parameters must be there, and all be float32 or all float64",
+                fix="Freeze the others, or convert them",
+            )
+        if any(each.device.type != "cpu" for each in module.parameters()):
+            raise InputError("a module's parameters must be on the CPU", fix="Build it there")
+        self.dtype: torch.dtype = kinds.pop()
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name, each in self.parameters.items():
+            self.slices[name] = slice(start, start + each.numel())
+            start += each.numel()
+        self.size = start
+        if not 0 < self.size <= MOST_PARAMETERS:
+            raise InputError(
+                f"the module has {self.size} trainable parameters; 1 to {MOST_PARAMETERS} are possible",
+                fix="Freeze some, or train adapters",
+            )
+
+    @property
+    def penalised(self) -> NDArray[np.bool_]:
+        """Which parameters an l2 penalty touches: those with two axes or more; bool[d]."""
+        mask = np.zeros(self.size, dtype=np.bool_)
+        for name, each in self.parameters.items():
+            mask[self.slices[name]] = each.dim() >= 2
+        return mask
+
+    def read(self) -> Array:
+        """Return the parameters' values, float64[d]."""
+        parts = [each.detach().reshape(-1).double() for each in self.parameters.values()]
+        vector: Array = torch.cat(parts).numpy()
+        return vector
+
+    def write(self, params: Array) -> object:
+        """Set the parameters, rounded to the module's type; return a sign that `holds` until the next write.
+
+        Raises:
+            InputError: the vector has another length.
+        """
+        if params.shape != (self.size,):
+            raise InputError(
+                f"the model has {self.size} parameters and {params.size} were given",
+                fix="Use the start of this plan",
+            )
+        whole = torch.from_numpy(np.ascontiguousarray(params, dtype=np.float64))
+        with torch.no_grad():
+            for name, each in self.parameters.items():
+                each.copy_(whole[self.slices[name]].view(each.shape))
+        self._sign = object()
+        return self._sign
+
+    def holds(self, sign: object) -> bool:
+        """Whether the parameters are those whose writing returned this sign."""
+        return sign is self._sign
+
+    def fixed_digest(self) -> str:
+        """Return SHA-256, in hex, over names, shapes and values of frozen parameters and buffers."""
+        state = hashlib.sha256()
+        for name, each in sorted(self._fixed().items()):
+            state.update(f"{name}|{each.dtype}|{tuple(each.shape)}|".encode())
+            state.update(each.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return state.hexdigest()
+
+    def _fixed(self) -> dict[str, Tensor]:
+        frozen = {name: each for name, each in self._module.named_parameters() if not each.requires_grad}
+        return {**frozen, **dict(self._module.named_buffers())}

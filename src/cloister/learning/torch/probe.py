@@ -1,0 +1,195 @@
+"""Tests of a module before it may see rows: does each example have a gradient of its own, and do we have it?
+
+Four tests on made-up rows of zeros and ones, with parameters moved off their start (a LoRA's zeros would hide
+a layer). What fails is refused, with the reason:
+
+1. the layers are called alike for two numbers of examples, each with the examples along one axis (`layout`);
+2. another content of one example changes nothing, bit for bit, in what is recorded for the others: no
+   statistics over the batch, no attention across it, no other order of folded axes;
+3. for every example, the gradient by each parameter is autograd's for that example alone, and the squared
+   norm is not below it: nothing is used behind a layer's back, and every layer's formula is right;
+4. nothing but the output changes in the module: no running statistics.
+
+A module written to deceive can pass. User code is therefore run only where its owner allows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloister.crypto import StreamRandom
+from cloister.errors import InputError
+from cloister.learning.heads import Array
+from cloister.learning.torch.bookkeeping import Block, Bookkeeping
+from cloister.learning.torch.flat import Flat
+from cloister.learning.torch.layout import Axis, Layout
+from cloister.learning.torch.record import Call
+from cloister.learning.torch.scores import Scores
+
+__all__ = ["Findings", "probe"]
+
+_FEW, _MANY = 3, 5
+_TOLERANCE: Final = 2e-3
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the tests found out about a module.
+
+    Args:
+        scores: how its output is read.
+        layouts: where examples lie in each call of its layers, in order.
+        floats: numbers kept for one row between the passes and the sum.
+        positions: of one row that a weighted sum adds up without their gradients being formed; 0 for none.
+    """
+
+    scores: Scores
+    layouts: tuple[Layout, ...]
+    floats: int
+    positions: int
+
+
+def probe(bookkeeping: Bookkeeping, flat: Flat, *, classes: int, shape: tuple[int, ...]) -> Findings:
+    """Test a module; its parameters are as before afterwards.
+
+    Args:
+        bookkeeping: of the module.
+        flat: its parameters.
+        classes: of the label; 0 for a number.
+        shape: of one row.
+
+    Raises:
+        InputError: a test failed; the message says which layer and why.
+    """
+    random = StreamRandom.from_seed(0, "probe of a module")
+    start, fixed = flat.read(), flat.fixed_digest()
+    flat.write(start + 0.2 * (random.uniform(start.shape) - 0.5))
+    X = torch.from_numpy(random.integers(2, (_MANY, *shape))).to(flat.dtype)
+    labels = random.integers(max(classes, 2), _MANY).astype(np.float64)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _explained():
+            warnings.simplefilter("ignore")  # torch's advice on speed, given once for each process
+            findings, block = _layouts_and_block(bookkeeping, X, labels, classes)
+            _independent(bookkeeping, X, labels, findings)
+            _gradients(bookkeeping, flat, X, labels, findings.scores, block)
+    finally:
+        flat.write(start)
+    if flat.fixed_digest() != fixed:
+        _refuse(
+            "a frozen parameter or a buffer changes when the module is called", "", "Keep no running values"
+        )
+    return findings
+
+
+def _layouts_and_block(
+    bookkeeping: Bookkeeping, X: Tensor, labels: Array, classes: int
+) -> tuple[Findings, Block]:
+    output, few = _forward(bookkeeping, X[:_FEW])
+    Scores.of(classes, output, _FEW)
+    output, many = _forward(bookkeeping, X)
+    scores = Scores.of(classes, output, _MANY)
+    if [call.name for call in few] != [call.name for call in many]:
+        _refuse("the number of rows decides which layers are called", "", "Call them always")
+    layouts = tuple(_layout(a, b) for a, b in zip(few, many, strict=True))
+    torch.manual_seed(0)
+    block = bookkeeping.block(*bookkeeping.passes(X, labels, scores, layouts), layouts)
+    activations = sum(call.inputs.numel() + math.prod(call.shape) for call in many) // _MANY
+    return Findings(scores, layouts, 2 * activations + block.held, block.positions), block
+
+
+def _layout(few: Call, many: Call) -> Layout:
+    counts = (_FEW, _MANY)
+    inputs = Axis.between(tuple(few.inputs.shape), tuple(many.inputs.shape), counts)
+    outputs = Axis.between(few.shape, many.shape, counts)
+    if inputs is None or outputs is None:
+        _refuse(
+            "what enters this layer does not hold the examples along one axis",
+            many.name,
+            "Give it one input for each example: numbers of positions, say, expanded to the whole batch",
+        )
+    return Layout(many.name, inputs, outputs)
+
+
+def _independent(bookkeeping: Bookkeeping, X: Tensor, labels: Array, findings: Findings) -> None:
+    """Change one row; nothing that belongs to the others may change."""
+    other = X.clone()
+    other[1] = 1.0 - other[1]
+    seen = []
+    for rows in (X, other):
+        torch.manual_seed(0)
+        seen.append(bookkeeping.passes(rows, labels, findings.scores, findings.layouts))
+    rest = [at for at in range(_MANY) if at != 1]
+    for (call, back), (changed, again), layout in zip(
+        zip(*seen[0], strict=True), zip(*seen[1], strict=True), findings.layouts, strict=True
+    ):
+        for one, two, axis in (
+            (call.inputs, changed.inputs, layout.inputs),
+            (back, again, layout.outputs),
+        ):
+            a, b = (each.movedim(axis.at, 0).reshape(_MANY, -1)[rest] for each in (one, two))
+            if not bool((a.eq(b) | (a.isnan() & b.isnan())).all()):
+                _refuse(
+                    "one example changes what this layer sees of another",
+                    call.name,
+                    "Take statistics or attention over the batch away, and keep the batch in the first axis",
+                )
+
+
+def _gradients(
+    bookkeeping: Bookkeeping, flat: Flat, X: Tensor, labels: Array, scores: Scores, block: Block
+) -> None:
+    """Compare each example's gradient with autograd's for that example alone."""
+    for at in range(_MANY):
+        ours = torch.zeros(flat.size, dtype=torch.float64)
+        block.add_into(ours, slice(at, at + 1))
+        output, _ = _forward(bookkeeping, X[at : at + 1])
+        found = scores.read(output)
+        exact = torch.autograd.grad(
+            found,
+            list(flat.parameters.values()),
+            grad_outputs=scores.residuals(found, labels[at : at + 1]),
+            allow_unused=True,
+        )
+        norm = float(torch.linalg.vector_norm(ours))
+        if not math.isfinite(norm):
+            _refuse("a row of zeros and ones has no finite gradient", "", "Choose a start near zero")
+        if not float(block.squares[at]) >= norm * norm * (1.0 - 2.0**-20):
+            _refuse("the norm of an example's gradient comes out too small", "", "Report this module")
+        for (name, where), each in zip(flat.slices.items(), exact, strict=True):
+            expected = torch.zeros_like(ours[where]) if each is None else each.to_dense().double().flatten()
+            error = float(torch.linalg.vector_norm(ours[where] - expected))
+            if not error <= _TOLERANCE * (float(torch.linalg.vector_norm(expected)) + 0.01 * norm):
+                _refuse(
+                    "the gradient of one example is not what autograd finds for it alone",
+                    f"parameter {name}",
+                    "Use parameters only by calling their layer, and nothing random or shared between rows",
+                )
+
+
+def _forward(bookkeeping: Bookkeeping, X: Tensor) -> tuple[Tensor, list[Call]]:
+    torch.manual_seed(0)
+    return bookkeeping.forward(X)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Let what a module said when it failed be part of the message: these rows are nobody's."""
+    try:
+        yield
+    except InputError as error:
+        if error.__cause__ is None:
+            raise
+        raise InputError(f"{error.what}: {error.__cause__}", where=error.where, fix=error.fix) from error
+
+
+def _refuse(what: str, layer: str, fix: str) -> NoReturn:
+    raise InputError(what, where=layer if " " in layer else f"layer {layer}" if layer else "", fix=fix)
