@@ -112,7 +112,7 @@ class Book(msgspec.Struct):
     accounts: dict[str, Account] = {}
     datasets: dict[str, tuple[str, ...]] = {}
     sets: list[RowSet] = []
-    plans: dict[int, Plan] = {}
+    plans: dict[str, Plan] = {}
     studies: dict[str, int] = {}
     answers: dict[str, tuple[int, Answer]] = {}
 
@@ -159,7 +159,7 @@ class Book(msgspec.Struct):
 
     def plan(self, admission: int) -> Plan:
         """Return an admission. Raises InputError where there is none of this number."""
-        found = self.plans.get(admission)
+        found = self.plans.get(str(admission))
         if found is None:
             raise InputError(f"the ledger has no admission {admission}", fix="Ask for one with `admit`")
         return found
@@ -225,7 +225,7 @@ class Book(msgspec.Struct):
 
     def _admit(self, row: Admit) -> int:
         before = self.studies.get(row.study)
-        if before is not None and self.plans[before].state != "closed":
+        if before is not None and self.plan(before).state != "closed":
             raise PolicyRefused("this study was admitted before", fix="Close its admission")
         rdp, delta = self._afford(row.populations, row.cost, row.blocks)
         for population in row.populations:
@@ -233,7 +233,7 @@ class Book(msgspec.Struct):
             account.held_rdp += rdp * row.blocks
             account.held_delta += delta * row.blocks
         number = self.size + 1
-        self.plans[number] = Plan(
+        self.plans[str(number)] = Plan(
             row.study, row.name, row.populations, row.cost, rdp, delta, row.blocks, set(), set()
         )
         self.studies[row.study] = number

@@ -85,7 +85,7 @@ def tell(engine: Engine, query: Query) -> object:
 def _admit(engine: Engine, request: Admit) -> Decision:
     book, rows = engine.book, list[Row]()
     number = book.studies.get(request.study)
-    before = None if number is None else book.plans[number]
+    before = None if number is None else book.plan(number)
     if number is not None and before is not None and before.state != "closed":
         if before.state == "open":
             interrupted = bool(before.started)

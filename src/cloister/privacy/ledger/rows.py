@@ -19,6 +19,7 @@ from typing import Annotated, Final
 import msgspec
 
 from cloister.crypto import PublicIdentity, canonical_bytes, sha256
+from cloister.errors import CloisterError
 from cloister.privacy.accounting.cost import Cost
 from cloister.privacy.ledger.cap import Cap, check_cost
 from cloister.privacy.ledger.doubt import LedgerInDoubt
@@ -182,7 +183,7 @@ def decode_row(number: int, body: bytes) -> Row:
     """Return row `number`. Raises LedgerInDoubt where it is none."""
     try:
         row: Row = _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError, CloisterError):
         raise LedgerInDoubt(
             f"row {number} of the ledger cannot be read", fix="Restore the ledger from its newest copy"
         ) from None

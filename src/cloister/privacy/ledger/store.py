@@ -27,7 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from cloister.crypto import sha256
-from cloister.errors import IntegrityError, StorageError
+from cloister.errors import CloisterError, IntegrityError, StorageError
 from cloister.privacy.ledger.book import Book
 from cloister.privacy.ledger.doubt import LedgerInDoubt
 from cloister.privacy.ledger.fingerprints import KEPT_BYTES, FingerprintSet
@@ -267,7 +267,7 @@ class Store:
     def _state(self, body: bytes) -> Book:
         try:
             return msgspec.json.decode(body, type=Book)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        except (msgspec.DecodeError, ValueError, RecursionError, CloisterError):
             raise _doubt("the state at a checkpoint was altered", self.path) from None
 
     def _fold(self, book: Book, start: int, at: bytes, kept: bytes | None) -> tuple[bytes, ...]:
