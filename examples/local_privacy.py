@@ -39,12 +39,12 @@ def credit_score(budget: PersonalBudget) -> None:
     laplace = BoundedLaplace(ValueGrid.of(300, 850, whole=True), epsilon=1.0)
     released = release(laplace, scores, IDS, budget)
     mean = estimate_mean(laplace, released)
-    print(
-        f"score of {IDS[0]}: {scores[0]}, released as {released[0]:.0f}, shown as {laplace.shown(released)[0]:.0f}"
-    )
+    shown = laplace.shown(released)[0]
+    print(f"score of {IDS[0]}: {scores[0]}, released as {released[0]:.0f}, shown as {shown:.0f}")
     print(f"mean score: {scores.mean():.1f}, estimated {mean.low:.1f} to {mean.high:.1f}")
-    model = Predictions(lambda rows: (rows - 300.0) / 550.0, BoundedLaplace(ValueGrid.of(0, 1), 1.0), budget)
-    print(f"a model's noisy prediction for {IDS[1]}: {model.answer(scores[1:2], IDS[1:2])[0]:.2f}")
+    model = Predictions(lambda rows: rows < 600, Response(("repays", "defaults"), 1.0), budget)
+    says = ("repays", "defaults")[model.answer(scores[1:2], IDS[1:2])[0]]
+    print(f"a model's noisy prediction for {IDS[1]}: {says} (wrong in 27 of 100 cases, and so tells little)")
 
 
 def treatment(budget: PersonalBudget) -> None:
@@ -52,7 +52,8 @@ def treatment(budget: PersonalBudget) -> None:
     treatments = invented.integers(10, PEOPLE) // 4  # 0, 1 and, more rarely, 2
     answers = release(response, treatments, IDS, budget)
     truth = np.bincount(treatments, minlength=3)
-    for name, true, count in zip(response.categories, truth, estimate_counts(response, answers), strict=True):
+    estimates = estimate_counts(response, answers)
+    for name, true, count in zip(response.categories, truth, estimates, strict=True):
         print(f"treatment {name}: {true} people, estimated {count.low:.0f} to {count.high:.0f}")
 
 

@@ -14,8 +14,15 @@ from tests.privacy.local.randomness import epsilon_shown, stream
 from cloister.crypto import StreamRandom
 from cloister.errors import InputError
 from cloister.privacy.local import PlanarLaplace, Rectangle, Region, estimate_cells, estimate_position
-from cloister.privacy.local.planarnoise import coordinate_variance, masses, planar_distance, planar_noise
+from cloister.privacy.local.planarnoise import (
+    _drawn,
+    coordinate_variance,
+    masses,
+    planar_distance,
+    planar_noise,
+)
 from cloister.privacy.local.positions import transition
+from cloister.privacy.mechanisms import DiscreteLaplace
 
 TOWN = Region((48.0, 48.3), (11.4, 11.8))
 PLANT = Rectangle((0.0, 400.0), (0.0, 300.0))
@@ -44,6 +51,16 @@ def test_chances_on_the_lattice_differ_by_exp_of_rate_times_distance_at_most(rat
         worst = float(np.max(here / there))
         assert worst <= math.exp(rate * math.hypot(a, b))
         assert worst >= math.exp(rate * math.hypot(a, b)) * (1 - 1e-6)  # reached right behind the nearer one
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0, 1.7, 3.0, 8.0])
+def test_two_thirds_of_the_draws_are_kept(rate: float) -> None:
+    """What the bound on the distance divides by."""
+    side = np.arange(-math.ceil(60 / rate), math.ceil(60 / rate) + 1)
+    decay = math.exp(-rate / math.sqrt(2))
+    kept = np.exp(-rate * np.hypot(side[:, None], side[None, :])).sum() / ((1 + decay) / (1 - decay)) ** 2
+    assert kept > 2 / 3
+    assert planar_distance(rate) >= 4 / kept * DiscreteLaplace(_drawn(rate)[1]).distance
 
 
 @pytest.mark.parametrize("rate", [0.4, 1.5])

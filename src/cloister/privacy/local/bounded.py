@@ -7,11 +7,11 @@
 Laplace, scale steps / epsilon: the chances of an output y from two numbers k, k' differ by the factor
 exp((|y - k'| - |y - k|) / scale) <= exp(epsilon).
 
-Gaussian: N_Z(v) is randomised rounding of the continuous N(0, v - 4), up to 2 exp(-8 pi^2) (docs/proofs, as
-for training), and the continuous Gaussian's delta at epsilon is closed (Balle, Wang 2018, theorem 8):
-Phi(r/2 - epsilon/r) - exp(epsilon) Phi(-r/2 - epsilon/r), r = steps / sqrt(v - 4). `calibrate` takes the
-least v for which that, with the remainder and the tables' distance times 1 + exp(epsilon), stays within
-delta.
+Gaussian: N_Z(v) is randomised rounding of the continuous N(0, v - 4), up to 2 exp(-8 pi^2)
+(docs/proofs/local-privacy.md), and the continuous Gaussian's delta at epsilon is closed (Balle, Wang 2018,
+theorem 8): Phi(r/2 - epsilon/r) - exp(epsilon) Phi(-r/2 - epsilon/r), r = steps / sqrt(v - 4). `calibrate`
+takes the least v for which that, with the remainder and the tables' distance times 1 + exp(epsilon), stays
+within delta.
 
 Not covered: a value's grid, bounds and mechanism are public and must not be chosen by looking at the value.
 """

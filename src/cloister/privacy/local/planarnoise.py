@@ -9,15 +9,11 @@ being the same everywhere.
 Drawn by rejection:
 1. both coordinates from the discrete Laplace of scale sqrt(2) / rate;
 2. kept with probability exp(-t), t = rate |z| - (|z1| + |z2|) / scale >= 0, as four tests of exp(-t / 4),
-   each a 64-bit word against a threshold. About pi / 4 of the draws are kept, whatever was to be hidden.
+   each a 64-bit word against a threshold. 73 to 99 of 100 draws are kept, whatever was to be hidden.
 
-What arithmetic does to it:
-- t is within 2e-13, and each threshold within 2**-50 of what it should be, relatively, as far as the
-  coordinates' tables reach (|z| < 230 / rate). That is a factor of exp(+-5e-13) at most in a ratio, below
-  1e-9 of the rate for lattice points that differ at all, since rate >= 1e-3; so noise is drawn at rate (1 -
-  1e-9) and the claim is rate.
-- a coordinate is drawn within `DiscreteLaplace.distance` of its distribution; so z is within 4 / (3 / 4) < 6
-  times that of its own (two coordinates, and the division by the chance to be kept, twice).
+Arithmetic costs a factor of exp(+-6e-13) in a ratio at most, which is less than 1e-9 of the rate for lattice
+points that differ at all; so noise is drawn at rate (1 - 1e-9), and the claim is rate. The tables of the
+coordinates cost six times their distance. docs/proofs/local-privacy.md derives both.
 """
 
 from __future__ import annotations
@@ -39,9 +35,8 @@ MIN_RATE: Final = 1e-3
 MAX_RATE: Final = 8.0
 _MARGIN: Final = 1e-9
 _TESTS: Final = 4
-_EXACT_RATE: Final = (
-    0.05  # above, moments are summed over the lattice; below, the integral is within 1e-5 of them
-)
+_EXACT_RATE: Final = 0.05
+"""Above, moments are summed over the lattice; below, the integral is within 1e-5 of them."""
 
 
 def _drawn(rate: float) -> tuple[float, float]:
