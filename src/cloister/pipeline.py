@@ -55,12 +55,13 @@ from cloister.learning import (
     Plan,
     SiteEntry,
     StudySection,
+    build_model,
     centralised,
     each_alone,
     evaluate,
-    initial_model,
     pin_initial,
-    plan_model,
+    plan_features,
+    start_of,
 )
 from cloister.log import Cosigner, Log
 from cloister.privacy.ledger import Cap, Ledger
@@ -395,11 +396,12 @@ def _metrics(plan: Plan, result: StudyResult, data: CaseData, schema: Schema) ->
 
     Possible because the case declares its rows public: no process of a real study holds them all.
     """
-    features, model = plan_model(plan, schema)
+    features = plan_features(plan, schema)
+    model = build_model(plan.model, features.width)  # no case has code of its own
     parts = {name: features.transform(rows.train) for name, rows in data.sites.items()}
     held_out = {name: features.transform(rows.test) for name, rows in data.sites.items()}
     X, y = (np.concatenate(arrays) for arrays in zip(*held_out.values(), strict=True))
-    start, rows = initial_model(plan, schema), ClientRows.stack(list(parts.values()))
+    start, rows = start_of(plan, model), ClientRows.stack(list(parts.values()))
     alone = each_alone(model, start, rows, plan.training)
     together = centralised(model, start, rows, plan.training)
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from cloister.learning import Model, Plan, evaluate, initial_model, plan_model
 from cloister.learning.privacy import PrivacyTerms, private_model
+from cloister.learning.private import PrivateModel, simulate
 from cloister.learning.private import PrivateSettings as Mechanism
-from cloister.learning.private import simulate
 from cloister.report import Budget, EpsilonPoint, Privacy
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _mechanism(plan: Plan, terms: PrivacyTerms, sites: int) -> Mechanism:
     )
 
 
-def _at_noise(plan: Plan, noise_multiplier: float, sites: int, model: Model) -> PrivacyTerms:
+def _at_noise(plan: Plan, noise_multiplier: float, sites: int, model: Model | PrivateModel) -> PrivacyTerms:
     """Return the terms of the same plan with another noise."""
     if plan.privacy is None:
         raise TypeError("the plan claims no privacy")

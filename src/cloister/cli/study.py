@@ -32,6 +32,14 @@ PlanArgument = Annotated[Path, typer.Argument(help="The plan, as `study init` wr
 SitesOption = Annotated[
     list[Path], typer.Option("--site", help="Home folder of a site on this machine; repeat for each.")
 ]
+CodeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--allow-user-code",
+        metavar="FILE",
+        help="Run this Python file, whose module the plan trains; it runs with your rights.",
+    ),
+]
 
 
 class Kind(enum.StrEnum):
@@ -117,6 +125,7 @@ def init(
 def check(
     plan: PlanArgument,
     schema: Annotated[Path | None, typer.Option(help="The schema, to predict sizes.")] = None,
+    allow_user_code: CodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a plan means: who can collude, who can drop out, what travels, what a row may give away."""
@@ -125,7 +134,7 @@ def check(
     from cloister.vault import load_schema
 
     agreed = load_plan(plan)
-    result = meaning(agreed, None if schema is None else load_schema(schema))
+    result = meaning(agreed, None if schema is None else load_schema(schema), allow_user_code)
     emit(result, as_json=as_json, text=in_words(agreed, result))
 
 
@@ -136,6 +145,7 @@ def run(
     held_out: Annotated[
         str | None, typer.Option(help="Dataset in every vault to evaluate on; shown only for public rows.")
     ] = None,
+    allow_user_code: CodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study over site homes on this machine, in one process, and keep its model encrypted in this
@@ -154,7 +164,7 @@ def run(
     hub = common.load_identity()
     with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
         parties = [_party(home, held_out, ledgers if agreed.privacy else None) for home in site]
-        result = Study(agreed, hub, parties).run(on_event)
+        result = Study(agreed, hub, parties, user_code=allow_user_code).run(on_event)
     folder = save_study(studies, result, hub)
     emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder, site))
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cloister.learning import Plan
     from cloister.learning.privacy import PrivacyTerms
     from cloister.vault import Schema
@@ -20,7 +22,7 @@ _HEADER_BYTES: Final = 400
 """What surrounds an upload: route, session, signature, set-up digest and tags; measured, rounded up."""
 
 
-def meaning(plan: Plan, schema: Schema | None) -> dict[str, Any]:
+def meaning(plan: Plan, schema: Schema | None, user_code: Path | None = None) -> dict[str, Any]:
     """Return what there is to say, JSON types only; sizes and epsilons need the schema."""
     params = plan.params(len(plan.sites))
     result: dict[str, Any] = {
@@ -43,7 +45,7 @@ def meaning(plan: Plan, schema: Schema | None) -> dict[str, Any]:
     from cloister.learning import plan_model
     from cloister.learning.privacy import PrivacyTerms, private_model
 
-    _, model = plan_model(plan, schema)
+    _, model = plan_model(plan, schema, user_code=user_code)
     coordinates = model.size
     if plan.privacy is not None:
         terms = PrivacyTerms.of(plan, params, private_model(model))

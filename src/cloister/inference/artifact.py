@@ -24,7 +24,7 @@ from cloister.crypto import canonical_bytes
 from cloister.errors import CloisterError, InputError, IntegrityError
 from cloister.files import read_bytes
 from cloister.inference.tensors import MODEL_LIMIT, read_vector, write_vector
-from cloister.learning import DataSection, FeatureMap, Model, ModelSection, Plan, build_model, plan_model
+from cloister.learning import DataSection, FeatureMap, Model, ModelSection, Plan, build_model, plan_features
 from cloister.vault import Schema
 
 __all__ = ["ModelArtifact", "ModelCard", "load_model"]
@@ -104,7 +104,7 @@ class ModelArtifact:
                 where=error.where,
                 fix="Ask the releaser for the file as it was made",
             ) from error
-        if self.parameters.shape != (self.model.size,):
+        if self.card.model.kind != "torch" and self.parameters.shape != (self.model.size,):
             raise IntegrityError(
                 f"not a released model: it has {self.parameters.size} parameters, not {self.model.size}",
                 fix="Ask the releaser for the file as it was made",
@@ -112,7 +112,12 @@ class ModelArtifact:
 
     @cached_property
     def model(self) -> Model:
-        """The network that the card describes."""
+        """The network that the card describes. Raises InputError where that is code of the user's own."""
+        if self.card.model.kind == "torch":
+            raise InputError(
+                "the model is a module in a Python file, which a release does not carry",
+                fix="Load that file and give it these parameters; Cloister does not run it to predict",
+            )
         return build_model(self.card.model, self.card.features.width)
 
     @classmethod
@@ -128,7 +133,7 @@ class ModelArtifact:
             PlanError: the schema is not the plan's.
             IntegrityError: the parameters do not fit the plan's model.
         """
-        features, _ = plan_model(plan, schema)
+        features = plan_features(plan, schema)
         card = ModelCard(
             "cloister-model/1",
             plan.study.name,

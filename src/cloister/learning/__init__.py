@@ -27,6 +27,7 @@ from cloister.learning.evaluation import (
 )
 from cloister.learning.features import FeatureMap
 from cloister.learning.heads import Head, LogisticHead, SoftmaxHead, SquaredHead
+from cloister.learning.learner import Learner
 from cloister.learning.models import Model, build_model
 from cloister.learning.plan import MAX_PLAN_BYTES, Plan, load_plan, parse_plan
 from cloister.learning.sections import (
@@ -40,7 +41,14 @@ from cloister.learning.sections import (
     StudySection,
     TrainingSection,
 )
-from cloister.learning.start import initial_model, model_digest, pin_initial, plan_model
+from cloister.learning.start import (
+    initial_model,
+    model_digest,
+    pin_initial,
+    plan_features,
+    plan_model,
+    start_of,
+)
 from cloister.learning.training import ClientRows, train
 
 __all__ = [
@@ -54,6 +62,7 @@ __all__ = [
     "FedAvg",
     "Head",
     "HubEntry",
+    "Learner",
     "LogisticHead",
     "Model",
     "ModelSection",
@@ -83,9 +92,11 @@ __all__ = [
     "model_digest",
     "parse_plan",
     "pin_initial",
+    "plan_features",
     "plan_model",
     "read_sums",
     "save_checkpoint",
     "site_weights",
+    "start_of",
     "train",
 ]

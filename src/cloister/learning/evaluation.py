@@ -19,7 +19,7 @@ import numpy as np
 
 from cloister.errors import InputError
 from cloister.learning.heads import Array, LogisticHead, SquaredHead
-from cloister.learning.models import Model
+from cloister.learning.learner import Learner
 
 __all__ = ["area_under_curve", "evaluate", "evaluation_sums", "metrics_from_sums", "read_sums"]
 
@@ -27,7 +27,7 @@ _ROWS = 1 << 15
 _LARGEST = 1e100  # sums of so many sites stay finite, and so do their squares
 
 
-def evaluate(model: Model, params: Array, X: Array, y: Array, *, unit: float = 1.0) -> dict[str, float]:
+def evaluate(model: Learner, params: Array, X: Array, y: Array, *, unit: float = 1.0) -> dict[str, float]:
     """Return the metrics of a model on rows.
 
     Args:
@@ -49,7 +49,7 @@ def evaluate(model: Model, params: Array, X: Array, y: Array, *, unit: float = 1
     return metrics
 
 
-def evaluation_sums(model: Model, params: Array, X: Array, y: Array, *, unit: float = 1.0) -> Array:
+def evaluation_sums(model: Learner, params: Array, X: Array, y: Array, *, unit: float = 1.0) -> Array:
     """Return what metrics need, so that vectors of disjoint sets of rows add up.
 
     Returns:
@@ -66,7 +66,7 @@ def evaluation_sums(model: Model, params: Array, X: Array, y: Array, *, unit: fl
     return total
 
 
-def read_sums(model: Model, values: Sequence[float]) -> Array:
+def read_sums(model: Learner, values: Sequence[float]) -> Array:
     """Return evaluation sums that somebody else computed, float64[4] or float64[5].
 
     Raises:
@@ -124,7 +124,7 @@ def area_under_curve(scores: Array, y: Array) -> float:
     return (ranks - positives * (positives + 1) / 2.0) / (positives * negatives)
 
 
-def _sums(model: Model, params: Array, X: Array, y: Array, unit: float) -> list[float]:
+def _sums(model: Learner, params: Array, X: Array, y: Array, unit: float) -> list[float]:
     predicted = model.predict(params, X)
     if isinstance(model.head, SquaredHead):
         error, label = unit * (predicted - y), unit * y

@@ -1,25 +1,34 @@
 """The initial model: drawn from the plan's seed, pinned in the plan by its digest.
 
-The digest is SHA-256 over the parameters as float64, little-endian. The study's author pins it
-(`pin_initial`); every site draws the start for itself and refuses a plan whose pin is absent or another
-(`initial_model`), so nobody is made to train from a start that a hub chose to read updates with.
+The digest is SHA-256 over the parameters as float64, little-endian; for a module of the user's own, with the
+digest of what is not trained in it behind them. The study's author pins it (`pin_initial`); every site draws
+the start for itself and refuses a plan whose pin is absent or another (`initial_model`), so nobody is made to
+train from a start that a hub chose to read updates with.
+
+A module is Python code in a file. It is run only for who names the file (`user_code`), and only if it has the
+SHA-256 that the plan states: naming it is consent.
 """
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from cloister.errors import PlanError
+from cloister.errors import InputError, PlanError, PolicyRefused
 from cloister.learning.features import FeatureMap
 from cloister.learning.heads import Array
 from cloister.learning.models import Model, build_model
 from cloister.learning.plan import Plan
 from cloister.vault import Schema
 
-__all__ = ["initial_model", "model_digest", "pin_initial", "plan_model"]
+if TYPE_CHECKING:
+    from cloister.learning.torch import TorchPrivate
+
+__all__ = ["initial_model", "model_digest", "pin_initial", "plan_features", "plan_model", "start_of"]
 
 
 def model_digest(params: Array) -> str:
@@ -27,26 +36,52 @@ def model_digest(params: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(params, dtype="<f8").tobytes()).hexdigest()
 
 
-def plan_model(plan: Plan, schema: Schema) -> tuple[FeatureMap, Model]:
-    """Return the feature map and the model of a plan. Raises as `FeatureMap.build`."""
-    features = FeatureMap.build(schema, plan.data, plan.model)
-    return features, build_model(plan.model, features.width)
+def plan_features(plan: Plan, schema: Schema) -> FeatureMap:
+    """Return the feature map of a plan. Raises as `FeatureMap.build`."""
+    return FeatureMap.build(schema, plan.data, plan.model)
 
 
-def pin_initial(plan: Plan, schema: Schema) -> Plan:
-    """Return the plan with `[model] initial` filled in for its seed."""
-    _, model = plan_model(plan, schema)
-    pinned = msgspec.structs.replace(plan.model, initial=model_digest(model.initial(plan.model.seed)))
-    return msgspec.structs.replace(plan, model=pinned)
+def plan_model(
+    plan: Plan, schema: Schema, *, user_code: Path | None = None
+) -> tuple[FeatureMap, Model | TorchPrivate]:
+    """Return the feature map and the model of a plan.
+
+    Args:
+        plan: the plan.
+        schema: of the rows.
+        user_code: the Python file of a plan with kind "torch", which is run; None allows none.
+
+    Raises:
+        PolicyRefused: the model is code, and running it was not allowed.
+        PlanError, InputError, IntegrityError: plan, schema, module or file do not fit together.
+    """
+    features = plan_features(plan, schema)
+    section = plan.model
+    if section.kind != "torch":
+        return features, build_model(section, features.width)
+    if user_code is None:
+        raise PolicyRefused(
+            "the model is Python code, which would run with your rights and could read whatever you can",
+            where=f"study {plan.study.name}",
+            fix="Read the file; if you trust it, run again with --allow-user-code FILE",
+        )
+    try:
+        from cloister.learning.torch import TorchPrivate, load_factory
+    except ImportError as error:
+        raise InputError(
+            "this model needs torch", where="[model] kind", fix="pip install 'cloister[torch]'"
+        ) from error
+    factory = load_factory(user_code, str(section.factory), str(section.code), True)
+    model = TorchPrivate(factory, classes=section.classes, shape=features.width, seed=section.seed)
+    return features, model
 
 
-def initial_model(plan: Plan, schema: Schema) -> Array:
+def start_of(plan: Plan, model: Model | TorchPrivate) -> Array:
     """Return the start that the plan pins, float64[d].
 
     Raises:
         PlanError: nothing is pinned, or the seed gives another start.
     """
-    _, model = plan_model(plan, schema)
     params = model.initial(plan.model.seed)
     if not plan.model.initial:
         raise PlanError(
@@ -54,10 +89,28 @@ def initial_model(plan: Plan, schema: Schema) -> Array:
             where="[model] initial",
             fix="Its author pins it with `cloister study init`",
         )
-    if model_digest(params) != plan.model.initial:
+    if _pin(params, model) != plan.model.initial:
         raise PlanError(
             "the seed gives another initial model than the plan pins",
             where="[model] initial",
             fix="Ask the plan's author to pin it again",
         )
     return params
+
+
+def pin_initial(plan: Plan, schema: Schema, *, user_code: Path | None = None) -> Plan:
+    """Return the plan with `[model] initial` filled in for its seed; errors as `plan_model`."""
+    _, model = plan_model(plan, schema, user_code=user_code)
+    pinned = msgspec.structs.replace(plan.model, initial=_pin(model.initial(plan.model.seed), model))
+    return msgspec.structs.replace(plan, model=pinned)
+
+
+def initial_model(plan: Plan, schema: Schema, *, user_code: Path | None = None) -> Array:
+    """Return the start that the plan pins, float64[d]; errors as `plan_model` and `start_of`."""
+    return start_of(plan, plan_model(plan, schema, user_code=user_code)[1])
+
+
+def _pin(params: Array, model: Model | TorchPrivate) -> str:
+    if isinstance(model, Model):
+        return model_digest(params)
+    return hashlib.sha256(f"{model_digest(params)} {model.fixed_digest}".encode()).hexdigest()

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, InputError, PlanError, ProtocolError, RoundBurnt
-from cloister.learning import Plan, initial_model, metrics_from_sums, plan_model, read_sums
+from cloister.learning import Plan, metrics_from_sums, plan_model, read_sums, start_of
 from cloister.learning.privacy import private_model
 from cloister.runtime.budget import check_debit
 from cloister.runtime.channel import Channel, peek
@@ -115,6 +116,7 @@ class Hub:
         identity: the hub's own keys.
         sites: public identities of the plan's sites, by name.
         schema: the public schema the plan names; it says what the model's parameters and metrics mean.
+        user_code: the Python file of a module of the user's own, which the hub has read and allows.
         insecure_test_random: source of session keys in tests.
     """
 
@@ -125,6 +127,7 @@ class Hub:
         sites: Mapping[str, PublicIdentity],
         schema: Schema,
         *,
+        user_code: Path | None = None,
         insecure_test_random: Callable[[int], bytes] | None = None,
     ) -> None:
         if plan.hub.identity != identity.public.fingerprint:
@@ -141,7 +144,7 @@ class Hub:
         self._plan = plan
         self._identity = identity
         self._sites = {entry.name: sites[entry.name] for entry in plan.sites}
-        _, self._learned = plan_model(plan, schema)
+        _, self._learned = plan_model(plan, schema, user_code=user_code)
         self._channels = {
             name: Channel(
                 identity, site, plan.digest, initiator=True, insecure_test_random=insecure_test_random
@@ -149,7 +152,7 @@ class Hub:
             for name, site in self._sites.items()
         }
         self.model = (
-            GlobalModel(plan, initial_model(plan, schema), self._learned.penalised)
+            GlobalModel(plan, start_of(plan, self._learned), self._learned.penalised)
             if plan.aggregation.hub_view == "sum"
             else None
         )

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -109,6 +110,7 @@ class Study:
         plan: a complete plan with its initial model pinned.
         hub: the identity the plan names as hub.
         sites: one `Party` for each site of the plan that takes part.
+        user_code: the Python file of a module of the user's own; naming it lets hub and sites run it.
         insecure_test_random: replaces the operating system's randomness, in tests and paired benchmarks
             alone.
     """
@@ -119,6 +121,7 @@ class Study:
         hub: Identity,
         sites: Sequence[Party],
         *,
+        user_code: Path | None = None,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         if not sites:
@@ -128,12 +131,15 @@ class Study:
         self.plan = plan
         self.hub_identity = hub
         self._random = insecure_test_random
+        self._user_code = user_code
         self._network = MemoryNetwork()
         public = {party.identity.name: party.identity.public for party in sites}
         everybody = tuple(public.values())
         self.sites = {party.identity.name: self._site(party, everybody) for party in sites}
         schema = sites[0].vault.manifest(self._dataset_of(sites[0])).schema
-        self.hub = Hub(plan, hub, public, schema, insecure_test_random=insecure_test_random)
+        self.hub = Hub(
+            plan, hub, public, schema, user_code=user_code, insecure_test_random=insecure_test_random
+        )
 
     def _site(self, party: Party, everybody: tuple[PublicIdentity, ...]) -> Site:
         trusted = everybody if party.trusted is None else (party.identity.public, *party.trusted)
@@ -144,6 +150,7 @@ class Study:
             self.plan,
             manifest.schema,
             self._reader(party.vault, manifest.name, envelope),
+            user_code=self._user_code,
             evaluation=None if party.held_out is None else self._reader(party.vault, party.held_out, None),
             insecure_test_random=random,
         )

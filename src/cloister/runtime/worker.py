@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
-from cloister.learning import ClientRows, Plan, evaluation_sums, initial_model, plan_model, train
+from cloister.errors import PlanError
+from cloister.learning import ClientRows, Model, Plan, evaluation_sums, plan_model, start_of, train
 from cloister.learning.privacy import PrivacyTerms, private_model
 from cloister.learning.private import RowSums, local_steps, unit_sum
 from cloister.learning.units import unit_rows
@@ -42,6 +45,7 @@ class LocalWorker:
         plan: the study's plan.
         schema: the schema of the rows; one with another digest than the plan's is refused.
         rows: opens the training rows; called once, when the first model arrives.
+        user_code: the Python file of a module of the user's own, which its owner has read and allows.
         evaluation: opens held-out rows, or None where the site has none.
         insecure_test_random: order of batches, or who is sampled; from the operating system unless a test
             says otherwise.
@@ -60,12 +64,13 @@ class LocalWorker:
         schema: Schema,
         rows: OpenRows,
         *,
+        user_code: Path | None = None,
         evaluation: OpenRows | None = None,
         insecure_test_random: StreamRandom | None = None,
     ) -> None:
         self._plan = plan
-        self._features, self.model = plan_model(plan, schema)
-        self.initial = initial_model(plan, schema)
+        self._features, self.model = plan_model(plan, schema, user_code=user_code)
+        self.initial = start_of(plan, self.model)
         self._open_rows = rows
         self._open_evaluation = evaluation
         self._random = insecure_test_random
@@ -77,11 +82,16 @@ class LocalWorker:
 
     def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return float64[d]: what local training on the site's rows makes of the global model `params`."""
-        rows = self._open().train
-        trained: NDArray[np.float64] = train(
-            self.model, params, rows, self._plan.training, insecure_test_random=self._random
-        )[0]
-        return trained
+        rows, training = self._open().train, self._plan.training
+        if isinstance(self.model, Model):
+            trained: NDArray[np.float64] = train(
+                self.model, params, rows, training, insecure_test_random=self._random
+            )[0]
+            return trained
+        from cloister.learning.torch import plain_sgd
+
+        once = msgspec.structs.replace(training, rounds=1, average_last=0)
+        return plain_sgd(self.model, params, rows.X, rows.y, once, insecure_test_random=self._random)
 
     def train_privately(self, params: NDArray[np.float64], privacy: PrivacyTerms) -> NDArray[np.float64]:
         """Return float64[d]: what local steps make of `params`, each of which carries all of its noise."""
@@ -108,6 +118,8 @@ class LocalWorker:
         rows, section = self._open(), privacy.section
         random = self._random or StreamRandom.system()
         if not section.by_record:
+            if not isinstance(self.model, Model):
+                raise PlanError("modules are trained by records alone", where="[privacy] unit")
             return unit_sum(
                 self.model,
                 params,

@@ -1,0 +1,41 @@
+"""What a study trains, whatever it is made of: one of the built-in models, or a module of the user's own."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.learning.heads import Array, Head
+
+__all__ = ["Learner"]
+
+
+class Learner(Protocol):
+    """A model whose parameters are one flat float64 vector; `Model` and `TorchPrivate` are."""
+
+    @property
+    def size(self) -> int:
+        """Number of parameters, d."""
+
+    @property
+    def inputs(self) -> int:
+        """Features it takes, f."""
+
+    @property
+    def head(self) -> Head:
+        """Loss and prediction."""
+
+    @property
+    def penalised(self) -> NDArray[np.bool_]:
+        """Which parameters an l2 penalty touches; bool[d]."""
+
+    def initial(self, seed: int) -> Array:
+        """Return the start that `seed` determines, float64[d]."""
+
+    def predict(self, params: Array, X: NDArray[Any]) -> Array:
+        """Return float64[n] values or probabilities of class 1; float64[n, classes] for more classes."""
+
+    def losses(self, params: Array, X: NDArray[Any], y: Array) -> Array:
+        """Return each row's loss, float64[n]."""
