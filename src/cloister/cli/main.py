@@ -53,7 +53,14 @@ COMMANDS: Final[dict[str, Entry]] = {
     "open": Entry("seal", "open_", "Open a file that was sealed to you.", "Keys and files"),
     "hash": Entry("seal", "hash_", "Hash a file, or check its hash.", "Keys and files"),
     "vault": Entry("vault", "app", "Bring rows into an encrypted vault, check and export them.", "Studies"),
+    "budget": Entry(
+        "budget", "budget", "What may be learned from your rows, what was, and what is left.", "Studies"
+    ),
+    "query": Entry("query", "query", "Ask private statistics of a dataset, or of several sites.", "Studies"),
     "study": Entry("study", "app", "Plan, check and run a study.", "Studies"),
+    "audit": Entry(
+        "audit", "audit", "Attack a model or a study, and compare with its claim of privacy.", "Results"
+    ),
     "predict": Entry(
         "predict", "predict", "Predict with a released model: sealed rows in, sealed answers out.", "Results"
     ),

@@ -14,6 +14,7 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit
+from cloister.cli.releaselocal import estimate_local, release_local
 from cloister.errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
@@ -240,3 +241,7 @@ def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("encrypting", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+app.command("release-local")(release_local)
+app.command("estimate-local")(estimate_local)
