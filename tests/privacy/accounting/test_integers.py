@@ -6,6 +6,18 @@ import math
 
 import numpy as np
 import pytest
+from tests.privacy.accounting.brute import (
+    Mass,
+    hockey_stick,
+    integer_gaussian,
+    integer_laplace,
+    least_epsilon,
+    log_moment,
+    moved,
+    sampled,
+    shares_of,
+    twice,
+)
 
 from cloister.privacy.accounting import (
     Event,
@@ -20,18 +32,6 @@ from cloister.privacy.accounting import (
     renyi,
 )
 from cloister.privacy.accounting.remainder import rounding_ratio, total_distance
-from tests.privacy.accounting.brute import (
-    Mass,
-    hockey_stick,
-    integer_gaussian,
-    integer_laplace,
-    least_epsilon,
-    log_moment,
-    moved,
-    sampled,
-    shares_of,
-    twice,
-)
 
 TABLE = 2.0**-100  # a sampler's distance
 
@@ -152,9 +152,7 @@ def rounded_gaussian(tau: float, rounding: float, reach: int) -> Mass:
 
 
 @pytest.mark.parametrize("shares", [1, 2, 4])
-def test_the_ratio_that_is_charged_covers_the_true_one(
-    shares: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_ratio_that_is_charged_covers_the_true_one(shares: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the real s^2 = 4 the ratio is 1e-34 from 1 and no float shows it; at s^2 = 0.2 it shows."""
     rounding, share = 0.2, 0.4
     monkeypatch.setattr("cloister.privacy.accounting.remainder.ROUNDING_VARIANCE", rounding)

@@ -1,9 +1,10 @@
 """What events come to: epsilon at a delta for a plan fixed beforehand, a Renyi cost for a ledger's filter.
 
-Where every event has a privacy loss distribution, epsilon comes from their composition, with dp_accounting's
-pessimistic estimates. It comes from Renyi divergences at many orders where one has none (sampling without
-replacement), where delta is so small that the rounding of Fourier transforms would show, and where epsilon is
-so large that nobody counts its digits. Epsilons are never added.
+Gaussian noise on everyone has a closed form (Balle and Wang 2018). Otherwise, where every event has a privacy
+loss distribution, epsilon comes from their composition, with dp_accounting's pessimistic estimates. It comes
+from Renyi divergences at many orders where one has none (sampling without replacement), where delta is so
+small that the rounding of Fourier transforms would show, and where epsilon is so large that nobody counts its
+digits. Epsilons are never added.
 
 What is charged to delta first, before epsilon is computed from the rest:
 
@@ -22,9 +23,9 @@ from functools import lru_cache
 from cloister.errors import InputError
 from cloister.privacy.accounting.cost import MOST_EPSILON, Cost
 from cloister.privacy.accounting.events import Event
-from cloister.privacy.accounting.losses import compose_losses, has_losses
+from cloister.privacy.accounting.losses import compose_losses, has_losses, unsampled_noise
 from cloister.privacy.accounting.moments import log_moment
-from cloister.privacy.accounting.pairs import Pair, pairs_of
+from cloister.privacy.accounting.pairs import GaussianPair, Pair, pairs_of
 from cloister.privacy.accounting.ranges import check_whole
 from cloister.privacy.accounting.remainder import total_distance
 
@@ -106,11 +107,7 @@ def renyi(events: Sequence[Event], order: int) -> Cost:
 def _epsilon(events: tuple[Event, ...], delta: float) -> float:
     pairs = pairs_of(events)
     distance = total_distance(events)
-    rounding = _TRANSFORM_ROUNDING * (sum(pairs.values()) + len(pairs))
-    if has_losses(pairs) and rounding < delta / 10:
-        at = _from_losses(pairs, rounding)
-    else:
-        at = _from_moments(pairs)
+    at = _account(pairs, delta)
     found = 0.0
     while True:
         left = delta - _charge(distance, found)
@@ -131,6 +128,26 @@ def _charge(distance: float, epsilon: float) -> float:
     if distance == 0.0:
         return 0.0
     return (1 + math.exp(epsilon)) * distance if epsilon < 700 else math.inf
+
+
+def _account(pairs: Mapping[Pair, int], delta: float) -> Callable[[float], float]:
+    """Return the best account of `pairs` for deltas up to `delta`: a function from delta to epsilon."""
+    if not has_losses(pairs):
+        return _from_moments(pairs)
+    if all(isinstance(pair, GaussianPair) and pair.rate == 1.0 for pair in pairs):
+        return _from_closed_form(unsampled_noise(pairs) or math.inf)
+    rounding = _TRANSFORM_ROUNDING * (sum(pairs.values()) + len(pairs))
+    return _from_losses(pairs, rounding) if rounding < delta / 10 else _from_moments(pairs)
+
+
+def _from_closed_form(noise: float) -> Callable[[float], float]:
+    def epsilon_at(delta: float) -> float:
+        from dp_accounting import get_epsilon_gaussian
+
+        found = float(get_epsilon_gaussian(noise, delta, tol=1e-12))
+        return found + 2e-12 if found > 0 else 0.0
+
+    return epsilon_at
 
 
 def _from_losses(pairs: Mapping[Pair, int], rounding: float) -> Callable[[float], float]:

@@ -12,30 +12,24 @@ total; or coarser where epsilon is beyond 50.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from cloister.privacy.accounting.mixture import mixed_profiles, mixed_range
 from cloister.privacy.accounting.moments import log_moment
 from cloister.privacy.accounting.pairs import (
     CappedPair,
-    FewPointsPair,
     FixedSizePair,
     GaussianPair,
-    IntegerLaplacePair,
     LaplacePair,
-    MixedPair,
     Pair,
 )
+from cloister.privacy.accounting.profiles import Profile, Profiles, profiles_of
 
-__all__ = ["compose_losses", "has_losses"]
+__all__ = ["compose_losses", "has_losses", "unsampled_noise"]
 
 _WIDTH = 1e-4
 _FINEST = 2.0**-14
-_TAIL = 10.5  # standard deviations: beyond lies less than 1e-25
-
-Profiles = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 
 def has_losses(pairs: Mapping[Pair, int]) -> bool:
@@ -54,18 +48,20 @@ def compose_losses(pairs: Mapping[Pair, int]) -> Any:
     from dp_accounting.pld import privacy_loss_distribution
 
     width = _width(pairs)
-    # runs of unsampled Gaussian noise are one run with less of it, exactly
-    precision = math.fsum(_precision(pair) * count for pair, count in pairs.items())
     total = None
-    if precision > 0:
-        total = privacy_loss_distribution.from_gaussian_mechanism(
-            1 / math.sqrt(precision), value_discretization_interval=width
-        )
+    if noise := unsampled_noise(pairs):
+        total = privacy_loss_distribution.from_gaussian_mechanism(noise, value_discretization_interval=width)
     for pair, count in pairs.items():
         if _precision(pair) == 0:
             part = _one_run(pair, width).self_compose(count)
             total = part if total is None else total.compose(part)
     return total
+
+
+def unsampled_noise(pairs: Mapping[Pair, int]) -> float | None:
+    """Return the noise of one run that equals all runs of unsampled Gaussian noise; None without any."""
+    precision = math.fsum(_precision(pair) * count for pair, count in pairs.items())
+    return 1 / math.sqrt(precision) if precision > 0 else None
 
 
 def _precision(pair: Pair) -> float:
@@ -92,10 +88,6 @@ def _one_run(pair: Pair, width: float) -> Any:
     from dp_accounting import NeighboringRelation
     from dp_accounting.pld import privacy_loss_distribution as library
 
-    if isinstance(pair, GaussianPair):
-        return library.from_gaussian_mechanism(
-            pair.noise, value_discretization_interval=width, sampling_prob=pair.rate
-        )
     if isinstance(pair, LaplacePair):
         return library.from_laplace_mechanism(
             pair.scale, value_discretization_interval=width, sampling_prob=pair.rate
@@ -109,72 +101,19 @@ def _one_run(pair: Pair, width: float) -> Any:
             value_discretization_interval=width,
             neighboring_relation=NeighboringRelation.REPLACE_SPECIAL,
         )
-    if isinstance(pair, IntegerLaplacePair):
-        return _from_profiles(*_integer_laplace(pair), width)
-    if isinstance(pair, MixedPair):
-        low, high = mixed_range(pair, _TAIL)
-        return _from_profiles(mixed_profiles(pair), (low, high), width)
-    assert isinstance(pair, FewPointsPair)  # noqa: S101  has_losses says which pairs come here
-    return _from_profiles(*_few_points(pair), width)
+    return _from_profiles(profiles_of(pair), width)
 
 
-def _from_profiles(profiles: Profiles, ends: tuple[float, float], width: float) -> Any:
-    """Discretise a pair whose first direction's losses lie in `ends`, the second's in their negatives."""
+def _from_profiles(profiles: Profiles, width: float) -> Any:
     import numpy as np
     from dp_accounting.pld import pld_pmf, privacy_loss_distribution
 
-    low, high = math.floor(ends[0] / width) - 1, math.ceil(ends[1] / width) + 1
-    forward = profiles[0](np.arange(low, high + 1) * width)
-    reverse = profiles[1](np.arange(-high, -low + 1) * width)
-    dots = pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap
+    def direction(profile: Profile, low: float, high: float) -> Any:
+        first, last = math.floor(low / width) - 1, math.ceil(high / width) + 1
+        deltas = np.clip(profile(np.arange(first, last + 1) * width), 0.0, 1.0)
+        return pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(width, first, last, deltas)
+
     return privacy_loss_distribution.PrivacyLossDistribution(
-        dots(width, low, high, np.clip(forward, 0.0, 1.0)),
-        dots(width, -high, -low, np.clip(reverse, 0.0, 1.0)),
+        direction(profiles.forward, *profiles.forward_ends),
+        direction(profiles.reverse, *profiles.reverse_ends),
     )
-
-
-def _few_points(pair: FewPointsPair) -> tuple[Profiles, tuple[float, float]]:
-    import numpy as np
-
-    def profile(upper: tuple[float, ...], lower: tuple[float, ...]) -> Callable[[Any], Any]:
-        return lambda losses: sum(
-            np.maximum(p - np.exp(losses) * q, 0.0) for p, q in zip(upper, lower, strict=True)
-        )
-
-    losses = [math.log(p / q) for p, q in zip(pair.upper, pair.lower, strict=True)]
-    both = profile(pair.upper, pair.lower), profile(pair.lower, pair.upper)
-    return both, (min(losses), max(losses))
-
-
-def _integer_laplace(pair: IntegerLaplacePair) -> tuple[Profiles, tuple[float, float]]:
-    import numpy as np
-
-    scale, shift, rate = pair.scale, pair.shift, pair.rate
-    epsilon = shift / scale
-    normaliser = math.log1p(math.exp(-1 / scale))
-
-    def moved(losses: Any) -> Any:
-        """H(P || Q) = H(Q || P): moved noise has more than e^loss of the other's mass from some k on."""
-        inside = np.clip(losses, -epsilon, epsilon)
-        k = np.floor((shift + scale * inside) / 2) + 1
-        beyond = np.where(  # P[moved noise >= k]; k <= shift but at the upper end
-            k <= shift,
-            1 - np.exp(np.minimum(k - shift - 1, 0) / scale - normaliser),
-            np.exp(-np.maximum(k - shift, 0) / scale - normaliser),
-        )
-        less = beyond - np.exp(inside - k / scale - normaliser)
-        return np.where(losses >= epsilon, 0.0, np.where(losses < -epsilon, -np.expm1(losses), less))
-
-    def sampled(losses: Any) -> Any:  # H(rate P + (1 - rate) Q || Q)
-        inner = 1 + np.expm1(losses) / rate
-        some = inner > 0
-        return np.where(some, rate * moved(np.log(np.where(some, inner, 1.0))), -np.expm1(losses))
-
-    def unsampled(losses: Any) -> Any:  # H(Q || rate P + (1 - rate) Q)
-        outer = 1 - np.exp(losses) * (1 - rate)
-        some = outer > 0
-        kept = np.where(some, outer, 1.0)
-        return np.where(some, kept * moved(losses + math.log(rate) - np.log(kept)), 0.0)
-
-    ends = math.log1p(rate * math.expm1(-epsilon)), math.log1p(rate * math.expm1(epsilon))
-    return (sampled, unsampled), ends

@@ -13,7 +13,7 @@ from typing import Any
 
 from cloister.privacy.accounting.pairs import MixedPair
 
-__all__ = ["mixed_moment", "mixed_profiles", "mixed_range"]
+__all__ = ["mixed_losses", "mixed_moment", "mixed_profiles"]
 
 _STEP = 1e-3  # of the integral, in standard deviations
 _TAIL = 50.0  # nats: what lies beyond this is bounded, not computed
@@ -51,14 +51,14 @@ def mixed_profiles(pair: MixedPair) -> tuple[Callable[[Any], Any], Callable[[Any
     return forward, reverse
 
 
-def mixed_range(pair: MixedPair, tail: float) -> tuple[float, float]:
-    """Return log L at `tail` standard deviations below 0 and above the farthest shift."""
+def mixed_losses(pair: MixedPair, tail: float) -> tuple[float, float, float]:
+    """Return log L at `tail` standard deviations below 0, above 0, and above the farthest shift."""
     import numpy as np
 
     weights, shifts = _atoms(pair)
-    ends = np.array([-tail, shifts[-1] + tail])
-    low, high = np.logaddexp.reduce(weights + np.outer(ends, shifts) - shifts**2 / 2, axis=1)
-    return float(low), float(high)
+    points = np.array([-tail, tail, shifts[-1] + tail])
+    low, middle, high = np.logaddexp.reduce(weights + np.outer(points, shifts) - shifts**2 / 2, axis=1)
+    return float(low), float(middle), float(high)
 
 
 def _where(weights: Any, shifts: Any, losses: Any) -> Any:

@@ -102,14 +102,17 @@ def _points(upper: tuple[float, ...], lower: tuple[float, ...], order: int) -> f
 
 
 def _capped(pair: CappedPair, order: int) -> float:
-    """The pairs of cut and uncut samples, mixed openly: exp of the moment is jointly convex, twice."""
+    """Whether the sample is cut without the unit is given away; where it is, whether the unit stays is too.
+
+    Under zero-out a unit that stays in a cut sample moves the sum by its own part, whomever it displaced.
+    """
     cut, stays = capped_probabilities(pair)
     uncut = log_moment(GaussianPair(pair.noise, pair.rate), order)
     if cut == 0.0:
         return uncut
-    moved = 8 * order * (order - 1) / pair.noise**2  # N(-1) against N(1) at half the noise
-    swapped = moved if stays == 1.0 else _log_sum((math.log1p(-stays), _log(stays) + moved))
-    return _log_sum((_log(1 - cut) + uncut, math.log(cut) + swapped))
+    moved = order * (order - 1) / (2 * pair.noise**2)
+    given_away = _log_sum((_log(1 - stays), _log(stays) + moved))
+    return _log_sum((_log(1 - cut) + uncut, math.log(cut) + given_away))
 
 
 def _fixed_size(pair: FixedSizePair, order: int) -> float:
