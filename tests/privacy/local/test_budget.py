@@ -45,6 +45,11 @@ def test_epsilons_add_and_the_last_one_is_refused(budget: PersonalBudget) -> Non
     budget.charge(["ben"], Charge(epsilon=1.0))
 
 
+def test_the_smallest_price_is_not_free(budget: PersonalBudget) -> None:
+    budget.charge(["ann"], Charge(epsilon=1e-15, delta=1e-36, per_metre=1e-20))
+    assert budget.spent("ann") == Charge(1e-12, 1e-18, 1e-15)
+
+
 def test_kinds_have_budgets_of_their_own(budget: PersonalBudget) -> None:
     budget.charge(["ann"], Charge(epsilon=1.0, delta=4e-10))
     budget.charge(["ann"], Charge(per_metre=0.05, delta=4e-10))

@@ -15,6 +15,7 @@ from cloister.crypto import StreamRandom
 from cloister.errors import InputError
 from cloister.privacy.local import PlanarLaplace, Rectangle, Region, estimate_cells, estimate_position
 from cloister.privacy.local.planarnoise import (
+    MIN_RATE,
     _drawn,
     coordinate_variance,
     masses,
@@ -74,6 +75,14 @@ def test_drawn_noise_follows_those_chances(rate: float) -> None:
     observed = np.append(seen[keep], seen[~keep].sum())
     wanted = np.append(expected[keep], expected[~keep].sum())
     assert stats.chisquare(observed, wanted).pvalue > 1e-6
+
+
+def test_noise_is_drawn_wider_than_it_is_claimed_by_more_than_arithmetic_costs() -> None:
+    """The proof's last step: (rate - drawn) * 1 step exceeds 6e-13 at the least rate there is."""
+    for rate in (MIN_RATE, 0.01, 8.0):
+        narrower, scale = _drawn(rate)
+        assert rate - narrower > 6e-13
+        assert scale * narrower >= math.sqrt(2)
 
 
 def test_a_square_noise_is_not_taken_for_a_round_one() -> None:
