@@ -32,6 +32,7 @@ from cloister.learning.attacks.membership import (
     plain_trainer,
     private_trainer,
 )
+from cloister.learning.attacks.synthetic import synthetic_rows, synthetic_table
 
 __all__ = [
     "CHECKS",
@@ -66,4 +67,6 @@ __all__ = [
     "private_views",
     "similarity",
     "structural_checks",
+    "synthetic_rows",
+    "synthetic_table",
 ]

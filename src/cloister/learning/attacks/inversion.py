@@ -62,6 +62,7 @@ class Inversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         similarity: mean similarity of the best pair of candidate and row.
         chance: the same for rows of other people in the candidates' place.
         exact: share of trials in which a row was read back within half a per cent of its range.
+        exact_by_chance: the same for rows of other people: few features are easily guessed.
     """
 
     view: View
@@ -69,6 +70,7 @@ class Inversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     similarity: float
     chance: float
     exact: float
+    exact_by_chance: float
 
 
 def candidates(model: Model, update: Array) -> Array:
@@ -130,7 +132,14 @@ def invert(
             best[trial] = similarity(guesses, target)
             chance[trial] = similarity(strangers(max(1, len(guesses))), target)
         found.append(
-            Inversion(view, trials, float(best.mean()), float(chance.mean()), float((best > _EXACT).mean()))
+            Inversion(
+                view,
+                trials,
+                similarity=float(best.mean()),
+                chance=float(chance.mean()),
+                exact=float((best > _EXACT).mean()),
+                exact_by_chance=float((chance > _EXACT).mean()),
+            )
         )
     return tuple(found)
 

@@ -1,0 +1,150 @@
+"""What an audit found, as frozen data, and its verdict.
+
+The verdict is "violates the claim" where the bound is above the claimed epsilon or a check fails, otherwise
+"consistent with the claim". Nothing here can say that a study is private: an attack that finds little may be
+a weak attack. Without a claim there is no verdict, only what the attacks found.
+
+A certificate may state an audit beside the claim (`audited`), if it is consistent and touched nobody's rows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from cloister.crypto import canonical_bytes, sha256
+from cloister.errors import InputError, VerificationError
+from cloister.governance.certificate import Audited
+from cloister.learning.attacks import Bound, Check, Inversion, Membership
+
+__all__ = [
+    "CONSISTENT",
+    "VIOLATES",
+    "AuditReport",
+    "CanaryFacts",
+    "ClaimFacts",
+    "Verdict",
+    "audited",
+    "judge",
+]
+
+Verdict = Literal["consistent with the claim", "violates the claim"]
+CONSISTENT: Final = "consistent with the claim"
+VIOLATES: Final = "violates the claim"
+
+
+class ClaimFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is claimed, and by what mechanism.
+
+    Attributes:
+        epsilon_hub, epsilon_colluders, delta, adversary, unit, mode: as the plan's terms say.
+        noise_multiplier, rate, steps, shares: of the mechanism in the view that is claimed.
+    """
+
+    epsilon_hub: float
+    epsilon_colluders: float
+    delta: float
+    adversary: Literal["colluders", "hub"]
+    unit: str
+    mode: Literal["distributed", "local"]
+    noise_multiplier: float
+    rate: float
+    steps: int
+    shares: int
+
+
+class CanaryFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The game: `each` canaries in each of `runs` runs, `total` coins in all."""
+
+    each: int
+    runs: int
+    total: int
+
+
+class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an audit found.
+
+    Attributes:
+        version: of this format.
+        claimed: epsilon of the claim, rounded up to four digits; None where the plan claims nothing.
+        bound: with `confidence`, epsilon of the mechanism is larger than this; None without a claim.
+        confidence: of the bound.
+        verdict: None without a claim.
+        explanation: the verdict in one sentence, and what it does not say.
+        study: its name.
+        plan: digest of the plan, hex.
+        rows: whose rows membership and inversion attacked: "synthetic", or their owner's "own".
+        claim, canaries, bounds, checks: empty without a claim.
+        membership: None where there were too few rows.
+        inversion: one entry for each view of the hub's.
+        conditions: what the result holds under, one sentence each.
+        seconds: how long it took.
+        created: the time, "2026-01-31T12:00:00Z".
+    """
+
+    version: Literal[1] = 1
+    claimed: float | None
+    bound: float | None
+    confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    verdict: Verdict | None
+    explanation: str
+    study: str
+    plan: str
+    rows: Literal["synthetic", "own"]
+    claim: ClaimFacts | None
+    canaries: CanaryFacts | None
+    bounds: tuple[Bound, ...]
+    checks: tuple[Check, ...]
+    membership: Membership | None
+    inversion: tuple[Inversion, ...]
+    conditions: tuple[str, ...]
+    seconds: float
+    created: str
+
+    def to_json(self) -> bytes:
+        """Return the report as indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if not check.holds)
+
+
+def audited(report: AuditReport) -> Audited:
+    """Return what a certificate states of an audit: bound, confidence, verdict, and the report's digest.
+
+    Raises:
+        VerificationError: the audit's verdict is not "consistent with the claim".
+        InputError: it used somebody's rows; such a report stays with their owner.
+    """
+    if report.rows != "synthetic":
+        raise InputError(
+            "this audit used its owner's rows, so it stays with them",
+            fix="Run `cloister audit` without --site for a certificate",
+        )
+    if report.verdict != CONSISTENT or report.bound is None:
+        raise VerificationError(
+            "the audit is not consistent with the claim" if report.verdict else "the study claims nothing",
+            where=f"study {report.study}",
+            fix="Find out which part of the mechanism is not as claimed before anything is released",
+        )
+    return Audited(report.bound, report.confidence, CONSISTENT, sha256(canonical_bytes(report)).hex())
+
+
+def judge(
+    claimed: float | None, bound: float | None, confidence: float, checks: tuple[Check, ...]
+) -> tuple[Verdict | None, str]:
+    """Return the verdict, None without a claim, and one sentence that says what it rests on."""
+    if claimed is None or bound is None:
+        return None, "No privacy was claimed, so there is no verdict; see what the attacks found."
+    failed = [check.name for check in checks if not check.holds]
+    said = f"With confidence {confidence:g} epsilon is above {bound:.3f}; {claimed:.4g} is claimed."
+    if failed:
+        said += f" The mechanism is not the one that was accounted for: {', '.join(failed)}."
+    if bound > claimed:
+        said += " The bound is above the claim."
+    if failed or bound > claimed:
+        return VIOLATES, said
+    return CONSISTENT, f"{said} That does not prove the claim."
