@@ -10,13 +10,9 @@ from __future__ import annotations
 from cloister.report.model import (
     STAGES,
     Aggregation,
-    Audit,
-    Budget,
     Certificate,
-    EpsilonPoint,
     Metrics,
     Participant,
-    Privacy,
     Report,
     RoundPoint,
     Sight,
@@ -27,6 +23,7 @@ from cloister.report.model import (
     Subject,
     Testing,
 )
+from cloister.report.privacy import Audit, Baselines, Budget, EpsilonPoint, Privacy
 from cloister.report.texts import Language, Text, say
 from cloister.report.words import with_words
 from cloister.report.write import load_report, report_json, write_report
@@ -35,6 +32,7 @@ __all__ = [
     "STAGES",
     "Aggregation",
     "Audit",
+    "Baselines",
     "Budget",
     "Certificate",
     "EpsilonPoint",

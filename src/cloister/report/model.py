@@ -3,10 +3,13 @@
 Invariants, checked on construction and again on every write and read:
 1. `stages` are the seven, each once, in their order.
 2. A figure that is a fraction lies in [0, 1]; a figure that was not measured is null, never a guess.
-3. `metrics.local` names participants only.
+3. `metrics`, `testing` and `privacy` name participants only.
+4. Where rows are not declared public, nothing that could only be computed from rows in the open is here: no
+   centralised or local figures, and beside a claim of privacy no curve either.
 
 The facts come from the pipeline, `certificate_in_words` from the certificate itself. The other sentences
-(`headline`, `who_could_see_what`, `not_protected`) are made from the facts when the report is written.
+(`headline`, `privacy_note`, `who_could_see_what`, `not_protected`) are made from the facts when the report is
+written. The facts of differential privacy are in `privacy.py`.
 
 It holds figures about the study, never a row.
 """
@@ -17,16 +20,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from cloister.report.kinds import Count, Digest, Fraction, NotNegative
+from cloister.report.privacy import Privacy
+
 __all__ = [
     "STAGES",
     "Aggregation",
-    "Audit",
-    "Budget",
     "Certificate",
-    "EpsilonPoint",
     "Metrics",
     "Participant",
-    "Privacy",
     "Report",
     "RoundPoint",
     "Sight",
@@ -40,15 +42,8 @@ __all__ = [
 ]
 
 StageName = Literal["collect", "encrypt", "federate", "train", "infer", "seal", "release"]
-Verdict = Literal["sees", "own", "sealed", "never"]
+Verdict = Literal["sees", "noised", "own", "sealed", "never"]
 STAGES: tuple[StageName, ...] = ("collect", "encrypt", "federate", "train", "infer", "seal", "release")
-
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +56,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: StageName
-    seconds: Seconds
+    seconds: NotNegative
     bytes: Count
 
 
@@ -142,77 +137,6 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     average_last: Count = 0
 
 
-class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one owner's ledger says of its rows: its cap, what this and everything before spent, what is left.
-
-    Args:
-        site: whose.
-        cap_epsilon: what the owner allows over everything ever released from its rows, at `cap_delta`.
-        cap_delta: likewise.
-        spent_epsilon: what was spent so far, as the ledger's filter counts it.
-        left_epsilon: what one more release could be claimed with.
-    """
-
-    site: str
-    cap_epsilon: Positive
-    cap_delta: Fraction
-    spent_epsilon: NotNegative
-    left_epsilon: NotNegative
-
-
-class EpsilonPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The same study at another epsilon: accuracy, the mean of `runs` runs, with its standard deviation."""
-
-    epsilon: Positive
-    accuracy: Fraction
-    deviation: NotNegative
-    runs: Annotated[int, msgspec.Meta(ge=1)]
-
-
-class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an attack that was run on the claim showed: a lower bound on epsilon, never a proof of privacy."""
-
-    claimed: Positive
-    bound: NotNegative
-    confidence: Fraction
-    canaries: Count
-    verdict: Literal["consistent with the claim", "violates the claim"]
-
-
-class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Differential privacy: the claim, and what it rests on.
-
-    Args:
-        epsilon: what the plan claims at `delta`, None where it fixes the noise instead.
-        epsilon_hub: against the hub and every reader of the model.
-        epsilon_colluders: against a hub with `colluders` colluding sites.
-        delta: of both.
-        adversary: which of the two the plan's epsilon speaks of.
-        colluders: how many sites are assumed to tell the hub their noise.
-        unit: "record", or the column that names whose row it is.
-        mode: who adds the noise: all sites together, or each for itself.
-        clip, rate, noise_multiplier: of the mechanism.
-        budgets: every owner's ledger.
-        curve: accuracy against epsilon, on rows declared public; empty elsewhere.
-        audit: an attack on the claim, None where none was run.
-    """
-
-    epsilon: Positive | None
-    epsilon_hub: Positive
-    epsilon_colluders: Positive
-    delta: Fraction
-    adversary: Literal["colluders", "hub"]
-    colluders: Count
-    unit: str
-    mode: Literal["distributed", "local"]
-    clip: Positive
-    rate: Fraction
-    noise_multiplier: Positive
-    budgets: tuple[Budget, ...]
-    curve: tuple[EpsilonPoint, ...] = ()
-    audit: Audit | None = None
-
-
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The signed record.
 
@@ -266,7 +190,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One cell of who could see what: `sees`, `own` (its own only), `sealed` (ciphertext only) or `never`."""
+    """One cell of who could see what.
+
+    `sees`, `noised` (under differential privacy), `own` (its own only), `sealed` (ciphertext only),
+    `never`.
+    """
 
     party: str
     what: str
@@ -308,5 +236,18 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         names = [participant.name for participant in self.participants]
         if len(names) < 2 or len(set(names)) != len(names):
             raise ValueError("participants must be at least two, each named once")
-        if not set(self.metrics.local) | set(self.testing.federated_by_site) <= set(names):
+        named = set(self.metrics.local) | set(self.testing.federated_by_site)
+        if not named <= set(names):
             raise ValueError("metrics name a site that is no participant")
+        if self.privacy is not None and not self.privacy.names() <= set(names):
+            raise ValueError("privacy names a site that is no participant")
+        if not self.source.public_rows:
+            self._require_closed()
+
+    def _require_closed(self) -> None:
+        """Refuse figures that only rows in the open can give."""
+        privacy = self.privacy
+        if self.metrics.centralised is not None or self.metrics.local:
+            raise ValueError("rows that are not public have no centralised or local figures")
+        if privacy is not None and (self.curves or privacy.curve or privacy.baselines):
+            raise ValueError("rows that are not public have no curve and no baselines")
