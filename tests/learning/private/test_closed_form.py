@@ -128,9 +128,9 @@ def test_without_the_deflation_some_contribution_exceeds_the_clip() -> None:
 
 def test_tiny_residuals_of_large_inputs_are_not_lost_to_underflow() -> None:
     model = Model((2, 1), SquaredHead())
-    X = np.array([[1e60, -1e60], [1e100, 1e100], [1e160, 0.0], [1e3, 1e3]])
-    for tiny in (1e-150, 1e-160, 1e-170, 1e-300):
-        y = np.full(4, tiny)
+    X = np.array([[1e60, -1e60], [1e100, 1e100], [1e160, 0.0], [1e3, 1e3], [1e150, 0.0]])
+    for tiny in (1e-150, 1e-160, 1.5e-162, 1e-164, 1e-170, 1e-300):
+        y = np.full(5, tiny)
         exact = contributions(model, np.zeros(3), X, y, module.deflated(model, 2.0**-64))
         assert max(exact) <= Fraction(2.0**-64) ** 2
 
@@ -185,10 +185,18 @@ def test_float_bound_is_small_and_grows_with_the_microbatch() -> None:
 # --- one row, one result
 
 
-@pytest.mark.parametrize("name", SECTIONS)
-def test_rows_do_not_change_each_others_last_bits(name: str) -> None:
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(make_model(name, 13) for name in SECTIONS),
+        Model((64, 100, 2), SoftmaxHead(2)),
+        Model((300, 10), SoftmaxHead(10)),
+        Model((64, 1), LogisticHead()),
+    ],
+    ids=lambda model: "-".join(map(str, model.widths)),
+)
+def test_rows_do_not_change_each_others_last_bits(model: Model) -> None:
     """Taking a row away must not move the others: a rectifier could tip over in every one of them."""
-    model = make_model(name, 13)
     params, (X, y) = make_params(model), make_rows(model, 300)
     rows = module.PreparedRows(NumpyPrivate(model), X, y)
     layers, ceiling = module.layer_views(model, params), module.deflated(model, 0.4)

@@ -45,7 +45,7 @@ CASES = {
     "a narrow ring that wraps": {
         "grid": IntegerGrid(16, 1 << 12),
         "rate": 1.0,
-        "share_variance": 1e7,
+        "share_variance": 1e9,
         "training": training(rounds=2),
     },
 }
