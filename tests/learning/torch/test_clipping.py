@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - what follows needs torch, which may be absent
 from __future__ import annotations
 
 import numpy as np
@@ -5,10 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra torch")
 
-from tests.learning.torch.modules import CASES, Case  # noqa: E402
-from tests.learning.torch.reference import clipped_sum, example_gradients, moved, rows_for  # noqa: E402
+from tests.learning.torch.modules import CASES, Case
+from tests.learning.torch.reference import clipped_sum, example_gradients, moved, rows_for
 
-from cloister.learning.torch import TorchPrivate  # noqa: E402
+from cloister.learning.torch import TorchPrivate
 
 ROWS = 11
 

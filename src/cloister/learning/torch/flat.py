@@ -6,7 +6,9 @@ parties must have the same. `fixed_digest` names them, so that a plan or a certi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cloister.crypto import StreamRandom
 from cloister.errors import InputError
 from cloister.learning.heads import Array
 
@@ -82,12 +85,23 @@ class Flat:
                 f"the model has {self.size} parameters and {params.size} were given",
                 fix="Use the start of this plan",
             )
-        whole = torch.from_numpy(np.ascontiguousarray(params, dtype=np.float64))
+        whole = torch.from_numpy(np.array(params, dtype=np.float64))
         with torch.no_grad():
             for name, each in self.parameters.items():
                 each.copy_(whole[self.slices[name]].view(each.shape))
         self._sign = object()
         return self._sign
+
+    @contextlib.contextmanager
+    def moved(self, random: StreamRandom) -> Iterator[None]:
+        """Move all parameters by up to 0.1 for the length of a `with`: zeros at the start would hide much."""
+        before, sign = self.read(), self._sign
+        self.write(before + 0.2 * (random.uniform(before.shape) - 0.5))
+        try:
+            yield
+        finally:
+            self.write(before)
+            self._sign = sign
 
     def holds(self, sign: object) -> bool:
         """Whether the parameters are those whose writing returned this sign."""

@@ -57,7 +57,8 @@ def plain_sgd(
     first = (training.rounds - averaged + 1) * training.local_steps
     for step, index in enumerate(batches, start=1):
         some = index[0]
-        current -= training.learning_rate * (model.gradient(current, X[some], y[some]) + decay * current)
+        with np.errstate(over="ignore", invalid="ignore"):
+            current -= training.learning_rate * (model.gradient(current, X[some], y[some]) + decay * current)
         if step >= first and step % training.local_steps == 0:
             mean += current / averaged
     if not np.isfinite(mean).all():

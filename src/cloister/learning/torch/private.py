@@ -11,12 +11,15 @@ small cost"):
    finite is cleared and contributes nothing;
 5. the terms' weighted sums, in float64, for each group of rows that is asked for.
 
-The block is chosen from the layers' sizes, so that memory depends neither on the number of rows nor on the
-size of a group; nothing of a parameter's size is kept per row beyond a block.
+**One row, one result.** What is computed for a row depends on the row and the parameters alone, to the last
+bit: were it otherwise, taking one row away would change how all others round, and a rectifier of any of
+them could tip over. So all blocks of a module have one number of rows, missing ones made up by zeros; `probe`
+tests on every module, bit by bit, that the content of other rows changes nothing, and `place_is_nothing`, for
+the number of rows and of threads in use, that it does not matter either where in the block a row stands. A
+group's sum depends on its own rows alone, too: it is cut into blocks from its own first row.
 
-What it relies on: what torch computes for one row depends on that row, on the parameters and on shapes alone.
-`probe` tests that on every module, bit by bit, together with the gradients themselves. Two neighbouring
-datasets sample the same rows, so shapes are the same.
+Memory depends neither on the number of rows nor on the size of a group; nothing of a parameter's size is kept
+per row beyond a block.
 
 The module runs in evaluation mode: dropout does nothing. It gets float32 (b, *shape) and returns (b, k) or
 (b,); reshaping and conversion to integers are its own business.
@@ -24,7 +27,6 @@ The module runs in evaluation mode: dropout does nothing. It gets float32 (b, *s
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -40,14 +42,15 @@ from cloister.learning.private import check_clip
 from cloister.learning.torch.bookkeeping import Block, Bookkeeping
 from cloister.learning.torch.flat import Flat
 from cloister.learning.torch.layers import check_layers
-from cloister.learning.torch.probe import probe
+from cloister.learning.torch.packing import packed
+from cloister.learning.torch.probe import place_is_nothing, probe
 from cloister.learning.torch.start import build_module
 from cloister.learning.torch.terms import CANCELLATION
 
 __all__ = ["TorchPrivate"]
 
 _BLOCK_BYTES: Final = 48 << 20
-_MOST_ROWS: Final = 128
+_BLOCKS: Final = (64, 48, 32, 16, 8, 4, 2, 1)  # rows of a block; in the last one a row has one place only
 
 
 class TorchPrivate:
@@ -80,8 +83,8 @@ class TorchPrivate:
         self._books = Bookkeeping(self.module, self._flat, check_layers(self.module))
         self._found = probe(self._books, self._flat, classes=classes, shape=self.shape)
         bytes_of_row = self._found.floats * self._flat.dtype.itemsize
-        self.block_rows = max(1, min(_MOST_ROWS, _BLOCK_BYTES // max(1, bytes_of_row)))
-        """Rows that are worked on at once; it follows from the module alone."""
+        self._most_rows = max(1, min(_BLOCKS[0], _BLOCK_BYTES // max(1, bytes_of_row)))
+        self._rows: dict[int, int] = {}
 
     @property
     def size(self) -> int:
@@ -176,7 +179,7 @@ class TorchPrivate:
         clip (`terms`); C is `CANCELLATION` where positions are added up in the weighted sum, else C = T = 1.
         Twice that, and 2 u M for the factor K / clip and its product, is below (n + 4) C M 2**-52.
         """
-        rows = min(self.block_rows, microbatch)
+        rows = min(self._most_rows, microbatch)
         positions = self._found.positions
         terms = rows * max(1, positions) + math.ceil(microbatch / rows) + 8
         return terms * microbatch * (CANCELLATION if positions else 1.0) * 2.0**-52
@@ -198,8 +201,8 @@ class TorchPrivate:
         labels = self._checked(X, y)
         self._flat.write(params)
         total = torch.zeros(self.size, dtype=torch.float64)
-        for at in range(0, len(X), self.block_rows):
-            some = slice(at, at + self.block_rows)
+        for at in range(0, len(X), self._most_rows):
+            some = slice(at, at + self._most_rows)
             output, _ = self._books.forward(self._tensor(X[some]))
             scores = self._found.scores.read(output)
             residuals = self._found.scores.residuals(scores, labels[some])
@@ -214,30 +217,48 @@ class TorchPrivate:
     def _group_sums(
         self, sign: object, X: NDArray[Any], labels: Array, starts: Sequence[int], clip: float
     ) -> Iterator[Array]:
-        at = end = 0
-        for first, stop in itertools.pairwise(starts):
-            if first == stop:
-                continue
-            begin, total = first, torch.zeros(self.size, dtype=torch.float64)
-            while begin < stop:
+        rows = self._places()
+        total: Tensor | None = None
+        for pieces in packed(starts, rows):
+            at, end = pieces[0].begin, pieces[-1].end
+            block: Block | None = None
+            for piece in pieces:
                 if not self._flat.holds(sign):
                     raise InputError(
                         "the module was used for something else before all its sums were taken",
                         fix="Take them first, or make a second model",
                     )
-                if begin == end:
-                    at, end = end, min(end + self.block_rows, len(labels))
-                    block = self._block(X[at:end], labels[at:end])
+                if block is None:
+                    block = self._block(X[at:end], labels[at:end], rows)
                     block.clip(clip)
-                until = min(end, stop)
-                block.add_into(total, slice(begin - at, until - at))
-                begin = until
-            yield total.numpy()
+                if total is None:
+                    total = torch.zeros(self.size, dtype=torch.float64)
+                block.add_into(total, slice(piece.begin - at, piece.end - at))
+                if piece.last:
+                    yield total.numpy()
+                    total = None
 
-    def _block(self, rows: NDArray[Any], labels: Array) -> Block:
+    def _block(self, some: NDArray[Any], labels: Array, rows: int) -> Block:
+        """Return the block of some rows, made up to `rows`, so that all blocks have one shape."""
         found = self._found
-        calls, residuals = self._books.passes(self._tensor(rows), labels, found.scores, found.layouts)
+        X = torch.zeros((rows, *self.shape), dtype=self._flat.dtype)
+        self._fill(X[: len(some)], some)
+        padded = np.zeros(rows)
+        padded[: len(some)] = labels
+        calls, residuals = self._books.passes(X, padded, found.scores, found.layouts)
         return self._books.block(calls, residuals, found.layouts)
+
+    def _places(self) -> int:
+        """Return the rows of a block in which it does not matter, on this machine, where a row stands."""
+        threads = torch.get_num_threads()
+        if threads not in self._rows:
+            self._rows[threads] = next(
+                rows
+                for rows in _BLOCKS
+                if rows <= self._most_rows
+                and (rows == 1 or place_is_nothing(self._books, self._flat, self._found, rows))
+            )
+        return self._rows[threads]
 
     def _scores(self, params: Array, X: NDArray[Any]) -> Tensor:
         self._check_rows(X)
@@ -245,12 +266,20 @@ class TorchPrivate:
         read = self._found.scores.read
         parts = [torch.empty((0, self.head.outputs))]
         with torch.no_grad():
-            starts = range(0, len(X), _MOST_ROWS)
-            parts += [read(self.module(self._tensor(X[at : at + _MOST_ROWS]))) for at in starts]
+            starts = range(0, len(X), _BLOCKS[0])
+            parts += [read(self.module(self._tensor(X[at : at + _BLOCKS[0]]))) for at in starts]
         return torch.cat(parts)
 
     def _tensor(self, rows: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(rows)).to(self._flat.dtype)
+        tensor = torch.empty(rows.shape, dtype=self._flat.dtype)
+        self._fill(tensor, rows)
+        return tensor
+
+    @staticmethod
+    def _fill(tensor: Tensor, rows: NDArray[Any]) -> None:
+        """Write rows, which may be read-only, in the tensor's own type; what overflows becomes infinite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            tensor.numpy()[...] = rows
 
     def _check_rows(self, X: NDArray[Any]) -> None:
         if X.shape[1:] != self.shape:

@@ -35,9 +35,10 @@ from cloister.learning.torch.layout import Axis, Layout
 from cloister.learning.torch.record import Call
 from cloister.learning.torch.scores import Scores
 
-__all__ = ["Findings", "probe"]
+__all__ = ["Findings", "place_is_nothing", "probe"]
 
 _FEW, _MANY = 3, 5
+_ROWS_PLACED: Final = 2
 _TOLERANCE: Final = 2e-3
 
 
@@ -46,12 +47,14 @@ class Findings:
     """What the tests found out about a module.
 
     Args:
+        shape: of one row.
         scores: how its output is read.
         layouts: where examples lie in each call of its layers, in order.
         floats: numbers kept for one row between the passes and the sum.
         positions: of one row that a weighted sum adds up without their gradients being formed; 0 for none.
     """
 
+    shape: tuple[int, ...]
     scores: Scores
     layouts: tuple[Layout, ...]
     floats: int
@@ -71,23 +74,49 @@ def probe(bookkeeping: Bookkeeping, flat: Flat, *, classes: int, shape: tuple[in
         InputError: a test failed; the message says which layer and why.
     """
     random = StreamRandom.from_seed(0, "probe of a module")
-    start, fixed = flat.read(), flat.fixed_digest()
-    flat.write(start + 0.2 * (random.uniform(start.shape) - 0.5))
+    fixed = flat.fixed_digest()
     X = torch.from_numpy(random.integers(2, (_MANY, *shape))).to(flat.dtype)
     labels = random.integers(max(classes, 2), _MANY).astype(np.float64)
-    try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _explained():
-            warnings.simplefilter("ignore")  # torch's advice on speed, given once for each process
-            findings, block = _layouts_and_block(bookkeeping, X, labels, classes)
-            _independent(bookkeeping, X, labels, findings)
-            _gradients(bookkeeping, flat, X, labels, findings.scores, block)
-    finally:
-        flat.write(start)
+    with torch.random.fork_rng(devices=[]), flat.moved(random), warnings.catch_warnings(), _explained():
+        warnings.simplefilter("ignore")  # torch's advice on speed, given once for each process
+        findings, block = _layouts_and_block(bookkeeping, X, labels, classes)
+        _independent(bookkeeping, X, labels, findings)
+        _gradients(bookkeeping, flat, X, labels, findings.scores, block)
     if flat.fixed_digest() != fixed:
         _refuse(
             "a frozen parameter or a buffer changes when the module is called", "", "Keep no running values"
         )
     return findings
+
+
+def place_is_nothing(bookkeeping: Bookkeeping, flat: Flat, found: Findings, rows: int) -> bool:
+    """Return whether a row gives the same bits wherever it stands among `rows` rows.
+
+    Libraries' kernels may treat the rows at an edge of a matrix in another way; which ones they do depends on
+    shapes, so this is asked of the shapes in use. The parameters are as before afterwards.
+
+    Args:
+        bookkeeping: of the module.
+        flat: its parameters.
+        found: what `probe` found.
+        rows: how many there are.
+    """
+    random = StreamRandom.from_seed(0, "places of a row")
+    shape = found.shape
+    with torch.random.fork_rng(devices=[]), flat.moved(random):
+        for _ in range(_ROWS_PLACED):
+            row = torch.from_numpy(random.integers(2, shape)).to(flat.dtype)
+            X = row.expand(rows, *shape).contiguous()
+            torch.manual_seed(0)
+            calls, residuals = bookkeeping.passes(X, np.zeros(rows), found.scores, found.layouts)
+            block = bookkeeping.block(calls, residuals, found.layouts)
+            first, other = (torch.zeros(flat.size, dtype=torch.float64) for _ in range(2))
+            block.add_into(first, slice(0, 1))
+            for at in range(1, rows):
+                block.add_into(other.zero_(), slice(at, at + 1))
+                if not _same(first, other) or not _same(block.squares[0], block.squares[at]):
+                    return False
+    return True
 
 
 def _layouts_and_block(
@@ -103,7 +132,7 @@ def _layouts_and_block(
     torch.manual_seed(0)
     block = bookkeeping.block(*bookkeeping.passes(X, labels, scores, layouts), layouts)
     activations = sum(call.inputs.numel() + math.prod(call.shape) for call in many) // _MANY
-    return Findings(scores, layouts, 2 * activations + block.held, block.positions), block
+    return Findings(tuple(X.shape[1:]), scores, layouts, 2 * activations + block.held, block.positions), block
 
 
 def _layout(few: Call, many: Call) -> Layout:
@@ -136,7 +165,7 @@ def _independent(bookkeeping: Bookkeeping, X: Tensor, labels: Array, findings: F
             (back, again, layout.outputs),
         ):
             a, b = (each.movedim(axis.at, 0).reshape(_MANY, -1)[rest] for each in (one, two))
-            if not bool((a.eq(b) | (a.isnan() & b.isnan())).all()):
+            if not _same(a, b):
                 _refuse(
                     "one example changes what this layer sees of another",
                     call.name,
@@ -173,6 +202,11 @@ def _gradients(
                     f"parameter {name}",
                     "Use parameters only by calling their layer, and nothing random or shared between rows",
                 )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether all numbers are equal or both undefined."""
+    return bool((a.eq(b) | (a.isnan() & b.isnan())).all())
 
 
 def _forward(bookkeeping: Bookkeeping, X: Tensor) -> tuple[Tensor, list[Call]]:

@@ -313,8 +313,8 @@ def _widened(vectors: Tensor, arena: Arena) -> Iterator[Tensor]:
 def _squares(vectors: Tensor) -> Tensor:
     """Return float64[n], not below the squared norms of rows [n, k].
 
-    float32 is added up as it is, c = `_NARROW` squares at a time. With v = 2**-24, such a sum is low by
-    gamma_c (of v) at most, its root by v; what underflows, flushed to 0 or not, loses 2**-126 for each square.
+    float32 is added up as it is, c = `_NARROW` squares at a time. With v = 2**-24, a sum is low by
+    gamma_c (of v) at most, its root by v; what underflows, flushed or not, loses 2**-126 for each square.
     """
     if vectors.dtype == torch.float64:
         return _lengths(vectors).square()
