@@ -268,3 +268,15 @@ def test_without_the_extra_the_sentence_says_what_to_install(
     monkeypatch.setitem(sys.modules, "opendp.prelude", None)
     error = refused(capsys, 2, "rows", "mean", "age", "--epsilon", "0.1")
     assert "pip install cloister[stats]" in error
+
+
+def test_a_home_without_a_ledger_is_refused_and_gets_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = Identity.generate("new")
+    make_homes(tmp_path, {"new": identity})
+    vault = Vault.unlock(tmp_path / "new" / "vault", identity, PASSPHRASE, cost=CHEAP)
+    vault.add_table(rows(30, 1), name="rows", schema=load_schema(SCHEMA), purposes=[PURPOSE])
+    be(monkeypatch, tmp_path, "new")
+    assert "cloister budget" in refused(capsys, 3, "rows", "mean", "age", "--epsilon", "0.1")
+    assert not (tmp_path / "new" / "ledger").exists()

@@ -21,10 +21,10 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, home
-from cloister.errors import InputError
+from cloister.errors import InputError, PolicyRefused
 
 if TYPE_CHECKING:
-    from cloister.crypto import PublicIdentity
+    from cloister.crypto import Identity, PublicIdentity
     from cloister.privacy.ledger import Ledger
     from cloister.privacy.statistics import Query, QueryFile
     from cloister.runtime.query import QueryParty, QueryResult
@@ -183,7 +183,6 @@ def _purpose(wanted: str | None, manifests: Sequence[Manifest]) -> str:
 def _ask_own(asked: Query | QueryFile, dataset: str, purpose: str | None, *, as_json: bool) -> None:
     from cloister.cli.querywords import in_words
     from cloister.crypto import Identity
-    from cloister.privacy.ledger import Ledger
     from cloister.privacy.statistics import Release
     from cloister.runtime.query import ask
     from cloister.runtime.queryplan import describe
@@ -197,7 +196,7 @@ def _ask_own(asked: Query | QueryFile, dataset: str, purpose: str | None, *, as_
     )  # bad input ends before a passphrase is asked
     identity = common.load_identity()
     vault = Vault.unlock(home() / "vault", identity, common.passphrase())
-    with Ledger.open(home() / "ledger", identity, successions=common.successions()) as ledger:
+    with _ledger(home(), identity, common.successions()) as ledger:
         result = ask(asked, vault, dataset, purpose=wanted, ledger=ledger)
         left = _left(ledger, result.populations)
     emit(
@@ -212,6 +211,19 @@ def _ask_own(asked: Query | QueryFile, dataset: str, purpose: str | None, *, as_
         as_json=as_json,
         text=in_words(result.answers, result.epsilon, result.delta, left),
     )
+
+
+def _ledger(folder: Path, identity: Identity, successions: Sequence[bytes] = ()) -> Ledger:
+    """Open a home's ledger. Raises PolicyRefused where there is none: then nothing has a budget."""
+    from cloister.privacy.ledger import Ledger, ledger_exists
+
+    if not ledger_exists(folder / "ledger"):
+        raise PolicyRefused(
+            "no budget was declared for any rows",
+            where=str(folder),
+            fix="Declare one with `cloister budget DATASET --epsilon ... --delta ...`",
+        )
+    return Ledger.open(folder / "ledger", identity, successions=successions)
 
 
 def _left(ledger: Ledger, populations: Sequence[str]) -> list[dict[str, Any]]:
@@ -281,13 +293,12 @@ def _member(folder: Path, dataset: str) -> tuple[PublicIdentity, Manifest]:
 
 def _party(folder: Path, ledgers: ExitStack) -> QueryParty:
     from cloister.crypto import Identity, TrustStore
-    from cloister.privacy.ledger import Ledger
     from cloister.runtime.query import QueryParty
     from cloister.vault import Vault
 
     identity = Identity.load(folder / "identity.json", common.passphrase())
     vault = Vault.unlock(folder / "vault", identity, common.passphrase())
-    ledger = ledgers.enter_context(Ledger.open(folder / "ledger", identity))
+    ledger = ledgers.enter_context(_ledger(folder, identity))
     return QueryParty(identity, vault, ledger, tuple(TrustStore(folder / "trust").list()))
 
 

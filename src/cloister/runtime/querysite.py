@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity, sha256
 from cloister.errors import PolicyRefused, ProtocolError
@@ -113,11 +114,17 @@ class QueryEpoch:
             rows=self.rows[name],
         )
 
+    def read_total(self, total: bytes) -> NDArray[np.uint32]:
+        """Return uint32[size] of a sum's bytes. Raises ProtocolError where there are more or fewer."""
+        if len(total) != 4 * self.release.size:
+            raise ProtocolError(f"a sum of {len(total)} bytes is not what was asked for")
+        return np.frombuffer(total, dtype="<u4").astype(np.uint32)
+
     def answers(self, survivors: tuple[str, ...], total: bytes) -> tuple[Answer, ...]:
-        """Return the answers in a sum. Raises InputError where it is not one of this roster's."""
+        """Return the answers in a sum. Raises ProtocolError, InputError where it is not one of this
+        roster's."""
         rows = sum(self.rows[name] for name in survivors)
-        vector = np.frombuffer(total, dtype="<u4").astype(np.uint32)
-        return self.release.answers(vector, survivors=len(survivors), rows=rows)
+        return self.release.answers(self.read_total(total), survivors=len(survivors), rows=rows)
 
 
 class QuerySite:
@@ -281,7 +288,7 @@ class QuerySite:
         if outcome.attempt != self._attempt:
             raise ProtocolError("ended with an attempt that is not running", peer=self._hub.name)
         # the secure sum refuses lists that are too short, repeat a site, or are not the one this site chose
-        total = np.frombuffer(outcome.total, dtype="<u4").astype(np.uint32)
+        total = self._current().read_total(outcome.total)
         self._sum().open_sum(outcome.attempt, outcome.survivors, total, self._plan.digest)
         self.answers = self._current().answers(tuple(outcome.survivors), outcome.total)
         self._expected = ()

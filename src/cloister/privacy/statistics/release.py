@@ -139,8 +139,12 @@ class Release:
         for query, statistic in zip(file.queries, statistics, strict=True):
             check_rows(query.delta or 0.0, declarations.rows)
             items += _plan_together((query,), [statistic], query.epsilon or 0.0, query.delta or 0.0)
-        total = math.fsum(item.epsilon for item in items), math.fsum(item.delta for item in items)
-        return cls(declarations, tuple(items), *total)
+        delta = math.fsum(item.delta for item in items)
+        # epsilons of pure mechanisms add up at delta 0, and no bound is better; else the accountant says
+        total = (
+            epsilon([item.event for item in items], delta) if delta else math.fsum(i.epsilon for i in items)
+        )
+        return cls(declarations, tuple(items), total, delta)
 
     @property
     def events(self) -> tuple[Event, ...]:
