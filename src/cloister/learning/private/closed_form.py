@@ -12,11 +12,11 @@ of its own ever being formed. In this order, for a block of rows that fits the p
 **One row, one result.** What is computed for a row - scores, residuals, factor - depends on the row and the
 parameters alone, to the last bit. Otherwise taking one row away would change how the matrix products of all
 others round, a rectifier could tip over, and any number of microbatches could round to other integers. So
-single outputs are dot products row by row; other products are done in tiles of `_TILE` rows, the last one
-padded with zeros, so that all have one shape; and that a tile's product does not depend on where in it a
-row stands is checked for each shape before its first use (libraries' kernels treat the rows at an edge of a
-matrix differently). Where the check fails each row is a product of its own: slower, and right. A microbatch
-is summed by itself, in blocks counted from its own first row.
+products are done in tiles of `_TILE` rows, the last one padded with zeros: all have one shape. That a tile's
+product does not depend on where in it a row stands is checked for each shape before its first use, since
+libraries' kernels may treat the rows at an edge of a matrix differently; where the check fails each row is a
+product of its own, slower, and right. A microbatch is summed by itself, in blocks counted from its own
+first row.
 
 Float bounds (u = 2**-53, gamma_k = k u / (1 - k u), Higham 2002, sections 3.1 and 3.5; any order of a sum,
 with or without fused operations):
@@ -165,19 +165,20 @@ class PreparedRows:
     def _sums(
         self, layers: list[tuple[Array, Array]], index: Indices, starts: Indices, ceiling: float
     ) -> Iterator[Array]:
-        block = self._block
-        edges = starts[np.append(True, starts[1:] > starts[:-1])]  # groups without a row are left out
+        block, edges = self._block, [0]
+        edges += [end for begin, end in pairwise(starts.tolist()) if begin < end]
         group = 0
         while group < len(edges) - 1:
-            begin = int(edges[group])
-            whole = int(edges.searchsorted(begin + block.rows, side="right")) - 1
-            if whole == group:  # one group that is longer than the block
+            begin = edges[group]
+            whole = group + 1  # groups group .. whole go through the block together
+            while whole < len(edges) - 1 and edges[whole + 1] - begin <= block.rows:
                 whole += 1
+            if edges[whole] - begin > block.rows:  # a single one
                 yield self._long_sum(layers, index[begin : edges[whole]], ceiling)
             else:
                 block.clip(layers, self._X, self._y, self._squares, index[begin : edges[whole]], ceiling)
-                for first, end in pairwise((edges[group : whole + 1] - begin).tolist()):
-                    yield block.sum(first, end)
+                for at in range(group, whole):
+                    yield block.sum(edges[at] - begin, edges[at + 1] - begin)
             group = whole
 
     def _long_sum(self, layers: list[tuple[Array, Array]], index: Indices, ceiling: float) -> Array:
@@ -313,9 +314,7 @@ class Block:
 def _product(rows: Array, matrix: Array, out: Array) -> Array:
     """Return rows [k, in] times matrix [in, out], each row's result the same bits in whatever company."""
     inputs, outputs = matrix.shape
-    if outputs == 1:
-        np.vecdot(rows, matrix[:, 0], out=out[:, 0])
-    elif inputs == 1:
+    if inputs == 1:
         np.multiply(rows, matrix, out=out)
     else:
         tile = _TILE if slots_agree(inputs, outputs, matrix.flags.c_contiguous) else 1

@@ -117,11 +117,11 @@ def local_steps(
         steps=training.local_steps,
         insecure_test_random=insecure_test_random,
     )
-    for _ in range(training.local_steps):
-        integers = sums.integers(current, clip=clip, grid=grid, random=random)
-        ahead.add_into(integers)
-        values = grid.values(integers, clip)
-        with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(training.local_steps):
+            integers = sums.integers(current, clip=clip, grid=grid, random=random)
+            ahead.add_into(integers)
+            values = grid.values(integers, clip)
             current += server_mean(values, current, training=training, divisor=divisor, penalised=penalised)
     if not np.isfinite(current).all():  # of values that are private already
         raise PlanError(
