@@ -224,7 +224,7 @@ def test_costs_add_and_name_their_order() -> None:
     assert both.order == 8
 
 
-@pytest.mark.parametrize("order", [1, 0, -3, 1025])
+@pytest.mark.parametrize("order", [1, 0, -3, 4097])
 def test_an_order_out_of_range_is_refused(order: int) -> None:
     with pytest.raises(InputError, match="Renyi order"):
         rdp(PureDP(1.0), Everyone(), order)

@@ -14,7 +14,7 @@ Importing it is cheap: dp_accounting and scipy are loaded by the first call that
 
 from cloister.privacy.accounting.accountant import NoFiniteEpsilon, delta_charged, epsilon, renyi
 from cloister.privacy.accounting.calibration import calibrate_noise, rounds_within
-from cloister.privacy.accounting.cost import MOST_EPSILON, Cost
+from cloister.privacy.accounting.cost import MOST_EPSILON, MOST_ORDER, Cost
 from cloister.privacy.accounting.events import Event, Relation, read_events, write_events
 from cloister.privacy.accounting.mechanisms import (
     MIN_SHARE_VARIANCE,
@@ -32,6 +32,7 @@ from cloister.privacy.accounting.samplers import Everyone, FixedSize, Poisson, S
 __all__ = [
     "MIN_SHARE_VARIANCE",
     "MOST_EPSILON",
+    "MOST_ORDER",
     "Cost",
     "Event",
     "Everyone",

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from cloister.errors import InputError
-from cloister.privacy.accounting.cost import MOST_EPSILON, Cost
+from cloister.privacy.accounting.cost import MOST_EPSILON, MOST_ORDER, Cost
 from cloister.privacy.accounting.events import Event
 from cloister.privacy.accounting.losses import compose_losses, has_losses, unsampled_noise
 from cloister.privacy.accounting.moments import log_moment
@@ -86,13 +86,13 @@ def renyi(events: Sequence[Event], order: int) -> Cost:
 
     Args:
         events: all under one relation.
-        order: 2 to 1024.
+        order: 2 to 4096.
 
     Raises:
         InputError: the order is out of range, the events have two relations, or their divergence at this
             order is not finite.
     """
-    check_whole(order, 2, 1024, "a Renyi order")
+    check_whole(order, 2, MOST_ORDER, "a Renyi order")
     rdp = math.fsum(count * log_moment(pair, order) / (order - 1) for pair, count in pairs_of(events).items())
     if not math.isfinite(rdp):
         raise InputError(
@@ -107,7 +107,7 @@ def renyi(events: Sequence[Event], order: int) -> Cost:
 def _epsilon(events: tuple[Event, ...], delta: float) -> float:
     pairs = pairs_of(events)
     distance = total_distance(events)
-    at = _account(pairs, delta)
+    at = cache(_account(pairs, delta))
     found = 0.0
     while True:
         left = delta - _charge(distance, found)

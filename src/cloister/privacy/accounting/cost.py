@@ -8,10 +8,13 @@ import msgspec
 
 from cloister.privacy.accounting.ranges import check_between, check_whole
 
-__all__ = ["MOST_EPSILON", "Cost"]
+__all__ = ["MOST_EPSILON", "MOST_ORDER", "Cost"]
 
 MOST_EPSILON = 20.0
 """The largest epsilon of a cap that a `Cost` may be charged to; its `delta` is multiplied by 1 + e^20."""
+
+MOST_ORDER = 4096
+"""The largest Renyi order that is computed."""
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,4 +35,4 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_between(self.rdp, 0.0, math.inf, "a Renyi divergence", include_low=True)
         check_between(self.delta, 0.0, math.inf, "a delta", include_low=True)
         if self.order is not None:
-            check_whole(self.order, 2, 1 << 20, "a Renyi order")
+            check_whole(self.order, 2, MOST_ORDER, "a Renyi order")
