@@ -99,6 +99,25 @@ def test_a_unit_at_two_sites() -> None:
         assert log_moment(p, q, order) / (order - 1) <= renyi([event], order).rdp
 
 
+@pytest.mark.parametrize("angle", [0.0, 0.5, 1.0, math.pi])
+def test_sites_that_push_in_other_directions_cost_no_more(angle: float) -> None:
+    """Two sites' parts of one unit in two dimensions, of equal length: worst is when they are aligned."""
+    step, rate, share, reach = 6, 0.3, 40.0, 60
+    second = round(step * math.cos(angle)), round(step * math.sin(angle))
+    x = np.arange(-reach, reach + 1)
+
+    def at(first: int, other: int) -> Mass:
+        mass = np.outer(np.exp(-((x - first) ** 2) / (2 * share)), np.exp(-((x - other) ** 2) / (2 * share)))
+        return (mass / mass.sum()).ravel()
+
+    q, both = at(0, 0), at(step + second[0], second[1])
+    p = (1 - rate) ** 2 * q + rate * (1 - rate) * (at(step, 0) + at(*second)) + rate**2 * both
+    sensitivity = max(step, math.hypot(*second))
+    event = Event(MixedGaussian(share, sensitivity, 2, 1, TABLE, 2), Poisson(rate), "zero-out", 1)
+    for delta in (1e-2, 1e-5):
+        assert hockey_stick(p, q, epsilon([event], delta)) <= delta
+
+
 @pytest.mark.parametrize("rate", [1.0, 0.2])
 @pytest.mark.parametrize(("scale", "moves"), [(3.0, (4,)), (10.0, (4,)), (3.0, (1, 3)), (1.5, (2, 1))])
 def test_laplace(scale: float, moves: tuple[int, ...], rate: float) -> None:

@@ -1,8 +1,7 @@
 """Privacy loss distributions of pairs, composed with dp_accounting's pessimistic estimates.
 
-Gaussian, Laplace and capped pairs are dp_accounting's own. The others are given to its connect-the-dots
-discretisation (Doroshenko et al. 2022) as profiles: the hockey-stick divergence at e^loss, in both
-directions, in closed form.
+Pairs are given to dp_accounting's connect-the-dots discretisation (Doroshenko et al. 2022) as profiles, see
+`profiles`; Laplace and capped pairs are its own.
 
 The grid of losses is chosen from the events: 1e-4 wide, or finer where one run's loss is small against that,
 so that the discretisation's own variance (about a sixth of the squared width a run) stays below 0.2 % of the
@@ -17,13 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from cloister.privacy.accounting.moments import log_moment
-from cloister.privacy.accounting.pairs import (
-    CappedPair,
-    FixedSizePair,
-    GaussianPair,
-    LaplacePair,
-    Pair,
-)
+from cloister.privacy.accounting.pairs import CappedPair, FixedSizePair, GaussianPair, LaplacePair, Pair
 from cloister.privacy.accounting.profiles import Profile, Profiles, profiles_of
 
 __all__ = ["compose_losses", "has_losses", "unsampled_noise"]
