@@ -473,6 +473,54 @@ def test_a_catalog_needs_no_key(root: Path, source: Path) -> None:
     assert Catalog(root / "nowhere", owner().public).names() == ()
 
 
+def test_fingerprints_are_those_of_the_rows(root: Path, source: Path) -> None:
+    owned = vault(root)
+    add(owned, source)
+    found = owned.fingerprints("heart")
+    each = [found[start : start + 32] for start in range(0, len(found), 32)]
+    assert len(each) == 40
+    # The same rows under another name, in another order, for another purpose, are the same rows.
+    lines = source.read_text().splitlines()
+    write_rows(source, *reversed(lines[1:]))
+    owned.add(source, name="again", schema=schema(), purposes=["something else"])
+    again = owned.fingerprints("again")
+    assert [again[start : start + 32] for start in range(0, len(again), 32)] == each[::-1]
+    # Another value is another row, and another owner sees nothing in common.
+    add(owned, write_rows(source, row(0), row(1, age="99")), "other")
+    other = owned.fingerprints("other")
+    assert (other[:32] == each[0], other[32:] in each) == (True, False)
+    stranger = vault(root.with_name("strangers"), "bob")
+    add(stranger, rows(source, 40))
+    assert not set(each) & {stranger.fingerprints("heart")[:32]}
+
+
+def test_fingerprints_without_pseudonyms_are_the_signed_ones(root: Path, tmp_path: Path) -> None:
+    from cloister.log import MerkleTree
+    from cloister.vault import load_schema
+
+    owned = vault(root)
+    plain = load_schema(b'[columns.age]\ntype = "integer"\nbounds = [0, 120]\n')
+    (tmp_path / "plain.csv").write_text("age\n1\n2\n3\n")
+    manifest = owned.add(tmp_path / "plain.csv", name="plain", schema=plain, purposes=[PURPOSE])
+    found, tree = owned.fingerprints("plain"), MerkleTree()
+    for start in range(0, len(found), 32):
+        tree.append(found[start : start + 32])
+    assert tree.root().hex() == manifest.fingerprints_root
+
+
+def test_fingerprints_of_altered_rows_are_refused(root: Path, source: Path) -> None:
+    owned = vault(root)
+    add(owned, source)
+    path = root / "datasets" / "heart" / DATA_NAME
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError):
+        owned.fingerprints("heart")
+    with pytest.raises(InputError, match="no dataset"):
+        owned.fingerprints("none")
+
+
 def test_many_columns(root: Path, tmp_path: Path) -> None:
     names = [f"c{n}" for n in range(300)]
     declared = Schema({name: package.Column("integer", bounds=(0, 1000)) for name in names})

@@ -74,7 +74,7 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         spent: queries, and every block that was ever started.
         reserved: blocks of open admissions that may still start.
         left: what may still be admitted.
-        entries: studies and queries, in the order of their first charge within each kind.
+        entries: studies in the order of their admission, then queries by what was asked.
         datasets: ids of the datasets that are charged here.
         ledger: its id.
         size: how many rows the ledger has.
@@ -129,8 +129,9 @@ def status_of(book: Book, population: str) -> Status:
     account = book.account(population)
     left_rdp, left_delta = account.left()
     order = account.cap.order
-    studies = (_study(plan, order) for plan in book.plans.values() if population in plan.populations)
-    queries = (_query(what, tally, order) for what, tally in account.queries.items())
+    plans = (plan for _, plan in sorted(book.plans.items(), key=lambda item: int(item[0])))
+    studies = (_study(plan, order) for plan in plans if population in plan.populations)
+    queries = (_query(what, tally, order) for what, tally in sorted(account.queries.items()))
     return Status(
         population=population,
         tag=population_tag(book.tag_key, population),

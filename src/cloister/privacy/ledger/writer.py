@@ -58,6 +58,8 @@ _AT_LEAST: Final = 1.0
 _GATHER: Final = 0.002
 """Seconds that a group waits at most for those who were in the groups before it."""
 _CREDENTIALS: Final = struct.Struct("3i")
+_LEFT_TO_PARENTS: Final[list[object]] = []
+"""Writers of the process that this one was forked from: closing their file here would disturb its owner."""
 _HELLO: Final = msgspec.msgpack.Decoder(Hello)
 _REQUEST: Final = msgspec.msgpack.Decoder(Request)
 
@@ -312,6 +314,7 @@ class Writer:
         self._release()
         self._waker.close()
         os.close(self._lock)
+        _LEFT_TO_PARENTS.append(self)
 
 
 def _leave_to_parent(writer: Writer) -> None:
