@@ -166,3 +166,29 @@ def test_whole_numbers_are_not_rounded_on_their_grid() -> None:
     assert grid % 120 == 0
     assert statistic.rounding(grid, "centred") == 0.0
     assert statistic.rounding(2**20, "centred") > 0.0
+
+
+def test_rows_that_are_not_bounded_by_unit_would_break_the_statement() -> None:
+    """The same tables, read as if every row were a unit: somebody with five rows moves a count by five."""
+    data = table(12, people=4).set_column(6, "person", pa.array(["p0"] * 5 + ["p1"] * 7))
+    query = Query(statistic="count", column="age")
+    statistic = Moments.of(query, declarations(12, unit="person"))
+    for unit, broken in (("person", False), (None, True)):
+        whole = statistic.vector(Rows(data, declarations(12, unit=unit), statistic.columns), 1)
+        rest = data.slice(5)
+        without = statistic.vector(Rows(rest, declarations(7, unit=unit), statistic.columns), 1)
+        assert (np.abs(whole - without).sum() > statistic.sensitivity(1, 1)) == broken
+
+
+def test_values_that_are_not_clamped_would_break_the_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = table(5).set_column(2, "income", pa.array([1e12, 0.0, 0.0, 0.0, 0.0]))
+    statistic = Moments.of(Query(statistic="sum", column="income"), declarations(5))
+
+    def moved() -> int:
+        whole = statistic.vector(Rows(data, declarations(5), statistic.columns), GRID)
+        without = statistic.vector(Rows(data.slice(1), declarations(4), statistic.columns), GRID)
+        return int(np.abs(whole - without).sum())
+
+    assert moved() <= statistic.sensitivity(GRID, 1)
+    monkeypatch.setattr(np, "clip", lambda values, *_: values)
+    assert moved() > statistic.sensitivity(GRID, 1)
