@@ -74,6 +74,7 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         explanation: the verdict in one sentence, and what it does not say.
         study: its name.
         plan: digest of the plan, hex.
+        hub_view: what the plan lets the hub see; where "none", views of sums are a colluding site's.
         rows: whose rows membership and inversion attacked: "synthetic", or their owner's "own".
         claim, canaries, bounds, checks: empty without a claim.
         membership: None where there were too few rows.
@@ -91,6 +92,7 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     explanation: str
     study: str
     plan: str
+    hub_view: Literal["sum", "none"]
     rows: Literal["synthetic", "own"]
     claim: ClaimFacts | None
     canaries: CanaryFacts | None

@@ -232,6 +232,7 @@ class _Found:
             explanation=explanation,
             study=self._plan.study.name,
             plan=self._plan.digest.hex(),
+            hub_view=self._plan.aggregation.hub_view,
             rows=rows,
             claim=claim,
             canaries=self._canaries,
@@ -256,6 +257,8 @@ class _Found:
             "drawn from the schema" if rows == "synthetic" else "of the owner; this report stays with them"
         )
         said.append(f"Membership and inversion attacked {self._attacked} rows {whose}.")
+        if self._claim is not None and self._claim.unit != "record":
+            said.append("Each row was attacked as a unit of its own.")
         if self._plan.aggregation.hub_view == "none":
             said.append("The plan hides sums from the hub; the views of sums are those of a colluding site.")
         return said

@@ -34,7 +34,7 @@ __all__ = ["Bound", "game_bounds"]
 
 _SURE = 0.3  # of all canaries are guessed in the tests that leave some out
 _SPAN = 12  # half octaves of noise around the claim
-_REFINED = 5
+_REFINED = 3
 
 
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

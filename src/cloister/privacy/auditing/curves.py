@@ -7,6 +7,7 @@ an adversary misses, and a test against it errs on the safe side.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
@@ -24,7 +25,7 @@ from cloister.privacy.accounting import (
 )
 from cloister.privacy.accounting.accountant import NoFiniteEpsilon
 from cloister.privacy.accounting.losses import compose_losses, has_losses
-from cloister.privacy.accounting.pairs import pairs_of
+from cloister.privacy.accounting.pairs import GaussianPair, Pair, pairs_of
 from cloister.privacy.accounting.remainder import real_sigma
 from cloister.privacy.auditing.tradeoff import PrivacyCurve
 
@@ -53,13 +54,17 @@ def curve_of(events: Sequence[Event]) -> PrivacyCurve:
 
 def distance_of(events: Sequence[Event]) -> float:
     """Return the total variation distance that `events` together allow at most: delta at epsilon 0."""
-    return _distance(tuple(events))
+    return min(delta for at, delta in curve_of(events).pairs if at == 0.0)
 
 
-@lru_cache(maxsize=4)  # large: kept for the two questions about the same events
 def _losses(events: tuple[Event, ...]) -> Callable[[float], float] | None:
     """Return delta at epsilon, all charges counted; None where events have no loss distribution."""
     pairs = pairs_of(events)
+    # unsampled Gaussians together are one Gaussian, whose curve is known in closed form
+    precisions = [_precision(pair) * count for pair, count in pairs.items()]
+    if all(precisions):
+        mu = math.sqrt(math.fsum(precisions))
+        return lambda at: min(1.0, _gaussian_delta(mu, at) + delta_charged(events, at))
     if not has_losses(pairs):
         return None
     losses = compose_losses(pairs)
@@ -68,10 +73,17 @@ def _losses(events: tuple[Event, ...]) -> Callable[[float], float] | None:
     )
 
 
-@lru_cache(maxsize=256)
-def _distance(events: tuple[Event, ...]) -> float:
-    delta_at = _losses(events)
-    return delta_at(0.0) if delta_at is not None else 1.0
+def _precision(pair: Pair) -> float:
+    """Return 1 / noise^2 of unsampled Gaussian noise, 0 for everything else."""
+    return 1.0 / pair.noise**2 if isinstance(pair, GaussianPair) and pair.rate == 1.0 else 0.0
+
+
+def _gaussian_delta(mu: float, epsilon: float) -> float:
+    """Return delta(epsilon) of N(0, 1) against N(mu, 1) (Balle and Wang 2018, theorem 8)."""
+    from scipy.special import log_ndtr, ndtr
+
+    upper, lower = mu / 2.0 - epsilon / mu, -mu / 2.0 - epsilon / mu
+    return max(0.0, float(ndtr(upper) - math.exp(epsilon + float(log_ndtr(lower)))))
 
 
 @lru_cache(maxsize=256)
