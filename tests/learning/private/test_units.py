@@ -133,6 +133,31 @@ def test_few_at_a_time_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(run(model, params, parts, rate=0.7), together)
 
 
+@pytest.mark.parametrize("name", ["logistic", "relu", "tanh", "wide"])
+def test_units_do_not_change_each_others_last_bits(name: str) -> None:
+    model, rng = make_model(name, 13), np.random.default_rng(0)
+    params, parts = make_params(model), units_of(model, rng.integers(1, 12, size=60).tolist())
+    rows = ClientRows.stack(parts)
+
+    class InOrder:
+        """Each unit's own randomness held still: rows come as they stand."""
+
+        def uniform(self, shape: tuple[int, ...]) -> Array:
+            return np.broadcast_to(np.linspace(0.0, 0.9, shape[-1]), shape)
+
+    def updates(chosen: Array) -> dict[int, Array]:
+        widths = rows.counts[chosen]
+        order = np.concatenate([chosen[widths == width] for width in np.unique(widths)])
+        found = np.concatenate(list(module._updates(model, params, rows, chosen, CONFIG, InOrder())))  # type: ignore[arg-type]
+
+        return dict(zip(order.tolist(), found, strict=True))
+
+    everyone = updates(np.arange(60))
+    for size in (1, 2, 17, 59):
+        for unit, found in updates(np.sort(rng.choice(60, size, replace=False))).items():
+            assert np.array_equal(found, everyone[unit])
+
+
 def test_nobody_sampled_is_zero() -> None:
     model = make_model("logistic")
     found = run(model, make_params(model), units_of(model, [2, 2]), rate=1e-12)

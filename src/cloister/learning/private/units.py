@@ -17,8 +17,8 @@ noise multiplier z the sum of bits has noise of standard deviation z sqrt(S^2 + 
 **Bounds.** clip' = clip (1 - (d + 16) 2**-52) exceeds the error of a norm of d terms, of the division and of
 the product (see `closed_form`), so an exact clipped update is within the clip; the factor K / clip and its
 product add 2**-52 at most: `UNIT_FLOAT_BOUND`. An update that is not finite counts as zero with norm above
-the clip, and stops nobody. How many rows each unit has is taken to be public within the site, as row counts
-are everywhere: it decides shapes, and with them the last bits of what other units compute.
+the clip, and stops nobody. Only units whose steps have as many rows are trained together: what one computes
+depends, in no bit, on which others were sampled.
 """
 
 from __future__ import annotations
@@ -127,18 +127,23 @@ def _updates(
     training: TrainingSection,
     random: StreamRandom,
 ) -> Iterator[Array]:
-    """Yield the updates float64[c, d] of some units after others; one that diverged is not finite."""
-    batch = min(training.batch, int(rows.counts.max()))
-    unit_bytes = 8 * (2 * model.size + batch * (model.inputs + 2 * sum(model.widths[1:])))
-    together = max(1, _TOGETHER_BYTES // unit_bytes)
-    for at in range(0, len(chosen), together):
-        some = rows.select(chosen[at : at + together])
-        local = np.array(np.broadcast_to(params, (some.clients, model.size)), order="C")
-        with np.errstate(over="ignore", invalid="ignore"):
-            # not `train`, which raises where one unit diverges: that would show the unit, and stop the others
-            _train_together(model, local, some, training, random)
-            local -= params
-        yield local
+    """Yield the updates float64[c, d] of some units after others; one that diverged is not finite.
+
+    Together are units whose steps have as many rows, so that no unit's shapes depend on who else was sampled.
+    """
+    widths = np.minimum(rows.counts[chosen], training.batch)
+    for width in np.unique(widths).tolist():
+        alike = chosen[widths == width]
+        unit_bytes = 8 * (2 * model.size + width * (model.inputs + 2 * sum(model.widths[1:])))
+        together = max(1, _TOGETHER_BYTES // unit_bytes)
+        for at in range(0, len(alike), together):
+            some = rows.select(alike[at : at + together])
+            local = np.array(np.broadcast_to(params, (some.clients, model.size)), order="C")
+            with np.errstate(over="ignore", invalid="ignore"):
+                # not `train`, which raises where one diverges: that would show the unit, and stop the others
+                _train_together(model, local, some, training, random)
+                local -= params
+            yield local
 
 
 def _norms(updates: Array) -> Array:
