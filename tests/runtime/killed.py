@@ -74,9 +74,14 @@ def main(root: Path, number: int) -> None:
         for name, site in study.sites.items():
             file = os.open(root / "witness" / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             site._vector = witnessed(site._vector, file)  # type: ignore[method-assign]
-        print("ready", flush=True)
+        say("ready")
         study.run()
-    print("done", flush=True)
+    say("done")
+
+
+def say(word: str) -> None:
+    sys.stdout.write(word + "\n")
+    sys.stdout.flush()
 
 
 def witnessed(vector: Callable[..., Any], file: int) -> Callable[..., Any]:

@@ -54,7 +54,7 @@ def check(root: Path) -> None:
 @pytest.mark.slow
 def test_a_study_killed_at_any_instant_never_debits_less_than_left(tmp_path: Path) -> None:
     killed.prepare(tmp_path)
-    instants = random.Random(20)
+    instants = random.Random(20)  # noqa: S311  # when to kill is no secret
     began = time.monotonic()
     with start(tmp_path, 0) as process:  # how long one takes
         assert process.wait(60) == 0

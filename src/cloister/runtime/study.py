@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity, StreamRandom
-from cloister.errors import CloisterError, IntegrityError, PlanError, ProtocolError
+from cloister.errors import CloisterError, IntegrityError, PlanError, PolicyRefused, ProtocolError
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms
 from cloister.privacy.ledger import Ledger
@@ -173,7 +173,11 @@ class Study:
         populations = party.ledger.bound(manifest.dataset_id)
         if not populations:
             fingerprints = party.vault.fingerprints(manifest.name)
-            populations = party.ledger.bind(None, manifest.dataset_id, fingerprints)
+            try:
+                populations = party.ledger.bind(None, manifest.dataset_id, fingerprints)
+            except PolicyRefused as error:  # it does not know whose ledger it is: there are several here
+                where = f"dataset {manifest.name!r} of {party.identity.name}"
+                raise PolicyRefused(error.what, where=where, fix=error.fix) from error
         return LedgerBudget(party.ledger, populations)
 
     def _dataset_of(self, party: Party) -> str:
