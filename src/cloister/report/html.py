@@ -4,8 +4,9 @@ It loads nothing and runs nothing (a content policy in the page forbids both); i
 charts are inline SVG. Every text goes through `markup.element`, which escapes it. Light, dark, narrow screens
 and paper are all served by the style sheet.
 
-Order of the page: the result in words, three figures, the seven stages, accuracy, curves, who took part, who
-could see what, the certificate in words, what is not protected, how to verify, where the rows came from.
+Order of the page: the result in words, the figures, the seven stages, accuracy, what is given away (where
+the study claims differential privacy), curves, who took part, who could see what, the certificate in words,
+what is not protected, how to verify, where the rows came from.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from typing import Final
 
 from cloister.report.icons import icon
 from cloister.report.markup import Markup, element
-from cloister.report.model import Report, Stage
+from cloister.report.model import Report, Stage, StageName
+from cloister.report.parts import section
+from cloister.report.privacy import Privacy
+from cloister.report.privacysection import privacy_section
+from cloister.report.privacywords import epsilon_up, privacy_values
 from cloister.report.sections import (
     about_section,
     accuracy_section,
     certificate_section,
     curves_section,
     limits_section,
-    section,
     sites_section,
     verify_section,
     who_sees_section,
 )
-from cloister.report.texts import say
+from cloister.report.texts import TEXTS, Language, say
 from cloister.report.words import (
     bytes_in_words,
     headline,
@@ -61,6 +65,7 @@ def report_html(report: Report) -> str:
     parts = (
         _stages(report),
         accuracy_section(report),
+        privacy_section(report),
         curves_section(report),
         sites_section(report),
         who_sees_section(report),
@@ -97,12 +102,20 @@ def _opening(report: Report) -> Markup:
 
 
 def _figures(report: Report) -> Markup:
-    lang, metrics = report.lang, report.metrics
-    cards = [
-        _figure(
-            say(lang, "together"), percent(metrics.federated, lang), say(lang, "together_note"), "together"
-        )
-    ]
+    lang, metrics, privacy = report.lang, report.metrics, report.privacy
+    note = say(lang, "together_note" if privacy is None else "together_note_private")
+    cards = [_figure(say(lang, "together"), percent(metrics.federated, lang), note, "together")]
+    if privacy is not None:
+        cards.append(_figure(say(lang, "epsilon"), epsilon_up(privacy.claimed), _against(report), "epsilon"))
+        cards += _private_comparisons(report, privacy)
+    else:
+        cards += _comparisons(report)
+    return element("dl", *cards, class_="figures" if len(cards) < 4 else "figures four")
+
+
+def _comparisons(report: Report) -> list[Markup]:
+    """Return a figure for each site alone and for one collector, all without privacy as the study is."""
+    lang, metrics, cards = report.lang, report.metrics, []
     if metrics.local:
         ranked = sorted(metrics.local.items(), key=lambda item: item[1])
         (low_site, low), (high_site, high) = ranked[0], ranked[-1]
@@ -116,7 +129,41 @@ def _figures(report: Report) -> Markup:
         cards.append(
             _figure(say(lang, "centralised"), percent(metrics.centralised, lang), note, "centralised")
         )
-    return element("dl", *cards, class_="figures")
+    return cards
+
+
+def _private_comparisons(report: Report, privacy: Privacy) -> list[Markup]:
+    """Return the same figures of a private study: at its privacy where that was computed, and without."""
+    lang, metrics, same = report.lang, report.metrics, privacy.baselines
+    spans = [
+        ("alone", _span(same.local, lang) if same else "", _span(metrics.local, lang)),
+        (
+            "centralised",
+            percent(same.centralised, lang) if same else "",
+            "" if metrics.centralised is None else percent(metrics.centralised, lang),
+        ),
+    ]
+    cards = []
+    for kind, private, bare in spans:
+        if private:
+            note = say(lang, "same_privacy_note", value=bare) if bare else say(lang, "same_privacy")
+            cards.append(_figure(say(lang, kind), private, note, kind))
+        elif bare:
+            cards.append(_figure(say(lang, kind), bare, say(lang, "without_note"), kind))
+    return cards
+
+
+def _span(accuracies: dict[str, float], lang: Language) -> str:
+    return percent_range(min(accuracies.values()), max(accuracies.values()), lang) if accuracies else ""
+
+
+def _against(report: Report) -> str:
+    """Return against whom the claimed epsilon holds, and the other one."""
+    privacy = report.privacy
+    if privacy is None:
+        raise TypeError("the report claims no privacy")
+    key = "epsilon_note_local" if privacy.mode == "local" else f"epsilon_note_{privacy.adversary}"
+    return say(report.lang, key, **privacy_values(report, privacy))
 
 
 def _figure(name: str, value: str, note: str, kind: str) -> Markup:
@@ -155,5 +202,11 @@ def _stage(report: Report, stage: Stage) -> Markup:
         element("h3", say(lang, f"stage_{stage.name}")),
         element("p", seconds_in_words(stage.seconds), class_="time"),
         element("p", moved, class_="moved"),
-        element("p", say(lang, f"does_{stage.name}"), class_="does"),
+        element("p", say(lang, _does(report, stage.name)), class_="does"),
     )
+
+
+def _does(report: Report, name: StageName) -> str:
+    """Return the key of what happens in a stage; three differ where the study is private."""
+    private = f"does_{name}_private"
+    return private if report.privacy is not None and private in TEXTS else f"does_{name}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from cloister.report.charts import accuracy_chart, curves_chart
-from cloister.report.markup import Markup, element, join
+from cloister.report.markup import Markup, element
 from cloister.report.model import Report
+from cloister.report.parts import facts_list, section, table
+from cloister.report.privacywords import epsilon_up
 from cloister.report.texts import TEXTS, say
 from cloister.report.words import percent
 
@@ -16,24 +16,10 @@ __all__ = [
     "certificate_section",
     "curves_section",
     "limits_section",
-    "section",
     "sites_section",
     "verify_section",
     "who_sees_section",
 ]
-
-
-def section(name: str, title: str, *children: str, note: str = "") -> Markup:
-    """Return a part of the page with its heading and, below it, one sentence that says how to read it."""
-    notes = [element("p", note, class_="note")] if note else []
-    return element(
-        "section",
-        element("h2", title, id=f"h-{name}"),
-        *notes,
-        *children,
-        class_=name,
-        aria_labelledby=f"h-{name}",
-    )
 
 
 def accuracy_section(report: Report) -> Markup:
@@ -43,6 +29,12 @@ def accuracy_section(report: Report) -> Markup:
     note = say(
         lang, "h_accuracy_note", tests=tests, rows=report.subject.rows, sites=report.subject.sites, step=step
     )
+    privacy = report.privacy
+    if privacy is not None and privacy.baselines is not None:
+        runs, epsilon = privacy.baselines.runs, epsilon_up(privacy.claimed)
+        note += say(lang, "h_accuracy_private", epsilon=epsilon, runs=runs)
+    elif privacy is not None and (report.metrics.local or report.metrics.centralised is not None):
+        note += say(lang, "h_accuracy_bare")
     return section("accuracy", say(lang, "h_accuracy"), accuracy_chart(report), note=note)
 
 
@@ -71,7 +63,7 @@ def sites_section(report: Report) -> Markup:
         rows.append(
             element("tr", element("th", one.name, scope="row"), *(element("td", cell) for cell in cells))
         )
-    return section("sites", say(lang, "h_sites"), _table("sites", head, rows, "numbers"))
+    return section("sites", say(lang, "h_sites"), table("sites", head, rows, "numbers"))
 
 
 def who_sees_section(report: Report) -> Markup:
@@ -102,12 +94,9 @@ def who_sees_section(report: Report) -> Markup:
     ]
     view = say(lang, f"view_{report.aggregation.hub_view}")
     note = say(lang, "h_sees_note", view=view)
-    return section("sees", say(lang, "h_sees"), _table("sees", head, rows, "matrix"), note=note)
-
-
-def _table(section: str, head: Markup, rows: list[Markup], kind: str) -> Markup:
-    table = element("table", element("thead", head), element("tbody", join(rows)), class_=kind)
-    return element("div", table, class_="scroll", tabindex="0", role="region", aria_labelledby=f"h-{section}")
+    if report.privacy is not None:
+        note += say(lang, "h_sees_note_private")
+    return section("sees", say(lang, "h_sees"), table("sees", head, rows, "matrix"), note=note)
 
 
 def certificate_section(report: Report) -> Markup:
@@ -129,7 +118,7 @@ def certificate_section(report: Report) -> Markup:
         ("cert_model", element("code", certificate.model_sha256)),
     )
     items = [element("li", sentence) for sentence in report.certificate_in_words]
-    return section("certificate", say(lang, "h_certificate"), element("ul", *items), _facts(report, facts))
+    return section("certificate", say(lang, "h_certificate"), element("ul", *items), facts_list(lang, facts))
 
 
 def limits_section(report: Report) -> Markup:
@@ -182,14 +171,4 @@ def about_section(report: Report) -> Markup:
         ("created", report.created),
         ("software", ", ".join(f"{name} {version}" for name, version in report.software.items())),
     )
-    return section("about", say(lang, "h_about"), _facts(report, facts))
-
-
-def _facts(report: Report, facts: Sequence[tuple[str, str]]) -> Markup:
-    """Return a list of named values, those without a value left out."""
-    rows = [
-        element("div", element("dt", say(report.lang, key)), element("dd", value))
-        for key, value in facts
-        if value
-    ]
-    return element("dl", *rows, class_="facts")
+    return section("about", say(lang, "h_about"), facts_list(lang, facts))

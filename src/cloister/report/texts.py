@@ -1,29 +1,18 @@
 """Every sentence of the report, in English and Chinese, in one table.
 
 `{name}` marks what a sentence takes; both languages take the same names (a test holds them to it). Nothing
-here is HTML, and nothing is looked up that is not here.
+here is HTML, and nothing is looked up that is not here. What is said of differential privacy is in
+`privacytexts.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
+
+from cloister.report.privacytexts import PRIVACY_TEXTS
+from cloister.report.text import Language, Text
 
 __all__ = ["TEXTS", "Language", "Text", "say"]
-
-Language = Literal["en", "zh"]
-
-
-@dataclass(frozen=True)
-class Text:
-    """One text in both languages."""
-
-    en: str
-    zh: str
-
-    def to(self, lang: Language) -> str:
-        """Return it in `lang`."""
-        return self.zh if lang == "zh" else self.en
 
 
 def say(lang: Language, key: str, **values: object) -> str:
@@ -251,4 +240,5 @@ TEXTS: Final[dict[str, Text]] = {
     "zone_inside": Text("inside each {site}", "在每家{site}内部"),
     "zone_between": Text("between {sites} and hub", "{sites}与中心之间"),
     "zone_out": Text("to whoever may have it", "交给有权得到的人"),
+    **PRIVACY_TEXTS,
 }

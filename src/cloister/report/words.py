@@ -1,8 +1,9 @@
 """Sentences made from a report's facts.
 
 Every claim here follows from a field of the report; what depends on a setting (what the hub may see) is read
-from that setting. Nothing is claimed that the study did not do: no epsilon, no enclave, no proof of honest
-execution. What the certificate says in words comes from the certificate, not from here.
+from that setting. Nothing is claimed that the study did not do: no enclave, no proof of honest execution,
+and no epsilon unless the report has `privacy`. What the certificate says in words comes from the certificate,
+not from here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from cloister.report.model import Report, Sight, Verdict
+from cloister.report.privacywords import epsilon_up, privacy_note, privacy_values
 from cloister.report.texts import Language, say
 
 __all__ = [
@@ -97,16 +99,47 @@ def headline(report: Report) -> str:
 
 
 def outcome(report: Report) -> str:
-    """Return the accuracies as one sentence, leaving out what was not measured."""
+    """Return the accuracies in a sentence or two, leaving out what was not measured.
+
+    Where the released model is private, others at the same privacy come first, and those without privacy
+    are called so.
+    """
+    if report.privacy is not None:
+        return _private_outcome(report)
     lang, metrics, subject = report.lang, report.metrics, report.subject
     parts = [say(lang, "unseen", rows=subject.rows, value=percent(metrics.federated, lang))]
     if metrics.local:
-        low, high = (percent(pick(metrics.local.values()), lang) for pick in (min, max))
+        low, high = _ends(metrics.local, lang)
         key = "alone_same" if low == high else "alone_each"
         parts.append(say(lang, key, site=subject.site, low=low, high=high))
     if metrics.centralised is not None:
         parts.append(say(lang, "one_place", value=percent(metrics.centralised, lang)))
     return "".join(parts) + say(lang, "stop")
+
+
+def _private_outcome(report: Report) -> str:
+    lang, metrics, subject, privacy = report.lang, report.metrics, report.subject, report.privacy
+    if privacy is None:
+        raise TypeError("the report claims no privacy")
+    value, epsilon = percent(metrics.federated, lang), epsilon_up(privacy.claimed)
+    told = say(lang, "unseen_private", rows=subject.rows, value=value, epsilon=epsilon)
+    if privacy.baselines is not None and privacy.baselines.local:
+        low, high = _ends(privacy.baselines.local, lang)
+        told += say(lang, "alone_private", site=subject.site, low=low, high=high)
+    told += say(lang, "stop")
+    bare = []
+    if metrics.local:
+        low, high = _ends(metrics.local, lang)
+        bare.append(say(lang, "without_alone", site=subject.site, low=low, high=high))
+    if metrics.centralised is not None:
+        bare.append(say(lang, "without_one_place", value=percent(metrics.centralised, lang)))
+    if not bare:
+        return told
+    return told + say(lang, "without") + say(lang, "comma").join(bare) + say(lang, "stop")
+
+
+def _ends(accuracies: dict[str, float], lang: Language) -> tuple[str, str]:
+    return percent(min(accuracies.values()), lang), percent(max(accuracies.values()), lang)
 
 
 def with_words(report: Report) -> Report:
@@ -116,20 +149,24 @@ def with_words(report: Report) -> Report:
         headline=headline(report) + ("" if report.lang == "zh" else " ") + outcome(report),
         who_could_see_what=_sights(report),
         not_protected=_limits(report),
-        privacy_note=report.privacy_note or say(report.lang, "privacy_note"),
+        privacy_note=privacy_note(report),
     )
 
 
 def _sights(report: Report) -> tuple[Sight, ...]:
-    """Party by thing: the hub's cells follow from `hub_view`; a site gets the sum from successive models."""
-    hub: Verdict = "sees" if report.aggregation.hub_view == "sum" else "never"
+    """Party by thing: the hub's cells follow from `hub_view`; a site gets the sum from successive models.
+
+    Under differential privacy whatever is opened has noise in it.
+    """
+    seen: Verdict = "sees" if report.privacy is None else "noised"
+    hub: Verdict = seen if report.aggregation.hub_view == "sum" else "never"
     verdicts: dict[str, tuple[Verdict, ...]] = {
-        "site": ("own", "own", "sees", "sees", "never"),
+        "site": ("own", "own", seen, seen, "never"),
         "hub": ("never", "sealed", hub, hub, "never"),
         "network": ("never", "sealed", "sealed", "sealed", "sealed"),
-        "answerer": ("never", "never", "never", "sees", "sees"),
+        "answerer": ("never", "never", "never", seen, "sees"),
         "asker": ("never", "never", "never", "never", "own"),
-        "reader": ("never", "never", "never", "sees", "never"),
+        "reader": ("never", "never", "never", seen, "never"),
     }
     subject = msgspec.structs.asdict(report.subject)
     return tuple(
@@ -140,13 +177,17 @@ def _sights(report: Report) -> tuple[Sight, ...]:
 
 
 def _limits(report: Report) -> tuple[str, ...]:
-    hub = "sum" if report.aggregation.hub_view == "sum" else "none"
-    order = ["model", hub, "colluders", "rosters", "integrity", "answer", "quantum", "process"]
+    privacy, sums = report.privacy, report.aggregation
+    hub = "sum" if sums.hub_view == "sum" else "none"
+    values = {"site": report.subject.site, "sites": report.subject.sites, "parties": str(sums.parties)}
+    if privacy is None:
+        order = ["model", hub, "colluders", "rosters"]
+    else:
+        values |= privacy_values(report, privacy)
+        order = ["epsilon", "repeats", "sum_private" if hub == "sum" else hub, "colluders"]
+        order += ["rosters_private"] if privacy.mode == "local" else ["noise", "rosters_private"]
+    order += ["integrity", "answer", "quantum", "process"]
     if report.source.public_rows and (report.metrics.local or report.metrics.centralised is not None):
-        order.append("public")
-    values = {
-        "site": report.subject.site,
-        "colluders": report.aggregation.colluders,
-        "parties": report.aggregation.parties,
-    }
+        order.append("public" if privacy is None else "public_private")
+    values["colluders"] = str(sums.colluders)
     return tuple(say(report.lang, f"limit_{part}", **values) for part in order)
