@@ -193,8 +193,12 @@ class PreparedRows:
 
 def deflated(model: Model, clip: float) -> float:
     """Return clip', by which factors are computed so that no contribution exceeds `clip`."""
-    terms = max(model.widths[:-1]) + max(model.widths[1:]) + len(model.widths) + 3
-    return check_clip(clip) * (1.0 - (terms + 16) * 2.0**-52)
+    return check_clip(clip) * (1.0 - (_terms(model.widths) + 16) * 2.0**-52)
+
+
+@functools.cache
+def _terms(widths: tuple[int, ...]) -> int:
+    return max(widths[:-1]) + max(widths[1:]) + len(widths) + 3
 
 
 def layer_views(model: Model, vector: Array) -> list[tuple[Array, Array]]:

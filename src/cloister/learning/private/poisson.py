@@ -43,6 +43,6 @@ def poisson_rows(count: int, rate: float, random: StreamRandom) -> NDArray[np.in
     coins = random.words(-(-count // 8)).view(np.uint8)[:count]
     kept = coins < first
     if rest:
-        undecided = np.flatnonzero(coins == first)
+        undecided = (coins == first).nonzero()[0]
         kept[undecided] = (random.words(len(undecided)) >> np.uint64(8)) < rest
-    return np.flatnonzero(kept)
+    return kept.nonzero()[0]

@@ -102,8 +102,10 @@ class RowSums:
         vectors = self._vectors(params, index, starts, clip)
         # rounding is elementwise: small vectors take the way together
         while some := list(islice(vectors, max(1, _TOGETHER // size))):
-            joined = some[0] if len(some) == 1 else np.concatenate(some)
-            total += grid.round(joined, clip).reshape(-1, size).sum(axis=0)
+            if len(some) == 1:
+                total += grid.round(some[0], clip)
+            else:
+                total += grid.round(np.concatenate(some), clip).reshape(-1, size).sum(axis=0)
         return total
 
     def _vectors(
