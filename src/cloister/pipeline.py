@@ -18,6 +18,7 @@ what stays of the vaults is ciphertext that nobody can open any more.
     OUT/trust/                      public identities to verify it with
     OUT/vaults/SITE/                the encrypted datasets
     OUT/ledgers/SITE/               what each owner has spent, where the run is private
+    OUT/audit.json                  what attacks on the claim of privacy showed, where the run is private
     OUT/predictions.sealed          results, readable by their reader alone
 
 It runs everybody in one process, which the report says: it shows the protocols, not the walls between
@@ -42,11 +43,13 @@ import pyarrow.parquet as pq
 
 import cloister
 from cloister.cases import Case, CaseData, Progress
-from cloister.cases.privacy import budget_of, privacy_of_case
+from cloister.cases.privacy import audit_facts, budget_of, privacy_of_case
 from cloister.crypto import Identity, ScryptCost, TrustStore, open_bytes, seal_bytes
 from cloister.errors import VerificationError
 from cloister.files import new_directory, write_atomic
 from cloister.governance import TrainedStudy, TrustAnchors, in_words, release, verify_release
+from cloister.governance.audit import AuditReport
+from cloister.governance.auditrun import audit
 from cloister.inference import ModelArtifact, Predictor, answer, seal_request
 from cloister.learning import (
     ClientRows,
@@ -88,6 +91,7 @@ _TRAIN, _TEST = "train", "held-out"
 _POPULATION = "patients"
 _HUB = "hub"
 _BATCH_LINES = 25
+_CANARIES = 200  # enough for a bound that is not empty, in a few seconds; `cloister audit` takes more
 # The keystores' passphrases are 32 random bytes that nobody keeps; a costly scrypt would protect nothing
 # more.
 _COST = ScryptCost(n=2**14)
@@ -168,7 +172,8 @@ def run_case(
         with clock.stage("seal"):
             clock.moved = _seal(predictor, everything.drop_columns([case.label]), folder)
         with clock.stage("release"):
-            certificate, words = _release(result, hub, sites, folder, lang)
+            attacked = _audit(plan, schema, result, folder, progress) if private else None
+            certificate, words = _release(result, hub, sites, folder, lang, attacked)
             clock.moved = _size(folder / "release")
         report = _report(case, plan, result, data, schema, clock.stages, certificate, words, out, lang)
         if result.privacy is not None:
@@ -176,6 +181,8 @@ def run_case(
                 budget_of(site.identity.name, site.ledger, _POPULATION) for site in sites if site.ledger
             )
             privacy = privacy_of_case(plan, result, data, schema, budgets)
+            if attacked is not None:
+                privacy = msgspec.structs.replace(privacy, audit=audit_facts(attacked))
             report = msgspec.structs.replace(report, privacy=privacy)
         return write_report(folder, report)
 
@@ -287,12 +294,25 @@ def _require_same(received: pa.Table, expected: pa.Table) -> None:
 # --- release ----------------------------------------------------------------------------------------------
 
 
+def _audit(plan: Plan, schema: Schema, result: StudyResult, folder: Path, progress: Progress) -> AuditReport:
+    """Attack the plan's mechanism with synthetic canaries, and write what came of it."""
+    progress.note(f"attacking the claim with {_CANARIES} canaries")
+    report = audit(plan, schema, len(result.members), created=_now(), rows=result.rows, canaries=_CANARIES)
+    write_atomic(folder / "audit.json", report.to_json())
+    return report
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _release(
     result: StudyResult,
     hub: Identity,
     sites: Sequence[_Site],
     folder: Path,
     lang: Language,
+    audit: AuditReport | None,
 ) -> tuple[Certificate, tuple[str, ...]]:
     """Let the model out through the gate, and verify what came out as a reader would."""
     identities = [hub, *(site.identity for site in sites)]
@@ -306,7 +326,8 @@ def _release(
         signer=hub,
         log=Log(folder / "log" / "entries", hub.fingerprint),
         cosigners=[Cosigner(watching / site.identity.name, site.identity) for site in sites],
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=_now(),
+        audit=audit,
     )
     anchors = TrustAnchors.of(identity.public for identity in identities)
     verify_release(folder / "release", anchors).require()

@@ -21,15 +21,16 @@ from cloister.learning.privacy import PrivacyTerms, private_model
 from cloister.learning.private import PrivateSettings as Mechanism
 from cloister.learning.private import simulate
 from cloister.privacy.accounting import IntegerGaussian
-from cloister.report import Baselines, Budget, EpsilonPoint, Privacy
+from cloister.report import Audit, Baselines, Budget, EpsilonPoint, Privacy
 
 if TYPE_CHECKING:
     from cloister.cases.base import CaseData
+    from cloister.governance.audit import AuditReport
     from cloister.privacy.ledger import Ledger
     from cloister.runtime import StudyResult
     from cloister.vault import Schema
 
-__all__ = ["budget_of", "privacy_of_case"]
+__all__ = ["audit_facts", "budget_of", "privacy_of_case"]
 
 _NOISE_FACTORS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
 _RUNS = 10
@@ -45,6 +46,19 @@ def budget_of(site: str, ledger: Ledger, population: str) -> Budget:
         spent_epsilon=status.epsilon_spent,
         left_epsilon=status.worth.epsilon,
         spent_share=min(status.share_spent, 1.0),
+    )
+
+
+def audit_facts(report: AuditReport) -> Audit | None:
+    """Return what a report shows of an audit, None where there was no claim to audit."""
+    if report.claimed is None or report.bound is None or report.verdict is None:
+        return None
+    return Audit(
+        claimed=report.claimed,
+        bound=report.bound,
+        confidence=report.confidence,
+        canaries=0 if report.canaries is None else report.canaries.total,
+        verdict=report.verdict,
     )
 
 

@@ -43,6 +43,10 @@ def release(
     policy: Annotated[
         list[Path] | None, typer.Option("--policy", help="Signed release policy; all must agree.")
     ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option("--audit", help="audit.json of this study, from `cloister audit STUDY --out DIR`."),
+    ] = None,
     lang: LangOption = Lang.EN,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,9 +55,11 @@ def release(
 
     from cloister.governance import in_words
     from cloister.governance import release as release_model
+    from cloister.governance.audit import read_report
     from cloister.log import Cosigner, Log
 
     policies = _policies(policy or [])
+    attacked = None if audit is None else read_report(audit)
     recipients = [resolve_identity(name) for name in to or []]
     own = common.load_identity()
     homes = {home: _identity(home) for home in site or []}
@@ -70,6 +76,7 @@ def release(
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         recipients=recipients,
         policies=policies,
+        audit=attacked,
     )
     for reason in released.missing:
         say(f"A member did not cosign: {reason}")

@@ -9,12 +9,14 @@ A certificate may state an audit beside the claim (`audited`), if it is consiste
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
 
 from cloister.crypto import canonical_bytes, sha256
 from cloister.errors import InputError, VerificationError
+from cloister.files import read_bytes
 from cloister.governance.certificate import Audited
 from cloister.learning.attacks import Bound, Check, Inversion, Membership
 
@@ -27,9 +29,11 @@ __all__ = [
     "Verdict",
     "audited",
     "judge",
+    "read_report",
 ]
 
 Verdict = Literal["consistent with the claim", "violates the claim"]
+_LIMIT: Final = 16 << 20
 CONSISTENT: Final = "consistent with the claim"
 VIOLATES: Final = "violates the claim"
 
@@ -112,6 +116,22 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def failed(self) -> tuple[Check, ...]:
         """The checks that do not hold."""
         return tuple(check for check in self.checks if not check.holds)
+
+
+def read_report(path: Path) -> AuditReport:
+    """Return the report in a file that `AuditReport.to_json` wrote.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    try:
+        return msgspec.json.decode(read_bytes(path, limit=_LIMIT, what="audit"), type=AuditReport)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(
+            f"this is not an audit: {error}",
+            where=str(path),
+            fix="Give the audit.json that `cloister audit STUDY --out DIR` wrote",
+        ) from None
 
 
 def audited(report: AuditReport) -> Audited:

@@ -32,6 +32,7 @@ from cloister import __version__
 from cloister.crypto import Identity, PublicIdentity, VerifyKey, keyring, seal_bytes, sha256
 from cloister.errors import CloisterError, VerificationError
 from cloister.files import new_directory, write_atomic
+from cloister.governance.audit import AuditReport, audited
 from cloister.governance.certificate import (
     ABSENT,
     Aggregation,
@@ -110,7 +111,7 @@ def release(
     created: str,
     recipients: Sequence[PublicIdentity] = (),
     policies: Sequence[ReleasePolicy] = (DEFAULT_POLICY,),
-    audit: Audited | None = None,
+    audit: AuditReport | None = None,
 ) -> Released:
     """Release a study's model.
 
@@ -123,18 +124,21 @@ def release(
         created: the time, "2026-01-31T12:00:00Z".
         recipients: readers to seal the model to; none leaves it in the clear.
         policies: all must accept; the plan's recipients are always asked in addition.
-        audit: what an attack against the claim of privacy showed, from `audited`; None where none was run.
+        audit: what attacks on this plan showed, from `cloister.governance.auditrun`; None where none was run.
 
     Raises:
         PolicyRefused: naming every rule that refuses. Nothing was signed, logged or written.
-        VerificationError: too few cosigners, one that found a fork, or a folder that would not verify.
+        VerificationError: an audit that contradicts the claim or is of another plan, too few
+            cosigners, one that found a fork, or a folder that would not verify.
         InputError: the folder exists.
     """
     with new_directory(folder) as part:
         artifact = ModelArtifact.of_plan(study.plan, study.schema, study.parameters)
         files, model_digest = _files(study, artifact.to_bytes(), recipients)
         # 1. statement
-        statement = statement_of(study, files, model_digest, signer.public, recipients, created, audit)
+        statement = statement_of(
+            study, files, model_digest, signer.public, recipients, created, _audited(study, audit)
+        )
         # 2. gate
         gate(statement.predicate, (*policies, plan_policy(study.plan)) if policies else ())
         # 3. signature
@@ -156,6 +160,19 @@ def release(
     members = keyring(study.members)
     _, count = check_head(proof, signer.fingerprint, members, members | keyring([signer.public]))
     return Released(folder, certificate, files, count, head.size, missing)
+
+
+def _audited(study: TrainedStudy, audit: AuditReport | None) -> Audited | None:
+    """Return what the certificate states of an audit. Raises VerificationError for one of another plan."""
+    if audit is None:
+        return None
+    if audit.plan != study.plan.digest.hex():
+        raise VerificationError(
+            "the audit is of another plan",
+            where=f"study {audit.study}",
+            fix="Run `cloister audit` on this study",
+        )
+    return audited(audit)
 
 
 def _files(

@@ -31,8 +31,8 @@ _ENGLISH: Final = {
     "no drops": "No site dropped out of a round; every round needed at least {minimum} sites.",
     "drops": "In {lossy} of {rounds} rounds a site dropped out. The smallest sum had {fewest} sites; every "
     "round needed at least {minimum}.",
-    "privacy claimed": "Differential privacy: had one {unit} been left out, the hub and every reader would have "
-    "learned the same within epsilon {epsilon_hub:g}, a hub with {colluding} colluding site(s) within "
+    "privacy claimed": "Differential privacy: had one {unit} been left out, the hub and every reader would "
+    "have learned the same within epsilon {epsilon_hub:g}, a hub with {colluding} colluding site(s) within "
     "{epsilon_colluders:g}, at delta {delta:g}. Every site's ledger signed its debit.",
     "record": "row",
     "audited": "An attack that was run on the claim shows at least epsilon {bound:g} at {confidence:g} "
@@ -60,7 +60,8 @@ _CHINESE: Final = {
     "hub_view none": "中心转运的模型自己读不懂，前提是没有任何一方与其串通。",
     "no drops": "没有任何一轮有参与方掉线；每轮至少需要 {minimum} 方。",
     "drops": "有 {lossy} 轮出现掉线，最少一轮有 {fewest} 方参与求和，每轮至少需要 {minimum} 方。",
-    "privacy claimed": "差分隐私：若去掉一个{unit}，中心和所有读者所得信息的差异不超过 epsilon {epsilon_hub:g}，"
+    "privacy claimed": "差分隐私：若去掉一个{unit}，中心和所有读者所得信息的差异不超过 epsilon "
+    "{epsilon_hub:g}，"
     "与 {colluding} 方串通的中心不超过 {epsilon_colluders:g}，delta 为 {delta:g}。"
     "各方账本均已签署扣减。",
     "record": "行",

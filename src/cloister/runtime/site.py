@@ -28,13 +28,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import PolicyRefused, ProtocolError
-from cloister.learning import Plan, client_update
+from cloister.learning import Model, Plan, client_update
 from cloister.learning.privacy import private_model
 from cloister.runtime.budget import Budget, NoBudget
 from cloister.runtime.channel import Channel
@@ -68,6 +69,9 @@ from cloister.runtime.studykey import deal_study_key, open_study_key
 from cloister.runtime.worker import LocalWorker
 from cloister.secagg import RingVector, SecureSumSite
 from cloister.types import RandomBytes
+
+if TYPE_CHECKING:
+    from cloister.learning.torch import TorchPrivate
 
 __all__ = ["Site"]
 
@@ -139,6 +143,16 @@ class Site:
     def name(self) -> str:
         """The site's name in the study."""
         return self._identity.name
+
+    @property
+    def rows(self) -> int:
+        """Rows it trains on, as its manifest states."""
+        return self._rows
+
+    @property
+    def learner(self) -> Model | TorchPrivate:
+        """What is trained."""
+        return self._worker.model
 
     @property
     def model(self) -> GlobalModel:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from cloister.crypto import Identity, PublicIdentity, StreamRandom
 from cloister.errors import CloisterError, IntegrityError, PlanError, PolicyRefused, ProtocolError
 from cloister.learning import Plan
-from cloister.learning.privacy import PrivacyTerms
+from cloister.learning.privacy import PrivacyTerms, private_model
 from cloister.privacy.ledger import Ledger
 from cloister.runtime.budget import LedgerBudget
+from cloister.runtime.epoch import terms_of
 from cloister.runtime.events import Event, OnEvent, RoundDone
 from cloister.runtime.hub import Hub, Step
 from cloister.runtime.site import Site
@@ -136,10 +137,19 @@ class Study:
         public = {party.identity.name: party.identity.public for party in sites}
         everybody = tuple(public.values())
         self.sites = {party.identity.name: self._site(party, everybody) for party in sites}
+        if plan.privacy is not None:
+            self._check_claim(plan, public)
         schema = sites[0].vault.manifest(self._dataset_of(sites[0])).schema
         self.hub = Hub(
             plan, hub, public, schema, user_code=user_code, insecure_test_random=insecure_test_random
         )
+
+    def _check_claim(self, plan: Plan, public: Mapping[str, PublicIdentity]) -> None:
+        """Refuse a claim that does not hold for these sites, before anybody opens a row."""
+        first, *_ = self.sites.values()
+        rows = {name: site.rows for name, site in self.sites.items()}
+        digests = dict.fromkeys(rows, bytes(32))
+        terms_of(plan, 0, list(public.values()), rows, digests, private_model(first.learner))
 
     def _site(self, party: Party, everybody: tuple[PublicIdentity, ...]) -> Site:
         trusted = everybody if party.trusted is None else (party.identity.public, *party.trusted)
