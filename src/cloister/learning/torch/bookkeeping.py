@@ -6,6 +6,7 @@ of each row once a clip is named.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -18,7 +19,7 @@ from cloister.learning.torch.arena import Arena
 from cloister.learning.torch.flat import Flat
 from cloister.learning.torch.layers import Sampler
 from cloister.learning.torch.layout import Layout
-from cloister.learning.torch.record import Call, Recorder
+from cloister.learning.torch.record import Call, Count, Recorder
 from cloister.learning.torch.scores import Scores
 from cloister.learning.torch.terms import Outer, Term, combine
 
@@ -57,6 +58,12 @@ class Block:
             for term in self._terms.values():
                 term.clear(lost)
         self._factors = (clip * _DEFLATION / self.squares.sqrt()).clamp(max=1.0).masked_fill(lost, 0.0)
+
+    def numbers(self) -> Tensor:
+        """Return [n, k]: all that each row's contribution is made of."""
+        return torch.cat(
+            [each.numbers().double() for each in self._terms.values()] + [self.squares[:, None]], 1
+        )
 
     def add_into(self, total: Tensor, rows: slice) -> None:
         """Add the contributions of some rows to `total`, float64[d]."""
@@ -123,6 +130,10 @@ class Bookkeeping:
             return Block(
                 {name: term for name, (term, _) in settled.items()}, self._flat.slices, held, self._arena
             )
+
+    def counted(self) -> contextlib.AbstractContextManager[Count]:
+        """Count what the module's parts put out, for the length of a `with`."""
+        return self._recorder.counted()
 
     @staticmethod
     def _check(calls: Sequence[Call], layouts: Sequence[Layout], count: int) -> None:

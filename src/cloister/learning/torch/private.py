@@ -13,10 +13,11 @@ small cost"):
 
 **One row, one result.** What is computed for a row depends on the row and the parameters alone, to the last
 bit: were it otherwise, taking one row away would change how all others round, and a rectifier of any of
-them could tip over. So all blocks of a module have one number of rows, missing ones made up by zeros; `probe`
-tests on every module, bit by bit, that the content of other rows changes nothing, and `place_is_nothing`, for
-the number of rows and of threads in use, that it does not matter either where in the block a row stands. A
-group's sum depends on its own rows alone, too: it is cut into blocks from its own first row.
+them could tip over. `probe` tests on every module, bit by bit, that the content of other rows changes
+nothing; `interchangeable` finds, for the number of threads in use, sizes of blocks among which it does not
+matter how large the block is and where in it a row stands. Blocks have those sizes alone, missing rows made
+up by zeros; where there are none, every row goes alone. A group's sum depends on its own rows alone, too: it
+is cut into blocks from its own first row.
 
 Memory depends neither on the number of rows nor on the size of a group; nothing of a parameter's size is kept
 per row beyond a block.
@@ -43,14 +44,24 @@ from cloister.learning.torch.bookkeeping import Block, Bookkeeping
 from cloister.learning.torch.flat import Flat
 from cloister.learning.torch.layers import check_layers
 from cloister.learning.torch.packing import packed
-from cloister.learning.torch.probe import place_is_nothing, probe
+from cloister.learning.torch.probe import interchangeable, probe
 from cloister.learning.torch.start import build_module
 from cloister.learning.torch.terms import CANCELLATION
 
 __all__ = ["TorchPrivate"]
 
-_BLOCK_BYTES: Final = 48 << 20
-_BLOCKS: Final = (64, 48, 32, 16, 8, 4, 2, 1)  # rows of a block; in the last one a row has one place only
+_BLOCK_BYTES: Final = 64 << 20
+_LARGEST_BYTES: Final = 1 << 30
+_BLOCKS: Final = (256, 128, 64, 32, 16)  # rows; kernels rarely treat those of smaller blocks alike
+_SMALL: Final = (8, 4, 2)
+
+
+def _candidates(bytes_of_row: int) -> list[int]:
+    """Return sizes of blocks that fit the memory meant for them, descending; none if only single rows do."""
+    usual = [rows for rows in _BLOCKS if rows * bytes_of_row <= _BLOCK_BYTES]
+    if not usual and _BLOCKS[-1] * bytes_of_row <= _LARGEST_BYTES:
+        return [_BLOCKS[-1]]
+    return usual or [rows for rows in _SMALL if rows * bytes_of_row <= _LARGEST_BYTES]
 
 
 class TorchPrivate:
@@ -83,8 +94,9 @@ class TorchPrivate:
         self._books = Bookkeeping(self.module, self._flat, check_layers(self.module))
         self._found = probe(self._books, self._flat, classes=classes, shape=self.shape)
         bytes_of_row = self._found.floats * self._flat.dtype.itemsize
-        self._most_rows = max(1, min(_BLOCKS[0], _BLOCK_BYTES // max(1, bytes_of_row)))
-        self._rows: dict[int, int] = {}
+        self._candidates = _candidates(bytes_of_row)
+        self._most_rows = max(self._candidates, default=1)
+        self._alike: dict[int, tuple[int, ...]] = {}
 
     @property
     def size(self) -> int:
@@ -217,10 +229,11 @@ class TorchPrivate:
     def _group_sums(
         self, sign: object, X: NDArray[Any], labels: Array, starts: Sequence[int], clip: float
     ) -> Iterator[Array]:
-        rows = self._places()
+        sizes = self._sizes()
         total: Tensor | None = None
-        for pieces in packed(starts, rows):
+        for pieces in packed(starts, sizes[-1]):
             at, end = pieces[0].begin, pieces[-1].end
+            rows = next(size for size in sizes if size >= end - at)
             block: Block | None = None
             for piece in pieces:
                 if not self._flat.holds(sign):
@@ -239,7 +252,7 @@ class TorchPrivate:
                     total = None
 
     def _block(self, some: NDArray[Any], labels: Array, rows: int) -> Block:
-        """Return the block of some rows, made up to `rows`, so that all blocks have one shape."""
+        """Return the block of some rows, made up to `rows`."""
         found = self._found
         X = torch.zeros((rows, *self.shape), dtype=self._flat.dtype)
         self._fill(X[: len(some)], some)
@@ -248,17 +261,12 @@ class TorchPrivate:
         calls, residuals = self._books.passes(X, padded, found.scores, found.layouts)
         return self._books.block(calls, residuals, found.layouts)
 
-    def _places(self) -> int:
-        """Return the rows of a block in which it does not matter, on this machine, where a row stands."""
+    def _sizes(self) -> tuple[int, ...]:
+        """Return the numbers of rows that a block may have on this machine, ascending; see the docstring."""
         threads = torch.get_num_threads()
-        if threads not in self._rows:
-            self._rows[threads] = next(
-                rows
-                for rows in _BLOCKS
-                if rows <= self._most_rows
-                and (rows == 1 or place_is_nothing(self._books, self._flat, self._found, rows))
-            )
-        return self._rows[threads]
+        if threads not in self._alike:
+            self._alike[threads] = interchangeable(self._books, self._flat, self._found, self._candidates)
+        return self._alike[threads]
 
     def _scores(self, params: Array, X: NDArray[Any]) -> Tensor:
         self._check_rows(X)
@@ -266,8 +274,8 @@ class TorchPrivate:
         read = self._found.scores.read
         parts = [torch.empty((0, self.head.outputs))]
         with torch.no_grad():
-            starts = range(0, len(X), _BLOCKS[0])
-            parts += [read(self.module(self._tensor(X[at : at + _BLOCKS[0]]))) for at in starts]
+            starts = range(0, len(X), self._most_rows)
+            parts += [read(self.module(self._tensor(X[at : at + self._most_rows]))) for at in starts]
         return torch.cat(parts)
 
     def _tensor(self, rows: NDArray[Any]) -> Tensor:

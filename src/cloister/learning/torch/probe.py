@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -35,10 +35,10 @@ from cloister.learning.torch.layout import Axis, Layout
 from cloister.learning.torch.record import Call
 from cloister.learning.torch.scores import Scores
 
-__all__ = ["Findings", "place_is_nothing", "probe"]
+__all__ = ["Findings", "interchangeable", "probe"]
 
 _FEW, _MANY = 3, 5
-_ROWS_PLACED: Final = 2
+_PLACED: Final = 64
 _TOLERANCE: Final = 2e-3
 
 
@@ -48,13 +48,15 @@ class Findings:
 
     Args:
         shape: of one row.
+        classes: of the label; 0 for a number.
         scores: how its output is read.
         layouts: where examples lie in each call of its layers, in order.
-        floats: numbers kept for one row between the passes and the sum.
+        floats: numbers held for one row in the passes and up to the sum, about.
         positions: of one row that a weighted sum adds up without their gradients being formed; 0 for none.
     """
 
     shape: tuple[int, ...]
+    classes: int
     scores: Scores
     layouts: tuple[Layout, ...]
     floats: int
@@ -89,34 +91,49 @@ def probe(bookkeeping: Bookkeeping, flat: Flat, *, classes: int, shape: tuple[in
     return findings
 
 
-def place_is_nothing(bookkeeping: Bookkeeping, flat: Flat, found: Findings, rows: int) -> bool:
-    """Return whether a row gives the same bits wherever it stands among `rows` rows.
+def interchangeable(
+    bookkeeping: Bookkeeping, flat: Flat, found: Findings, sizes: Sequence[int]
+) -> tuple[int, ...]:
+    """Return those of `sizes` among which a row gives the same bits, wherever in a block it stands.
 
     Libraries' kernels may treat the rows at an edge of a matrix in another way; which ones they do depends on
-    shapes, so this is asked of the shapes in use. The parameters are as before afterwards.
+    shapes, so this is asked of the shapes in use: rows in one order and in the other, in blocks of each size.
+    The parameters are as before afterwards.
 
     Args:
         bookkeeping: of the module.
         flat: its parameters.
         found: what `probe` found.
-        rows: how many there are.
+        sizes: numbers of rows, powers of 2, descending.
+
+    Returns:
+        Ascending. (1,) where no size will do: a row alone has one place only.
     """
     random = StreamRandom.from_seed(0, "places of a row")
-    shape = found.shape
+    count = max(_PLACED, *sizes, 1)
+    X = torch.from_numpy(random.integers(2, (count, *found.shape))).to(flat.dtype)
+    labels = random.integers(max(found.classes, 2), count).astype(np.float64)
     with torch.random.fork_rng(devices=[]), flat.moved(random):
-        for _ in range(_ROWS_PLACED):
-            row = torch.from_numpy(random.integers(2, shape)).to(flat.dtype)
-            X = row.expand(rows, *shape).contiguous()
-            torch.manual_seed(0)
-            calls, residuals = bookkeeping.passes(X, np.zeros(rows), found.scores, found.layouts)
-            block = bookkeeping.block(calls, residuals, found.layouts)
-            first, other = (torch.zeros(flat.size, dtype=torch.float64) for _ in range(2))
-            block.add_into(first, slice(0, 1))
-            for at in range(1, rows):
-                block.add_into(other.zero_(), slice(at, at + 1))
-                if not _same(first, other) or not _same(block.squares[0], block.squares[at]):
-                    return False
-    return True
+        for most in sizes:
+            expected = _numbers(bookkeeping, X, labels, most, found)
+            turned = X.flip(0), labels[::-1].copy()
+            alike = [
+                size for size in sizes if _same(_numbers(bookkeeping, *turned, size, found).flip(0), expected)
+            ]
+            if most in alike:
+                return tuple(sorted(alike))
+    return (1,)
+
+
+def _numbers(bookkeeping: Bookkeeping, X: Tensor, labels: Array, size: int, found: Findings) -> Tensor:
+    """Return what becomes of each row in blocks of `size` rows, [n, k]."""
+    parts = []
+    for at in range(0, len(X), size):
+        torch.manual_seed(0)
+        some = slice(at, at + size)
+        calls, residuals = bookkeeping.passes(X[some], labels[some], found.scores, found.layouts)
+        parts.append(bookkeeping.block(calls, residuals, found.layouts).numbers())
+    return torch.cat(parts)
 
 
 def _layouts_and_block(
@@ -130,9 +147,13 @@ def _layouts_and_block(
         _refuse("the number of rows decides which layers are called", "", "Call them always")
     layouts = tuple(_layout(a, b) for a, b in zip(few, many, strict=True))
     torch.manual_seed(0)
-    block = bookkeeping.block(*bookkeeping.passes(X, labels, scores, layouts), layouts)
-    activations = sum(call.inputs.numel() + math.prod(call.shape) for call in many) // _MANY
-    return Findings(tuple(X.shape[1:]), scores, layouts, 2 * activations + block.held, block.positions), block
+    with bookkeeping.counted() as count:
+        passed = bookkeeping.passes(X, labels, scores, layouts)
+    block = bookkeeping.block(*passed, layouts)
+    activations = count.floats // _MANY
+    return Findings(
+        tuple(X.shape[1:]), classes, scores, layouts, 2 * activations + block.held, block.positions
+    ), block
 
 
 def _layout(few: Call, many: Call) -> Layout:

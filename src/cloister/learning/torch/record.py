@@ -8,7 +8,8 @@ overwritten after the layer had read it is refused: it no longer says what enter
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from cloister.errors import InputError
 
-__all__ = ["Call", "Recorder"]
+__all__ = ["Call", "Count", "Recorder"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,13 @@ class Call:
     shape: tuple[int, ...]
     version: int
     edge: GradientEdge
+
+
+@dataclass
+class Count:
+    """How many numbers came out."""
+
+    floats: int = 0
 
 
 class Recorder:
@@ -100,6 +108,23 @@ class Recorder:
             torch.zeros(call.shape, dtype=scores.dtype) if each is None else each
             for call, each in zip(calls, found, strict=True)
         ]
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[Count]:
+        """Count what the module's parts put out, for the length of a `with`: roughly what a pass holds."""
+        count = Count()
+
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                count.floats += output.numel()
+
+        parts = [part for part in self._module.modules() if next(part.children(), None) is None]
+        handles = [part.register_forward_hook(hook) for part in parts]
+        try:
+            yield count
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _hook(self, name: str) -> Any:
         def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:

@@ -66,6 +66,9 @@ class Term(Protocol):
     def dense(self) -> Tensor:
         """Return the contributions as [n, entries], in the layer's own precision."""
 
+    def numbers(self) -> Tensor:
+        """Return [n, k]: what each example's contribution is made of."""
+
 
 class Dense:
     """Gradients that were computed one by one.
@@ -124,6 +127,10 @@ class Dense:
                 total.addmv_(wide.t(), factors[some])
 
     def dense(self) -> Tensor:
+        """Return the gradients."""
+        return self.gradients
+
+    def numbers(self) -> Tensor:
         """Return the gradients."""
         return self.gradients
 
@@ -202,6 +209,12 @@ class Outer:
         self.write(slice(None), gradients)
         return gradients
 
+    def numbers(self) -> Tensor:
+        """Return the gradients where they were formed, else inputs and residuals."""
+        if self._formed is not None:
+            return self._formed.gradients
+        return torch.cat([self.inputs.flatten(1), self.residuals.flatten(1)], 1)
+
     def write(self, rows: slice, into: Tensor) -> None:
         """Write the gradients of some rows to `into`, [rows, g p q]."""
         above, below = self.residuals[rows].transpose(2, 3).flatten(0, 1), self.inputs[rows].flatten(0, 1)
@@ -254,6 +267,10 @@ class Lookup:
         table = self.residuals.new_zeros((count * self.entries, width))
         place = (self.index + example * self.entries).flatten()
         return table.index_add_(0, place, self.residuals.reshape(-1, width)).view(count, -1)
+
+    def numbers(self) -> Tensor:
+        """Return the residuals."""
+        return self.residuals.flatten(1)
 
 
 def combine(terms: Sequence[Term], arena: Arena) -> tuple[Term, int]:
