@@ -289,7 +289,7 @@ def _facts(status: Status, names: dict[str, str]) -> list[tuple[str, str]]:
             f"{worth.noise_multiplier:.3g} over all), or {worth.queries} queries of epsilon 0.1"
         )
     facts = [
-        ("datasets", ", ".join(names.get(each, each[:8]) for each in status.datasets) or "none"),
+        ("datasets", ", ".join(sorted(names.get(each, each[:8]) for each in status.datasets)) or "none"),
         (
             "spent",
             f"{_percent(status.spent.rdp, cap)} of it: epsilon {status.epsilon_spent:.3g} or less",

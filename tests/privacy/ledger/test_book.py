@@ -168,8 +168,9 @@ def test_what_is_refused_says_what_is_left_and_what_it_would_need() -> None:
         book.apply(row_of(("spend", ("a",), Charge(0.0, cap.delta, ORDER)), 3))
     book.apply(row_of(("spend", ("a",), Charge(cap.rdp * 0.25 - 1e-12, 0.0, ORDER)), 4))
     book.apply(Declare(id="c" * 32, at="t", population="a", cap=Cap(2.0, 1e-5, ORDER)))
-    with pytest.raises(PolicyRefused, match="Nothing more"):
-        book.apply(row_of(("spend", ("a",), Charge(0.1, 0.0, ORDER)), 5))
+    for rest in (0.1, 0.0):
+        with pytest.raises(PolicyRefused, match="Nothing more"):
+            book.apply(row_of(("spend", ("a",), Charge(rest, 0.0, ORDER)), 5))
 
 
 def test_a_cost_that_is_no_number_is_refused() -> None:

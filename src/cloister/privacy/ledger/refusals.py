@@ -18,7 +18,7 @@ def overdraft(population: str, cap: Cap, need: tuple[int, int], left: tuple[int,
             f"the budget of {population!r} does not suffice: it would need {needed:.4g} of RDP at order "
             f"{cap.order} (epsilon about {_about(needed, cap)} alone), and {has:.4g} of {cap.rdp:.4g} is left"
             + (f" (epsilon about {_about(has, cap)} alone)" if has else ""),
-            fix=_fix(has / needed),
+            fix=_fix(has / needed if needed else 0.0),
         )
     asked, spare = shown_at_least(need[1], DELTA_BITS), max(0.0, shown_at_most(left[1], DELTA_BITS))
     return PolicyRefused(
@@ -36,4 +36,5 @@ def _fix(share: float) -> str:
     if share <= 0:
         return "Nothing more can be released from these rows"
     more = 1 / share**0.5
-    return f"Multiply the noise by {more:.3g} or more, or take {share:.0%} of the steps or fewer"
+    steps = f", or take {share:.0%} of the steps or fewer" if share >= 0.01 else ""
+    return f"Multiply the noise by {more:.3g} or more{steps}"
