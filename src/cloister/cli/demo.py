@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,7 @@ def demo(
     chosen = find_case(case)
     if data is not None and not chosen.needs_files:
         common.say(f"Case {chosen.name} brings its own rows; --data is not used.")
-    with StageProgress(lang=lang.value, plain=as_json) as progress:
+    with StageProgress(lang=lang.value, plain=as_json, private=privacy) as progress:
         report = run_case(chosen, data_dir=data, out=out, progress=progress, lang=lang.value, private=privacy)
     emit(_as_json(report, out), as_json=as_json, text=_in_words(report, out))
 
@@ -56,21 +57,51 @@ def _as_json(report: Report, folder: Path) -> dict[str, Any]:
 
 
 def _in_words(report: Report, folder: Path) -> str:
-    """Return a short table of results, the path of the report and the command that verifies the release."""
+    """Return a short table of results, what they gave away, where the report is and what verifies it."""
+    from cloister.report import say
+    from cloister.report.privacywords import told_privacy
+
+    lang = report.lang
+    lines = ["", report.headline, *_table(report), "", *told_privacy(report)]
+    if report.privacy is not None:
+        lines.append("")
+    lines.append(f"{say(lang, 'report')}: {folder / 'report.html'}")
+    lines.append(f"{say(lang, 'h_verify')}: {_runnable(report.verify_command)}")
+    return "\n".join(lines)
+
+
+def _table(report: Report) -> list[str]:
+    """Return the accuracies, a line each; of a private study those at its epsilon, and those without any."""
     from cloister.report import say
     from cloister.report.words import percent
 
-    lang, metrics = report.lang, report.metrics
-    rows = [(say(lang, "together"), metrics.federated)]
-    rows += [(say(lang, "alone_label", site=site), value) for site, value in metrics.local.items()]
+    lang, metrics, privacy = report.lang, report.metrics, report.privacy
+    together, pooled = say(lang, "together"), say(lang, "centralised")
+    bare = {say(lang, "alone_label", site=site): value for site, value in metrics.local.items()}
     if metrics.centralised is not None:
-        rows.append((say(lang, "centralised"), metrics.centralised))
-    lines = [f"  {percent(value, lang):>8}  {name}" for name, value in rows]
-    places = [
-        f"{say(lang, 'report')}: {folder / 'report.html'}",
-        f"{say(lang, 'h_verify')}: {_runnable(report.verify_command)}",
+        bare[pooled] = metrics.centralised
+    if privacy is None:
+        found = {together: metrics.federated} | bare
+        return [f"  {percent(value, lang):>8}  {name}" for name, value in found.items()]
+    private = {together: metrics.federated}
+    if privacy.baselines is not None:
+        local = privacy.baselines.local
+        private |= {say(lang, "alone_label", site=site): value for site, value in local.items()}
+        private[pooled] = privacy.baselines.centralised
+    names = list(dict.fromkeys([together, *private, *bare]))
+    shown = [
+        "  ".join(f"{percent(both[name], lang) if name in both else '':>8}" for both in (private, bare))
+        for name in names
     ]
-    return "\n".join(["", report.headline, *lines, "", *places])
+    heads = [say(lang, "with_privacy"), say(lang, "bare")]
+    head = "  ".join(_right(text, 8) for text in heads)
+    return [f"  {head}", *(f"  {figures}  {name}" for figures, name in zip(shown, names, strict=True))]
+
+
+def _right(text: str, columns: int) -> str:
+    """Return the text pushed right; a Chinese character takes two columns of a terminal."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return " " * (columns - len(text) - wide) + text
 
 
 def _runnable(command: str) -> str:

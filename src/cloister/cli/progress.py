@@ -1,5 +1,7 @@
 """How a run goes, on stderr: the seven stages live on a terminal, one plain line a stage elsewhere.
 
+What comes after the seventh stage is the writing of the report, and shown as such.
+
 Nothing here changes what runs. Texts that come from outside (notes, names) are shown as they are and never
 read as Rich markup.
 """
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from cloister.report import STAGES, Language, StageName, say
+from cloister.report.texts import say_does
 from cloister.report.words import percent, seconds_in_words
 
 if TYPE_CHECKING:
@@ -46,17 +49,27 @@ class StageProgress:
     Args:
         lang: language of the stages' names.
         plain: never draw live (for `--json`); without it, live where `stream` is a terminal.
+        private: the run claims differential privacy; what is said of some stages follows from it.
         stream: where to; stderr.
     """
 
-    def __init__(self, *, lang: Language = "en", plain: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        lang: Language = "en",
+        plain: bool = False,
+        private: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
         from rich.console import Console
         from rich.spinner import Spinner
 
         self._lang: Language = lang
+        self._private = private
         self._console = Console(file=stream or sys.stderr, highlight=False, markup=False, emoji=False)
         self._live = not plain and self._console.is_terminal
         self._lines = {name: _Line() for name in STAGES}
+        self._report = _Line()
         self._round: tuple[int, int, float | None] | None = None
         self._spinner = Spinner("dots", style="cyan")
         self._stack = contextlib.ExitStack()
@@ -72,7 +85,13 @@ class StageProgress:
             )
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        report = self._report
+        if report.state == "running":
+            report.seconds = time.monotonic() - report.began
+            report.state = "done" if error is None else "failed"
+            if not self._live and error is None:
+                self._print(f"      {say(self._lang, 'report')} {seconds_in_words(report.seconds)}")
         self._stack.close()
 
     @contextlib.contextmanager
@@ -90,6 +109,8 @@ class StageProgress:
         finally:
             line.seconds = time.monotonic() - line.began
             self._say_stage(name, line)
+        if name == STAGES[-1]:
+            self._report.state, self._report.began = "running", time.monotonic()
 
     def round(self, number: int, total: int, metric: float | None) -> None:
         """Show that a round of training is done; plainly, at each quarter of the way alone."""
@@ -128,14 +149,21 @@ class StageProgress:
         from rich.text import Text
 
         grid = Table.grid(padding=(0, 1))
-        for name, line in self._lines.items():
+        shown: list[tuple[str, _Line, RenderableType]] = [
+            (say(self._lang, f"stage_{name}"), line, self._detail(name, line))
+            for name, line in self._lines.items()
+        ]
+        if self._report.state != "waiting":
+            does = Text(say(self._lang, "does_report"), style="dim")
+            shown.append((say(self._lang, "report"), self._report, does))
+        for title, line, detail in shown:
             mark, style = _MARKS[line.state]
             now = time.monotonic() - line.began if line.state == "running" else line.seconds
             grid.add_row(
                 self._spinner if line.state == "running" else Text(mark, style=style),
-                Text(say(self._lang, f"stage_{name}"), style="bold" if line.state == "running" else style),
+                Text(title, style="bold" if line.state == "running" else style),
                 Text(seconds_in_words(now) if line.state != "waiting" else "", style="cyan"),
-                self._detail(name, line),
+                detail,
             )
         return grid
 
@@ -149,4 +177,4 @@ class StageProgress:
             row = Table.grid(padding=(0, 1))
             row.add_row(ProgressBar(total, number, width=_BAR), Text(self._round_in_words()))
             return row
-        return Text(say(self._lang, f"does_{name}"), style="dim")
+        return Text(say_does(self._lang, name, private=self._private), style="dim")

@@ -88,7 +88,8 @@ def _alone(report: Report, site: str, value: float | None, bare: float | None) -
 
 
 def _draw_accuracy(report: Report, rows: Sequence[_Row], width: int) -> Figure:
-    lang, both, narrow = report.lang, report.privacy is not None, width == NARROW
+    lang, narrow = report.lang, width == NARROW
+    private, both = report.privacy is not None, any(row.bare is not None for row in rows)
     top = 26 if both else 10
     height = 36 + top + 34 * len(rows)
     figure = blank_figure(width, height)
@@ -108,7 +109,7 @@ def _draw_accuracy(report: Report, rows: Sequence[_Row], width: int) -> Figure:
             axes.plot(
                 [row.value, row.bare], [place, place], color=_COLOURS[row.kind], linewidth=1.6, zorder=2
             )
-        for value, filled in ((row.bare, False), (row.value, both or row.kind != "centralised")):
+        for value, filled in ((row.bare, False), (row.value, private or row.kind != "centralised")):
             if value is not None:
                 _dot(axes, value, place, row.kind, filled=filled)
         weight = "bold" if row.kind == "together" else "normal"

@@ -16,7 +16,7 @@ from typing import Final
 
 from cloister.report.icons import icon
 from cloister.report.markup import Markup, element
-from cloister.report.model import Report, Stage, StageName
+from cloister.report.model import Report, Stage
 from cloister.report.parts import section
 from cloister.report.privacy import Privacy
 from cloister.report.privacysection import privacy_section
@@ -31,7 +31,7 @@ from cloister.report.sections import (
     verify_section,
     who_sees_section,
 )
-from cloister.report.texts import TEXTS, Language, say
+from cloister.report.texts import Language, say, say_does
 from cloister.report.words import (
     bytes_in_words,
     headline,
@@ -202,11 +202,5 @@ def _stage(report: Report, stage: Stage) -> Markup:
         element("h3", say(lang, f"stage_{stage.name}")),
         element("p", seconds_in_words(stage.seconds), class_="time"),
         element("p", moved, class_="moved"),
-        element("p", say(lang, _does(report, stage.name)), class_="does"),
+        element("p", say_does(lang, stage.name, private=report.privacy is not None), class_="does"),
     )
-
-
-def _does(report: Report, name: StageName) -> str:
-    """Return the key of what happens in a stage; three differ where the study is private."""
-    private = f"does_{name}_private"
-    return private if report.privacy is not None and private in TEXTS else f"does_{name}"

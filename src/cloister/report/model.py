@@ -5,7 +5,7 @@ Invariants, checked on construction and again on every write and read:
 2. A figure that is a fraction lies in [0, 1]; a figure that was not measured is null, never a guess.
 3. `metrics`, `testing` and `privacy` name participants only.
 4. Where rows are not declared public, nothing that could only be computed from rows in the open is here: no
-   centralised or local figures, and beside a claim of privacy no curve either.
+   centralised or local figures, and beside a claim of privacy one accuracy and nothing else.
 
 The facts come from the pipeline, `certificate_in_words` from the certificate itself. The other sentences
 (`headline`, `privacy_note`, `who_could_see_what`, `not_protected`) are made from the facts when the report is
@@ -249,5 +249,9 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         privacy = self.privacy
         if self.metrics.centralised is not None or self.metrics.local:
             raise ValueError("rows that are not public have no centralised or local figures")
-        if privacy is not None and (self.curves or privacy.curve or privacy.baselines):
-            raise ValueError("rows that are not public have no curve and no baselines")
+        if privacy is None:
+            return
+        if self.curves or privacy.curve or privacy.baselines:
+            raise ValueError("private rows that are not public have no curve and no baselines")
+        if self.testing.federated_by_site or self.testing.more:
+            raise ValueError("private rows that are not public have no measures but one accuracy")

@@ -31,11 +31,11 @@ PRIVACY_TEXTS: Final[dict[str, Text]] = {
     "without_note": Text("without privacy", "无隐私保护"),
     "epsilon": Text("Epsilon, at most", "Epsilon 至多"),
     "epsilon_note_colluders": Text(
-        "even if {count} of {parties} {sites} help the hub; {hub} if none does",
+        "even with {count} of {parties} {sites} helping the hub; {hub} with none",
         "即使 {parties} 家{sites}中有 {count} 家协助中心；无人协助则为 {hub}",
     ),
     "epsilon_note_hub": Text(
-        "as long as no {site} helps the hub; {colluders} if {count} of {parties} do",
+        "as long as no {site} helps the hub; {colluders} with {count} of {parties} helping it",
         "只要没有{site}协助中心；若 {parties} 家中有 {count} 家协助则为 {colluders}",
     ),
     "epsilon_note_local": Text("against everybody", "面对任何人"),
@@ -173,10 +173,11 @@ PRIVACY_TEXTS: Final[dict[str, Text]] = {
         "才可以展示。",
     ),
     "shown_private": Text(
-        "No accuracy by round or by epsilon, and no comparison, is shown: these rows are not declared "
-        "public, and each such figure would itself give something away.",
-        "这里不展示逐轮或随 epsilon 变化的准确率，也不作比较：这些数据没有声明为公开，"
-        "每个这样的数字本身都会透露信息。",
+        "The one accuracy on this page was computed from test rows, and no epsilon here counts it. No "
+        "further one, by round or by epsilon, and no comparison is shown: these rows are not declared "
+        "public.",
+        "本页唯一的准确率由测试数据算出，此处的 epsilon 都没有计入它。"
+        "不再展示其他准确率（逐轮或随 epsilon 变化），也不作比较：这些数据没有声明为公开。",
     ),
     # elsewhere on the page
     "noised": Text("with noise", "加噪后可见"),
@@ -240,8 +241,8 @@ PRIVACY_TEXTS: Final[dict[str, Text]] = {
     ),
     # the terminal
     "told_privacy": Text(
-        "Privacy: epsilon {hub} against the hub and every reader, {colluders} if {count} of {parties} "
-        "{sites} help the hub; delta {delta}",
+        "Privacy: epsilon {hub} against the hub and every reader, {colluders} with {count} of {parties} "
+        "{sites} helping the hub; delta {delta}",
         "隐私：面对中心和所有读者 epsilon 为 {hub}，若 {parties} 家{sites}中有 {count} 家协助中心则为 "
         "{colluders}；delta 为 {delta}",
     ),

@@ -12,12 +12,18 @@ from typing import Final
 from cloister.report.privacytexts import PRIVACY_TEXTS
 from cloister.report.text import Language, Text
 
-__all__ = ["TEXTS", "Language", "Text", "say"]
+__all__ = ["TEXTS", "Language", "Text", "say", "say_does"]
 
 
 def say(lang: Language, key: str, **values: object) -> str:
     """Return the sentence called `key`, its places filled."""
     return TEXTS[key].to(lang).format(**values)
+
+
+def say_does(lang: Language, stage: str, *, private: bool) -> str:
+    """Return what happens in a stage; some differ where the study claims differential privacy."""
+    key = f"does_{stage}_private"
+    return say(lang, key if private and key in TEXTS else f"does_{stage}")
 
 
 TEXTS: Final[dict[str, Text]] = {
@@ -36,6 +42,7 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     # page
     "report": Text("Report", "报告"),
+    "does_report": Text("Comparisons, charts and words", "比较、图表与文字"),
     "skip": Text("Skip to the results", "跳到结果"),
     "together": Text("Together", "共同训练"),
     "together_note": Text("rows stayed where they are", "数据留在原处"),
