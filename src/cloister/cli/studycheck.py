@@ -52,6 +52,9 @@ def meaning(plan: Plan, schema: Schema | None, user_code: Path | None = None) ->
         result["privacy"] = _privacy(plan, terms)
         coordinates = terms.coordinates
     size = coordinates * plan.aggregation.bits // 8 + _HEADER_BYTES
+    units = [name for name, column in schema.columns.items() if column.role == "unit"]
+    if plan.privacy is not None and plan.privacy.by_record and units:
+        result["unit_not_protected"] = units[0]
     return result | {
         "parameters": model.size,
         "upload_bytes": size,
@@ -144,6 +147,11 @@ def in_words(plan: Plan, result: dict[str, Any]) -> str:
     else:
         lines.append("Sizes: give --schema to predict them.")
     lines += _privacy_in_words(plan, result["privacy"])
+    if result.get("unit_not_protected"):
+        lines.append(
+            f"Warning: the schema says whose row it is ({result['unit_not_protected']}), and this plan protects "
+            "single rows: somebody with many rows is protected less. Write [privacy] unit to change that."
+        )
     if not result["tolerated_dropouts"]:
         lines.append("Warning: no site may drop out. One that is lost stalls the study until it returns.")
     if not result["pinned"]:

@@ -37,7 +37,20 @@ def model_digest(params: Array) -> str:
 
 
 def plan_features(plan: Plan, schema: Schema) -> FeatureMap:
-    """Return the feature map of a plan. Raises as `FeatureMap.build`."""
+    """Return the feature map of a plan.
+
+    Raises:
+        PlanError: as `FeatureMap.build`; or the unit of privacy is no unit column of the schema.
+    """
+    privacy = plan.privacy
+    if privacy is not None and not privacy.by_record:
+        column = schema.columns.get(privacy.unit)
+        if column is None or column.role != "unit":
+            raise PlanError(
+                f"the schema declares no unit column {privacy.unit!r}",
+                where="[privacy] unit",
+                fix='Name the column with role = "unit", or write unit = "record"',
+            )
     return FeatureMap.build(schema, plan.data, plan.model)
 
 
