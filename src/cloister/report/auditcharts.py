@@ -58,14 +58,21 @@ def inversion_chart(report: AuditReport, lang: Language) -> Markup:
         _Bar(say_audit(lang, each.view), each.similarity, f"{each.similarity:.0%}", each.chance)
         for each in report.inversion
     ]
-    return _responsive("audit-inversion", say_audit(lang, "c inversion"), bars, 1.0, None)
+    return _responsive(
+        "audit-inversion", say_audit(lang, "c inversion"), bars, 1.0, None, say_audit(lang, "chance")
+    )
 
 
 def _responsive(
-    name: str, title: str, bars: Sequence[_Bar], top: float, line: tuple[float, str] | None
+    name: str,
+    title: str,
+    bars: Sequence[_Bar],
+    top: float,
+    line: tuple[float, str] | None,
+    mark: str = "",
 ) -> Markup:
     drawings = [
-        _draw(f"{name}-{kind}", kind, width, title, bars, top, line)
+        _draw(f"{name}-{kind}", kind, width, title, bars, top, line, mark)
         for width, kind in ((_WIDE, "wide"), (_NARROW, "narrow"))
     ]
     return element("div", join(drawings), class_="chart")
@@ -79,9 +86,10 @@ def _draw(
     bars: Sequence[_Bar],
     top: float,
     line: tuple[float, str] | None,
+    mark: str,
 ) -> Markup:
     narrow = kind == "narrow"
-    left, right = (8, 52) if narrow else (300, 60)
+    left, right = (16, 52) if narrow else (300, 60)
     row = _ROW + (18 if narrow else 0)  # on a small screen the label stands above its bar
     height = _TOP + row * len(bars) + _BOTTOM
     span = width - left - right
@@ -102,10 +110,13 @@ def _draw(
         parts.append(_box(left, y + 6, max(2.0, x(bar.value) - left), "var(--accent)"))
         if bar.mark is not None:
             parts.append(_rule(x(bar.mark), y + 1, y + 27, "var(--ink)", ""))
-        parts.append(_text(x(bar.value) + 8, y + 19, bar.text, "var(--ink)", "start"))
+        parts.append(_text(width - right + 10, y + 19, bar.text, "var(--ink)", "start"))
     if line is not None:
         parts.append(_rule(x(line[0]), _TOP - 4, height - _BOTTOM, "var(--warn)", "2 3"))
         parts.append(_text(x(line[0]), 14, line[1], "var(--warn)", "end" if narrow else "middle"))
+    if mark:  # what the strokes on the bars mean
+        parts.append(_rule(left + 3, 3, 17, "var(--ink)", ""))
+        parts.append(_text(left + 11, 14, mark, "var(--muted)", "start"))
     return element(
         "svg",
         join(parts),

@@ -26,14 +26,14 @@ AUDIT_TEXTS: Final[dict[str, Text]] = {
     "no claim": Text("No privacy was claimed", "没有声明任何隐私保护"),
     "lead consistent": Text(
         "The attacks show that epsilon is above {bound} (confidence {confidence}). The study “{study}” "
-        "claims "
+        "claims epsilon "
         "{claimed}. That is no contradiction; it is no proof either.",
         "攻击表明 epsilon 大于 {bound}（置信度 {confidence}）。研究“{study}”声明为 {claimed}。"
         "两者并不矛盾，但这也不是证明。",
     ),
     "lead violates": Text(
         "The attacks show that epsilon is above {bound} (confidence {confidence}). The study “{study}” "
-        "claims "
+        "claims epsilon "
         "{claimed}.",
         "攻击表明 epsilon 大于 {bound}（置信度 {confidence}）。研究“{study}”声明为 {claimed}。",
     ),
