@@ -1,6 +1,8 @@
 """What privacy costs a training step: time of a private step over that of a plain one, in one process.
 
-    python -m benchmarks.dpsgd [--quick]
+    OMP_NUM_THREADS=1 python -m benchmarks.dpsgd [--quick]
+
+Times are processor time, so that what else runs on the machine counts less.
 
 logistic: numpy. A private step is local DP-SGD as it runs: Poisson sample, clipping row by row, rounding,
 full noise, step; a plain one is that of `train`, its sampling included. Runs of both alternate, on the same
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import arguments, emit, median_seconds
+from benchmarks.common import arguments, emit
 from cloister.crypto import StreamRandom
 from cloister.learning import ClientRows, ModelSection, TrainingSection, build_model, train
 from cloister.learning.private import NumpyPrivate, RowSums, local_steps
@@ -43,10 +45,10 @@ def alternately(first: Callable[[], Any], second: Callable[[], Any], repeats: in
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(repeats + 2):
         for action, into in zip((first, second), times, strict=True):
-            begin = time.perf_counter()
+            begin = time.process_time()
             action()
             if turn >= 2:
-                into.append(time.perf_counter() - begin)
+                into.append(time.process_time() - begin)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
@@ -87,7 +89,7 @@ def step_times(count: int, batch: int, features: int, quick: bool) -> dict[str, 
         noise.add_into(sums.integers(start, clip=1.0, grid=grid, random=random))
 
     plain_time, private_time = alternately(plain, ours, 5 if quick else 41)
-    share = median_seconds(distributed, repeats=20 if quick else 300, warmup=10)
+    share = alternately(distributed, lambda: None, 20 if quick else 300)[0]
     return {
         "ratio": round(private_time / plain_time, 3),
         "plain_ms": round(plain_time / STEPS * 1e3, 4),
@@ -99,7 +101,7 @@ def step_times(count: int, batch: int, features: int, quick: bool) -> dict[str, 
 def logistic(quick: bool) -> dict[str, Any]:
     """Return {"ours": ratio at the main size, "sizes": figures of each}."""
     sizes = {name: step_times(*shape, quick) for name, shape in SIZES.items()}
-    return {"ours": sizes[MAIN]["ratio"], "sizes": sizes}
+    return {"ours": sizes[MAIN]["ratio"], "sizes": sizes, "clock": "processor time"}
 
 
 def main() -> None:
