@@ -412,6 +412,25 @@ def test_old_rows_and_states_behind_a_checkpoint(tmp_path: Path, monkeypatch: py
     assert read_ledger(without, owner().public).status("north").cap == CAP
 
 
+def test_a_head_from_before_a_checkpoint_is_looked_for_in_the_whole_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the anchor of a disk that was away is old: the ledger opens if it contains it, and only then."""
+    monkeypatch.setattr(engine, "CHECKPOINT_ROWS", 8)
+    folder = tmp_path / "ledger"
+    with Ledger.open(folder, owner()) as ledger:
+        ledger.declare("north", CAP)
+        old = ledger.head()
+        for _ in range(20):
+            ledger.spend("north", "count", cost())
+    head_beside(folder).path.write_bytes(old)
+    Ledger.open(folder, owner()).close()
+    payload = json.loads(_payload(old))
+    payload["hash"] = "0" * 64
+    head_beside(folder).path.write_bytes(sign_head(Head(**payload), owner()))
+    refused(folder, "not the one that was seen")
+
+
 def test_the_file_is_changed_while_it_is_open(folder: Path) -> None:
     with Ledger.open(folder, owner()) as ledger:
         ledger.spend("north", "before", cost())

@@ -84,6 +84,7 @@ class Ledger:
             InputError: the anchor cannot be one.
             StorageError: the file system refused.
         """
+        folder = folder.absolute()
         place = None if anchor is None else anchor_place(anchor, folder)
         if not ledger_exists(folder):
             if place is not None and place.exists():

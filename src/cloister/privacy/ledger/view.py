@@ -87,6 +87,7 @@ def read_ledger(
         LedgerInDoubt: it is not what its owner signed, or older than it was seen.
         StorageError: it cannot be read.
     """
+    folder = folder.absolute()
     if not ledger_exists(folder):
         raise InputError("there is no ledger yet", where=str(folder), fix="Declare a budget first")
     with Store(folder, write=False) as store:

@@ -50,6 +50,7 @@ from cloister.privacy.ledger.wire import (
 __all__ = ["Writer", "socket_path"]
 
 _SOCKET: Final = "writer.sock"
+_LONGEST_ADDRESS: Final = 100
 _MAX_HELLO: Final = 4096
 _PAUSE: Final = 0.05
 """Seconds without a request after which the head beside the folder is written."""
@@ -67,6 +68,10 @@ _REQUEST: Final = msgspec.msgpack.Decoder(Request)
 @contextlib.contextmanager
 def socket_path(folder: Path) -> Iterator[str]:
     """Yield the path of a folder's socket in few enough bytes for the system, which takes 107."""
+    path = str(folder.absolute() / _SOCKET)
+    if len(os.fsencode(path)) < _LONGEST_ADDRESS:
+        yield path
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{descriptor}/{_SOCKET}"
