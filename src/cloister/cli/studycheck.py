@@ -149,8 +149,8 @@ def in_words(plan: Plan, result: dict[str, Any]) -> str:
     lines += _privacy_in_words(plan, result["privacy"])
     if result.get("unit_not_protected"):
         lines.append(
-            f"Warning: the schema says whose row it is ({result['unit_not_protected']}), and this plan protects "
-            "single rows: somebody with many rows is protected less. Write [privacy] unit to change that."
+            f"Warning: the schema says whose row it is ({result['unit_not_protected']}), and this plan "
+            "protects single rows: who has many is protected less. Write [privacy] unit to change that."
         )
     if not result["tolerated_dropouts"]:
         lines.append("Warning: no site may drop out. One that is lost stalls the study until it returns.")
