@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cloister.governance import Certificate, verify_release
     from cloister.inference import Predictor
     from cloister.learning import Plan, load_plan
+    from cloister.privacy.ledger import Cap, Ledger
     from cloister.runtime import Party, Study
     from cloister.secagg import SecureSumHub, SecureSumSite
     from cloister.vault import Schema, Vault, load_schema
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cap",
     "Certificate",
     "CloisterError",
     "Identity",
+    "Ledger",
     "Party",
     "Plan",
     "Predictor",
@@ -48,6 +51,7 @@ _ROOMS = {
     "governance": ("Certificate", "verify_release"),
     "inference": ("Predictor",),
     "learning": ("Plan", "load_plan"),
+    "privacy.ledger": ("Cap", "Ledger"),
     "runtime": ("Party", "Study"),
     "secagg": ("SecureSumHub", "SecureSumSite"),
     "vault": ("Schema", "Vault", "load_schema"),

@@ -14,6 +14,7 @@ from cloister.runtime.events import (
     Stopped,
 )
 from cloister.runtime.hub import Hub, Outgoing, Step
+from cloister.runtime.query import FederatedQuery, ask, plan_query
 from cloister.runtime.roster import (
     COUNTERSIGNATURE_TYPE,
     Countersignature,
@@ -33,6 +34,7 @@ __all__ = [
     "Channel",
     "Countersignature",
     "Event",
+    "FederatedQuery",
     "Hub",
     "LocalWorker",
     "MemoryNetwork",
@@ -53,9 +55,11 @@ __all__ = [
     "StudyRecord",
     "StudyResult",
     "StudyState",
+    "ask",
     "countersign",
     "load_study",
     "manifest_digest",
+    "plan_query",
     "read_countersignature",
     "record_of",
     "save_study",
