@@ -19,7 +19,7 @@ from tests.learning.private.worlds import (
 
 from cloister.errors import InputError
 from cloister.learning import LogisticHead, Model, SoftmaxHead, SquaredHead
-from cloister.learning.private import NumpyPrivate
+from cloister.learning.private import NumpyPrivate, blocks, tiles
 from cloister.learning.private import closed_form as module
 
 
@@ -98,7 +98,7 @@ def contributions(model: Model, params: Array, X: Array, y: Array, ceiling: floa
     """Exact squared norms of a (x) b and b over the layers, on the vectors that the block computed."""
     rows = module.PreparedRows(NumpyPrivate(model), X, y)
     block = rows._block
-    block.clip(module.layer_views(model, params), X, y, rows._squares, np.arange(len(y)), ceiling)
+    block.clip(blocks.layer_views(model, params), X, y, rows._squares, np.arange(len(y)), ceiling)
     found = []
     for i in range(len(y)):
         total = Fraction(0)
@@ -115,7 +115,7 @@ def contributions(model: Model, params: Array, X: Array, y: Array, ceiling: floa
 def test_no_contribution_exceeds_the_clip(name: str, scale: float, clip: float) -> None:
     model = make_model(name, 9)
     params, (X, y) = make_params(model), make_rows(model, 40, scale=scale)
-    exact = contributions(model, params, X, y, module.deflated(model, clip))
+    exact = contributions(model, params, X, y, blocks.deflated(model, clip))
     assert max(exact) <= Fraction(clip) ** 2
     assert max(exact) == 0 or max(exact) > Fraction(clip * 0.99) ** 2 or clip > 1
 
@@ -131,7 +131,7 @@ def test_tiny_residuals_of_large_inputs_are_not_lost_to_underflow() -> None:
     X = np.array([[1e60, -1e60], [1e100, 1e100], [1e160, 0.0], [1e3, 1e3], [1e150, 0.0]])
     for tiny in (1e-150, 1e-160, 1.5e-162, 1e-164, 1e-170, 1e-300):
         y = np.full(5, tiny)
-        exact = contributions(model, np.zeros(3), X, y, module.deflated(model, 2.0**-64))
+        exact = contributions(model, np.zeros(3), X, y, blocks.deflated(model, 2.0**-64))
         assert max(exact) <= Fraction(2.0**-64) ** 2
 
 
@@ -153,7 +153,7 @@ def test_a_sums_error_is_within_half_the_float_bound(name: str, microbatch: int)
     for at in range(0, microbatch, 48):
         some = np.arange(at, min(at + 48, microbatch))
         rows._block.clip(
-            module.layer_views(model, params), X, y, rows._squares, some, module.deflated(model, clip)
+            blocks.layer_views(model, params), X, y, rows._squares, some, blocks.deflated(model, clip)
         )
         for i in range(len(some)):
             flat = []
@@ -199,7 +199,7 @@ def test_rows_do_not_change_each_others_last_bits(model: Model) -> None:
     """Taking a row away must not move the others: a rectifier could tip over in every one of them."""
     params, (X, y) = make_params(model), make_rows(model, 300)
     rows = module.PreparedRows(NumpyPrivate(model), X, y)
-    layers, ceiling = module.layer_views(model, params), module.deflated(model, 0.4)
+    layers, ceiling = blocks.layer_views(model, params), blocks.deflated(model, 0.4)
 
     def run(index: Array) -> list[Array]:
         rows._block.clip(layers, X, y, rows._squares, index, ceiling)
@@ -229,7 +229,7 @@ def test_products_of_one_size_for_all_do_change_each_others_bits() -> None:
 def test_the_check_of_slots_finds_a_kernel_that_treats_edges_differently(
     outputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module.slots_agree.cache_clear()
+    tiles.slots_agree.cache_clear()
     honest = np.matmul
 
     def edgy(rows: Array, matrix: Array, **options: object) -> Array:
@@ -238,16 +238,16 @@ def test_the_check_of_slots_finds_a_kernel_that_treats_edges_differently(
             result[:, -1] = honest(rows[:, -1, ::-1], matrix[::-1])  # another order of summation
         return result
 
-    monkeypatch.setattr(module.np, "matmul", edgy)
-    assert not module.slots_agree(50, outputs, True)
-    module.slots_agree.cache_clear()
+    monkeypatch.setattr(tiles.np, "matmul", edgy)
+    assert not tiles.slots_agree(50, outputs, True)
+    tiles.slots_agree.cache_clear()
 
 
 def test_where_slots_disagree_rows_are_multiplied_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model("wide")
     params, (X, y) = make_params(model), make_rows(model, 50)
     usual = sums(model, params, X, y, 0.2, 50)
-    monkeypatch.setattr(module, "slots_agree", lambda *shape: False)
+    monkeypatch.setattr(tiles, "slots_agree", lambda *shape: False)
     np.testing.assert_allclose(sums(model, params, X, y, 0.2, 50)[0], usual[0], rtol=1e-10, atol=1e-13)
 
 

@@ -12,11 +12,8 @@ of its own ever being formed. In this order, for a block of rows that fits the p
 **One row, one result.** What is computed for a row - scores, residuals, factor - depends on the row and the
 parameters alone, to the last bit. Otherwise taking one row away would change how the matrix products of all
 others round, a rectifier could tip over, and any number of microbatches could round to other integers. So
-products are done in tiles of `_TILE` rows, the last one padded with zeros: all have one shape. That a tile's
-product does not depend on where in it a row stands is checked for each shape before its first use, since
-libraries' kernels may treat the rows at an edge of a matrix differently; where the check fails each row is a
-product of its own, slower, and right. A microbatch is summed by itself, in blocks counted from its own
-first row.
+products are those of `tiles`, the last tile padded with zeros, and a microbatch is summed by itself, in
+blocks counted from its own first row.
 
 Float bounds (u = 2**-53, gamma_k = k u / (1 - k u), Higham 2002, sections 3.1 and 3.5; any order of a sum,
 with or without fused operations):
@@ -34,7 +31,6 @@ hide a large gradient), contribute nothing, and stop nobody.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,20 +40,16 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.crypto import StreamRandom
 from cloister.errors import InputError
 from cloister.learning.heads import Array, SoftmaxHead
 from cloister.learning.models import Model
-from cloister.learning.private.base import check_clip
+from cloister.learning.private.blocks import Block, Indices, deflated, layer_views, squares_of_inputs
+from cloister.learning.private.tiles import TILE
 
 __all__ = ["NumpyPrivate", "PreparedRows"]
 
-Indices = NDArray[np.int64]
-
 _BLOCK_BYTES = 1 << 20
 _MOST_ROWS = 4096
-_TILE = 24  # rows; a multiple of what common kernels take at once, and as fast as one large product
-_LARGEST_SQUARE = 2.0**400
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ class NumpyPrivate:
         """How many rows are worked on at once, B; the same on every machine."""
         widths = self.model.widths
         rows = min(_MOST_ROWS, _BLOCK_BYTES // (8 * (widths[0] + 3 * sum(widths[1:]))))
-        return max(1, rows // _TILE) * _TILE
+        return max(1, rows // TILE) * TILE
 
     def clipped_sums(
         self, params: Array, X: Array, y: Array, clip: float, microbatch: int
@@ -139,8 +131,7 @@ class PreparedRows:
             )
         self._model, self._X, self._y = model, X, y
         with np.errstate(over="ignore", invalid="ignore"):
-            self._squares = _square(X) + 1.0  # |x|^2, and 1 for the biases
-            self._squares[~(self._squares <= _LARGEST_SQUARE)] = np.inf
+            self._squares = squares_of_inputs(X)
         self._block = Block(model, min(private.block_rows, len(X)))
 
     def sums(self, params: Array, index: Indices, starts: Indices, clip: float) -> Iterator[Array]:
@@ -189,167 +180,3 @@ class PreparedRows:
             block.clip(layers, self._X, self._y, self._squares, some, ceiling)
             total += block.sum(0, len(some))
         return total
-
-
-def deflated(model: Model, clip: float) -> float:
-    """Return clip', by which factors are computed so that no contribution exceeds `clip`."""
-    return check_clip(clip) * (1.0 - (_terms(model.widths) + 16) * 2.0**-52)
-
-
-@functools.cache
-def _terms(widths: tuple[int, ...]) -> int:
-    return max(widths[:-1]) + max(widths[1:]) + len(widths) + 3
-
-
-def layer_views(model: Model, vector: Array) -> list[tuple[Array, Array]]:
-    """Return (weights [in, out], biases [out]) of each layer as views of a flat vector [d]."""
-    views, start = [], 0
-    for inputs, outputs in zip(model.widths[:-1], model.widths[1:], strict=True):
-        middle = start + inputs * outputs
-        views.append((vector[start:middle].reshape(inputs, outputs), vector[middle : middle + outputs]))
-        start = middle + outputs
-    return views
-
-
-class Block:
-    """Memory for the passes over some rows, and the clipped contributions they leave behind.
-
-    Rows beyond those asked for, up to a whole tile, are zero and contribute to no sum.
-
-    Attributes:
-        rows: how many fit.
-        inputs: what entered each layer, a: float64[k, in].
-        residuals: what each layer's scores have as residuals, times the row's factor: float64[k, out].
-    """
-
-    def __init__(self, model: Model, rows: int) -> None:
-        rows = -(-rows // _TILE) * _TILE
-        self.rows = rows
-        self.inputs: list[Array] = []
-        self.residuals: list[Array] = []
-        self._model = model
-        widths = model.widths
-        self._X, self._y, self._squares = np.empty((rows, widths[0])), np.empty(rows), np.empty(rows)
-        self._above = [np.empty((rows, width)) for width in widths[1:]]
-        self._residuals = [np.empty((rows, width)) for width in widths[1:-1]]
-        self._slopes = [np.empty((rows, width)) for width in widths[1:-1]]
-
-    def clip(
-        self,
-        layers: list[tuple[Array, Array]],
-        X: Array,
-        y: Array,
-        squares: Array,
-        index: Indices,
-        ceiling: float,
-    ) -> None:
-        """Fill `inputs` and `residuals` for the rows `index`, clipped to `ceiling` (of `deflated`)."""
-        count, padded = len(index), -(-len(index) // _TILE) * _TILE
-        # mode="clip" lets numpy write straight into the buffer; the indices are in range
-        X.take(index, axis=0, out=self._X[:count], mode="clip")
-        y.take(index, out=self._y[:count], mode="clip")
-        squares.take(index, out=self._squares[:count], mode="clip")
-        self._X[count:padded] = self._y[count:padded] = self._squares[count:padded] = 0.0
-        norms = self._squares[:padded]
-        with np.errstate(over="ignore", invalid="ignore"):
-            scores = self._forward(layers, self._X[:padded])
-            self._backward(layers, self._model.head.residual(scores, self._y[:padded]))
-            norms *= _square(self.residuals[0])
-            for a, b in zip(self.inputs[1:], self.residuals[1:], strict=True):
-                norms += _hidden_square(a) * _square(b)
-            if not norms @ norms < np.inf:  # the quickest look at all of them; NaN compares false
-                self._drop(~(norms < np.inf), norms)
-        np.maximum(norms, ceiling * ceiling, out=norms)
-        np.sqrt(norms, out=norms)
-        np.divide(ceiling, norms, out=norms)
-        for b in self.residuals:
-            b *= norms[:, None]
-
-    def sum(self, begin: int, end: int) -> Array:
-        """Return the sum of the contributions of rows begin .. end of the block, float64[d]."""
-        total, start = np.empty(self._model.size), 0
-        for a, b in zip(self.inputs, self.residuals, strict=True):
-            a, b = a[begin:end], b[begin:end]
-            inputs, outputs = a.shape[1], b.shape[1]
-            middle = start + inputs * outputs
-            np.matmul(a.T, b, out=total[start:middle].reshape(inputs, outputs))
-            start = middle + outputs
-            np.add.reduce(b, axis=0, out=total[middle:start])
-        return total
-
-    def _forward(self, layers: list[tuple[Array, Array]], below: Array) -> Array:
-        """Fill `inputs`; return the scores [k, out]."""
-        self.inputs = [below]
-        last = len(layers) - 1
-        for at, (weights, biases) in enumerate(layers):
-            above = _product(below, weights, self._above[at][: len(below)])
-            above += biases
-            if at < last:
-                if self._model.activation == "relu":
-                    np.maximum(above, 0.0, out=above)
-                else:
-                    np.tanh(above, out=above)
-                self.inputs.append(above)
-            below = above
-        return below
-
-    def _backward(self, layers: list[tuple[Array, Array]], residual: Array) -> None:
-        """Carry the scores' residual down, keeping each layer's in `residuals`."""
-        self.residuals = [residual]
-        for at in range(len(layers) - 1, 0, -1):
-            hidden = self.inputs[at]
-            slopes = self._slopes[at - 1][: len(residual)]
-            if self._model.activation == "relu":
-                np.greater(hidden, 0.0, out=slopes)
-            else:
-                np.multiply(hidden, hidden, out=slopes)
-                np.subtract(1.0, slopes, out=slopes)
-            residual = _product(residual, layers[at][0].T, self._residuals[at - 1][: len(residual)])
-            residual *= slopes
-            self.residuals.insert(0, residual)
-
-    def _drop(self, rows: NDArray[np.bool_], norms: Array) -> None:
-        """Let some rows contribute nothing."""
-        norms[rows] = 0.0
-        for array in (*self.inputs, *self.residuals):
-            array[rows] = 0.0
-
-
-def _product(rows: Array, matrix: Array, out: Array) -> Array:
-    """Return rows [k, in] times matrix [in, out], each row's result the same bits in whatever company."""
-    inputs, outputs = matrix.shape
-    if inputs == 1:
-        np.multiply(rows, matrix, out=out)
-    else:
-        tile = _TILE if slots_agree(inputs, outputs, matrix.flags.c_contiguous) else 1
-        np.matmul(rows.reshape(-1, tile, inputs), matrix, out=out.reshape(-1, tile, outputs))
-    return out
-
-
-@functools.cache
-def slots_agree(inputs: int, outputs: int, contiguous: bool) -> bool:
-    """Return whether a row's product is the same wherever in a tile it stands, tried on some rows."""
-    random = StreamRandom.from_seed(0, "slots of a tile")
-    matrix = random.uniform((inputs, outputs)) - 0.5
-    if not contiguous:
-        matrix = np.ascontiguousarray(matrix.T).T
-    rows = np.repeat(random.uniform((8, 1, inputs)) - 0.5, _TILE, axis=1)
-    result = np.matmul(rows, matrix)
-    return bool((result == result[:, :1]).all())
-
-
-def _square(rows: Array) -> Array:
-    """Return |row|^2 of each row, new memory."""
-    if rows.shape[1] == 1:
-        flat = rows[:, 0]
-        return flat * flat
-    square: Array = np.vecdot(rows, rows)
-    return square
-
-
-def _hidden_square(rows: Array) -> Array:
-    """Return |a|^2 + 1 of each row of hidden activations; infinity where it is too large to trust."""
-    square = _square(rows)
-    square += 1.0
-    square[square > _LARGEST_SQUARE] = np.inf
-    return square
