@@ -101,7 +101,8 @@ def test_a_private_study_from_plan_to_release(
     assert run(["study", "run", str(plan), *sites(made), "--json"]) == 0
     ran = json.loads(capsys.readouterr().out)
     assert ran["privacy"]["epsilon_colluders"] == privacy["epsilon_colluders"]
-    assert ran["metrics"] is None  # rows are not public
+    assert ran["metrics"] is None
+    assert "public" in ran["reasons"]["metrics"]
     assert run(["release", "loans", "--out", str(made / "out"), *sites(made)]) == 0
     be(monkeypatch, made, "north")
     capsys.readouterr()

@@ -342,9 +342,24 @@ def _summary(result: StudyResult, folder: Path) -> dict[str, Any]:
         "sites": [member.name for member in result.members],
         "clamped": dict(result.clamped),
         "metrics": None if result.final_metrics is None else result.final_metrics[0],
+        "reasons": _reasons(result),
         "privacy": None if result.privacy is None else _claim(result.privacy.facts),
         "transport": result.transport,
     }
+
+
+def _reasons(result: StudyResult) -> dict[str, str]:
+    """Say why a figure is null."""
+    reasons = {}
+    if result.final_metrics is None:
+        reasons["metrics"] = (
+            "no held-out rows were named: --held-out"
+            if result.plan.data.public_rows
+            else "the plan does not declare rows public, so nothing measured on them leaves a site"
+        )
+    if result.privacy is None:
+        reasons["privacy"] = "the plan has no [privacy] table, so nothing is claimed"
+    return reasons
 
 
 def _claim(facts: PrivacyFacts) -> dict[str, Any]:
