@@ -10,19 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.governance.audits import audit_of, plan_to_audit
-from tests.runtime.parties import schema
+from tests.governance.audits import PRIVACY, audit_of, mechanism_to_audit, plan_to_audit
 
 from cloister.governance.audit import CONSISTENT, VIOLATES
-from cloister.learning import PrivacySection, initial_model, plan_model
-from cloister.learning.attacks import Mechanism, make_canaries, mechanism_of, structural_checks
-from cloister.learning.attacks import distributed as distributed_module
+from cloister.learning import PrivacySection
+from cloister.learning.attacks import Mechanism, make_canaries, structural_checks
 from cloister.learning.attacks import local as local_module
-from cloister.learning.privacy import PrivacyTerms, private_model
 from cloister.learning.private import closed_form, sums
 from cloister.learning.private.sums import RowSums
 from cloister.privacy.mechanisms import DiscreteGaussian
 from cloister.privacy.mechanisms.sampling import IntegerNoise
+from cloister.runtime import globalmodel
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 LOCAL = PrivacySection(mode="local", epsilon=2.0, delta=1e-4, clip=1.0, rate=0.2)
@@ -115,12 +113,12 @@ def half_a_rate_more(patch: pytest.MonkeyPatch) -> None:
 
 
 def another_divisor(patch: pytest.MonkeyPatch) -> None:
-    right = distributed_module.server_mean
+    right = globalmodel.server_mean
 
     def mean(*arguments: Any, divisor: float, **more: Any) -> Any:
         return right(*arguments, divisor=divisor / 4, **more)
 
-    for module in (distributed_module, local_module):
+    for module in (globalmodel, local_module):
         patch.setattr(module, "server_mean", mean)
 
 
@@ -140,10 +138,7 @@ CAUGHT_BY = {
 
 
 def mechanism(privacy: PrivacySection | None = None, **changes: Any) -> tuple[Mechanism, Any]:
-    plan = plan_to_audit(privacy, **changes) if privacy else plan_to_audit(**changes)
-    _, model = plan_model(plan, schema())
-    terms = PrivacyTerms.of(plan, plan.params(len(plan.sites)), private_model(model))
-    return mechanism_of(plan, terms, model), initial_model(plan, schema())  # type: ignore[arg-type]
+    return mechanism_to_audit(plan_to_audit(privacy or PRIVACY, **changes))
 
 
 def failing(made: Mechanism, start: Any) -> set[str]:

@@ -6,12 +6,18 @@ from functools import cache
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from tests.runtime.parties import plan_for, schema
 
-from cloister.crypto import Identity
+from cloister.crypto import Identity, PublicIdentity
 from cloister.governance.audit import AuditReport
+from cloister.governance.auditmechanism import as_the_study_runs_it
 from cloister.governance.auditrun import audit
-from cloister.learning import Plan, PrivacySection
+from cloister.learning import Model, Plan, PrivacySection, initial_model, plan_model
+from cloister.learning.attacks import Mechanism, mechanism_of
+from cloister.learning.privacy import private_model
+from cloister.runtime.epoch import terms_of
 
 CREATED = "2026-01-31T12:00:00Z"
 PRIVACY = PrivacySection(epsilon=2.0, delta=1e-4, clip=1.0, rate=0.2)
@@ -37,6 +43,22 @@ def plan_to_audit(privacy: PrivacySection | None = PRIVACY, *, sites: int = 4, *
     return msgspec.structs.replace(plan, privacy=privacy)
 
 
+def roster_of(plan: Plan) -> tuple[list[PublicIdentity], dict[str, int]]:
+    """The plan's members and their rows."""
+    members = [member.identity.public for member in _members(len(plan.sites))[1]]
+    return members, {member.name: 20 for member in members}
+
+
 def audit_of(plan: Plan, **options: Any) -> AuditReport:
-    rows = {entry.name: 20 for entry in plan.sites}
-    return audit(plan, schema(), len(plan.sites), **{"created": CREATED, "rows": rows, **options})
+    return audit(plan, schema(), *roster_of(plan), **{"created": CREATED, **options})
+
+
+def mechanism_to_audit(plan: Plan) -> tuple[Mechanism, NDArray[np.float64]]:
+    """The mechanism that an audit attacks, and the model it starts from."""
+    _, model = plan_model(plan, schema())
+    assert isinstance(model, Model)
+    members, rows = roster_of(plan)
+    epoch = terms_of(plan, 0, members, rows, dict.fromkeys(rows, bytes(32)), private_model(model))
+    assert epoch.privacy is not None
+    made = as_the_study_runs_it(mechanism_of(plan, epoch.privacy, model), plan, epoch)
+    return made, initial_model(plan, schema())

@@ -38,10 +38,11 @@ _JSON, _HTML = "audit.json", "audit.html"
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is audited: the plan, its schema, and the sites with their row counts, in roster order."""
+    """What is audited: the plan, its schema, and the roster with its row counts."""
 
     plan: Plan
     schema: Schema
+    members: tuple[PublicIdentity, ...]
     rows: Mapping[str, int]
 
 
@@ -97,9 +98,9 @@ def audit(
         report = run_audit(
             known.plan,
             known.schema,
-            len(known.rows),
+            known.members,
+            known.rows,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            rows=known.rows,
             tables=tables,
             canaries=canaries,
             confidence=confidence,
@@ -156,11 +157,11 @@ def _release(folder: Path, trust: list[Path] | None) -> _Subject:
     if verdict.certificate is None:  # a release that verifies has one
         raise InputError("the release has no certificate", where=str(folder), fix="Get it again")
     participants = verdict.certificate.statement.predicate.participants
-    first = participants[0]
-    member = anchors.by_fingerprint()[first.fingerprint]
-    schema = open_manifest(verdict.files[manifest_path(first.name)], member).schema
+    known = anchors.by_fingerprint()
+    members = tuple(known[participant.fingerprint] for participant in participants)  # in roster order
+    schema = open_manifest(verdict.files[manifest_path(members[0].name)], members[0]).schema
     rows = {participant.name: participant.rows for participant in participants}
-    return _Subject(parse_plan(verdict.files[PLAN], allow_two=True), schema, rows)
+    return _Subject(parse_plan(verdict.files[PLAN], allow_two=True), schema, members, rows)
 
 
 def _study(name: str, homes: list[Path]) -> _Subject:
@@ -177,9 +178,7 @@ def _study(name: str, homes: list[Path]) -> _Subject:
             refusal = error
             continue
         trained = TrainedStudy.of_state(state)
-        return _Subject(
-            trained.plan, trained.schema, {each: trained.rows[each] for each in trained.roster.names}
-        )
+        return _Subject(trained.plan, trained.schema, tuple(trained.members), trained.rows)
     raise InputError(
         "the study does not open with the keys that are here",
         where=f"study {name}",

@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import pyarrow as pa
 
-from cloister.crypto import StreamRandom
-from cloister.errors import InputError
+from cloister.crypto import PublicIdentity, StreamRandom
+from cloister.errors import InputError, PlanError
 from cloister.governance.audit import AuditReport, CanaryFacts, ClaimFacts, judge
+from cloister.governance.auditmechanism import as_the_study_runs_it
 from cloister.learning import FeatureMap, Model, Plan, SoftmaxHead, initial_model, plan_model
 from cloister.learning.attacks import (
     Bound,
@@ -50,7 +51,8 @@ from cloister.learning.attacks import (
     synthetic_rows,
 )
 from cloister.learning.heads import Array
-from cloister.learning.privacy import PrivacyTerms, private_model
+from cloister.learning.privacy import private_model
+from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.vault import Schema
 
 __all__ = ["STAGES", "Progress", "Stage", "audit"]
@@ -71,23 +73,23 @@ _TRIALS = 16
 def audit(
     plan: Plan,
     schema: Schema,
-    parties: int,
+    members: Sequence[PublicIdentity],
+    rows: Mapping[str, int],
     *,
     created: str,
-    rows: Mapping[str, int] | None = None,
     tables: Mapping[str, pa.Table] | None = None,
     canaries: int | None = None,
     confidence: float = 0.95,
     progress: Progress | None = None,
 ) -> AuditReport:
-    """Audit a plan as a roster of `parties` sites runs it.
+    """Audit a plan as a roster runs it.
 
     Args:
         plan: the plan.
         schema: of its rows.
-        parties: sites of the roster.
+        members: the roster.
+        rows: rows of each member; synthetic ones are drawn of about that number, at most 100 a site.
         created: the time, "2026-01-31T12:00:00Z".
-        rows: rows of each site, for synthetic rows of about that size; at most 100 a site are drawn.
         tables: owners' rows to attack instead, by site; the report is then theirs alone.
         canaries: how many coins in all; None for up to 1000, as many as take some seconds.
         confidence: of the bound.
@@ -112,9 +114,13 @@ def audit(
     start = initial_model(plan, schema)
     found = _Found(plan, features, model, start)
     if plan.privacy is not None:
-        terms = PrivacyTerms.of(plan, plan.params(parties), private_model(model))
-        found.test_claim(terms, canaries, confidence, tell)
-    found.attack_rows(_parts(features, rows or {}, tables, parties), parties, tell)
+        by_name = {member.name: rows[member.name] for member in members}
+        manifests = dict.fromkeys(
+            by_name, bytes(32)
+        )  # bound into keys and signatures, of which there are none
+        epoch = terms_of(plan, 0, members, by_name, manifests, private_model(model))
+        found.test_claim(epoch, canaries, confidence, tell)
+    found.attack_rows(_parts(features, rows, tables), len(members), tell)
     return found.report(confidence, "own" if tables else "synthetic", time.monotonic() - began, created)
 
 
@@ -135,14 +141,17 @@ class _Found:
 
     def test_claim(
         self,
-        terms: PrivacyTerms,
+        epoch: EpochTerms,
         coins: int | None,
         confidence: float,
         tell: Progress,
     ) -> None:
         """Steps 1 to 4."""
+        terms = epoch.privacy
+        if terms is None:
+            raise PlanError("the plan claims no privacy", where="[privacy]", fix="Add the table")
         facts, events = terms.facts, claimed_events(terms)
-        mechanism = mechanism_of(self._plan, terms, self._model)
+        mechanism = as_the_study_runs_it(mechanism_of(self._plan, terms, self._model), self._plan, epoch)
         claim = mechanism.claim
         self._mechanism = mechanism
         self._claim = ClaimFacts(
@@ -265,15 +274,14 @@ class _Found:
 
 
 def _parts(
-    features: FeatureMap, rows: Mapping[str, int], tables: Mapping[str, pa.Table] | None, parties: int
+    features: FeatureMap, rows: Mapping[str, int], tables: Mapping[str, pa.Table] | None
 ) -> list[Rows]:
     """Return the rows to attack, by site: owners' own, or synthetic ones of about the sites' sizes."""
     random = StreamRandom.system()
     if tables:
         parts = [features.fit(table).transform(table) for table in tables.values()]
         return [_few(part, random) for part in parts]
-    sizes = list(rows.values()) or [_MOST_ROWS] * parties
-    return [synthetic_rows(features, min(_MOST_ROWS, max(1, size)), random) for size in sizes]
+    return [synthetic_rows(features, min(_MOST_ROWS, max(1, size)), random) for size in rows.values()]
 
 
 def _few(part: Rows, random: StreamRandom) -> Rows:

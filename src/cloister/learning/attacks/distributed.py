@@ -137,11 +137,11 @@ class DistributedRun:
         """Return one site's clipped integers of a fresh sample, before noise."""
         mechanism, claim = self._mechanism, self._claim
         if not claim.by_record:
-            return mechanism._unit_sum(self.params, self._parts[site], self._clip, claim.rate)
+            return mechanism._unit_sum(self.params, self._parts[site], self.clip, claim.rate)
         sums = self._sums[site]
         if sums is None:
             return np.zeros(mechanism.size, dtype=np.int64)
-        return sums.integers(self.params, clip=self._clip, grid=claim.grid, random=self._samples[site])
+        return sums.integers(self.params, clip=self.clip, grid=claim.grid, random=self._samples[site])
 
     def site_noise(self, site: int) -> Integers:
         """Return one fresh share of a site's noise."""
