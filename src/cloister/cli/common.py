@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cloister.errors import InputError, PassphraseError
+from cloister.errors import InputError, PassphraseError, PolicyRefused
 from cloister.files import read_bytes
 
 if TYPE_CHECKING:
     from cloister.crypto import Identity, PublicIdentity, TrustStore
+    from cloister.privacy.ledger import Ledger
 
 __all__ = [
     "JsonOption",
@@ -29,6 +30,7 @@ __all__ = [
     "home",
     "identity_path",
     "load_identity",
+    "open_ledger",
     "passphrase",
     "resolve_identity",
     "say",
@@ -134,11 +136,12 @@ def successions_path() -> Path:
     return home() / "successions.json"
 
 
-def successions() -> list[bytes]:
-    """Return those envelopes, oldest first; empty where keys were never rotated."""
+def successions(folder: Path | None = None) -> list[bytes]:
+    """Return those envelopes, oldest first; of another home where one is given. Empty where keys were never
+    rotated."""
     import msgspec
 
-    path = successions_path()
+    path = successions_path() if folder is None else folder / successions_path().name
     if not path.exists():
         return []
     data = read_bytes(path, limit=_MAX_EXPORT, what="list of successions")
@@ -148,6 +151,23 @@ def successions() -> list[bytes]:
         raise InputError(
             "the list of successions cannot be read", where=str(path), fix="Restore it"
         ) from None
+
+
+def open_ledger(folder: Path, identity: Identity) -> Ledger:
+    """Return the ledger of a home.
+
+    Raises:
+        PolicyRefused: there is none, so nothing has a budget; one is not begun by asking.
+    """
+    from cloister.privacy.ledger import Ledger, ledger_exists
+
+    if not ledger_exists(folder / "ledger"):
+        raise PolicyRefused(
+            "no budget was declared for any rows",
+            where=str(folder),
+            fix="Declare one with `cloister budget DATASET --epsilon ... --delta ...`",
+        )
+    return Ledger.open(folder / "ledger", identity, successions=successions(folder))
 
 
 def trust_store() -> TrustStore:

@@ -21,10 +21,10 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, home
-from cloister.errors import InputError, PolicyRefused
+from cloister.errors import InputError
 
 if TYPE_CHECKING:
-    from cloister.crypto import Identity, PublicIdentity
+    from cloister.crypto import PublicIdentity
     from cloister.privacy.ledger import Ledger
     from cloister.privacy.statistics import Query, QueryFile
     from cloister.runtime.query import QueryParty, QueryResult
@@ -196,7 +196,7 @@ def _ask_own(asked: Query | QueryFile, dataset: str, purpose: str | None, *, as_
     )  # bad input ends before a passphrase is asked
     identity = common.load_identity()
     vault = Vault.unlock(home() / "vault", identity, common.passphrase())
-    with _ledger(home(), identity, common.successions()) as ledger:
+    with common.open_ledger(home(), identity) as ledger:
         result = ask(asked, vault, dataset, purpose=wanted, ledger=ledger)
         left = _left(ledger, result.populations)
     emit(
@@ -211,19 +211,6 @@ def _ask_own(asked: Query | QueryFile, dataset: str, purpose: str | None, *, as_
         as_json=as_json,
         text=in_words(result.answers, result.epsilon, result.delta, left),
     )
-
-
-def _ledger(folder: Path, identity: Identity, successions: Sequence[bytes] = ()) -> Ledger:
-    """Open a home's ledger. Raises PolicyRefused where there is none: then nothing has a budget."""
-    from cloister.privacy.ledger import Ledger, ledger_exists
-
-    if not ledger_exists(folder / "ledger"):
-        raise PolicyRefused(
-            "no budget was declared for any rows",
-            where=str(folder),
-            fix="Declare one with `cloister budget DATASET --epsilon ... --delta ...`",
-        )
-    return Ledger.open(folder / "ledger", identity, successions=successions)
 
 
 def _left(ledger: Ledger, populations: Sequence[str]) -> list[dict[str, Any]]:
@@ -298,7 +285,7 @@ def _party(folder: Path, ledgers: ExitStack) -> QueryParty:
 
     identity = Identity.load(folder / "identity.json", common.passphrase())
     vault = Vault.unlock(folder / "vault", identity, common.passphrase())
-    ledger = ledgers.enter_context(_ledger(folder, identity))
+    ledger = ledgers.enter_context(common.open_ledger(folder, identity))
     return QueryParty(identity, vault, ledger, tuple(TrustStore(folder / "trust").list()))
 
 

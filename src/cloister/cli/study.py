@@ -194,7 +194,6 @@ def _at(home: Path) -> Iterator[None]:
 
 def _party(home: Path, held_out: str | None, ledgers: ExitStack | None) -> Party:
     from cloister.crypto import Identity, TrustStore
-    from cloister.privacy.ledger import Ledger
     from cloister.runtime import Party
     from cloister.vault import Vault
 
@@ -204,7 +203,7 @@ def _party(home: Path, held_out: str | None, ledgers: ExitStack | None) -> Party
     if held_out is not None:
         with _at(home):
             vault.manifest(held_out)
-    ledger = None if ledgers is None else ledgers.enter_context(Ledger.open(home / "ledger", identity))
+    ledger = None if ledgers is None else ledgers.enter_context(common.open_ledger(home, identity))
     trusted = tuple(TrustStore(home / "trust").list())
     return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger)
 
