@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from tests.runtime.parties import plan_for, schema
+from tests.runtime.parties import SCHEMA, plan_for, schema
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.governance.audit import AuditReport
@@ -18,8 +18,10 @@ from cloister.learning import Model, Plan, PrivacySection, initial_model, plan_m
 from cloister.learning.attacks import Mechanism, mechanism_of
 from cloister.learning.privacy import private_model
 from cloister.runtime.epoch import terms_of
+from cloister.vault import Schema, load_schema
 
 CREATED = "2026-01-31T12:00:00Z"
+WITH_UNITS = load_schema(SCHEMA + b'[columns.person]\ntype = "text"\nrole = "unit"\n')
 PRIVACY = PrivacySection(epsilon=2.0, delta=1e-4, clip=1.0, rate=0.2)
 
 
@@ -40,7 +42,16 @@ def plan_to_audit(privacy: PrivacySection | None = PRIVACY, *, sites: int = 4, *
     training = {"rounds": 12, "batch": 40, "local_steps": 1, "learning_rate": 0.5}
     changes["training"] = {**training, **changes.get("training", {})}
     plan = plan_for(hub, members, **changes)  # type: ignore[arg-type]
+    if privacy is not None and not privacy.by_record:
+        plan = msgspec.structs.replace(
+            plan, data=msgspec.structs.replace(plan.data, schema=WITH_UNITS.digest().hex())
+        )
     return msgspec.structs.replace(plan, privacy=privacy)
+
+
+def schema_of(plan: Plan) -> Schema:
+    """The schema of its rows: with a person's name where persons are protected."""
+    return schema() if plan.privacy is None or plan.privacy.by_record else WITH_UNITS
 
 
 def roster_of(plan: Plan) -> tuple[list[PublicIdentity], dict[str, int]]:
@@ -50,15 +61,15 @@ def roster_of(plan: Plan) -> tuple[list[PublicIdentity], dict[str, int]]:
 
 
 def audit_of(plan: Plan, **options: Any) -> AuditReport:
-    return audit(plan, schema(), *roster_of(plan), **{"created": CREATED, **options})
+    return audit(plan, schema_of(plan), *roster_of(plan), **{"created": CREATED, **options})
 
 
 def mechanism_to_audit(plan: Plan) -> tuple[Mechanism, NDArray[np.float64]]:
     """The mechanism that an audit attacks, and the model it starts from."""
-    _, model = plan_model(plan, schema())
+    _, model = plan_model(plan, schema_of(plan))
     assert isinstance(model, Model)
     members, rows = roster_of(plan)
     epoch = terms_of(plan, 0, members, rows, dict.fromkeys(rows, bytes(32)), private_model(model))
     assert epoch.privacy is not None
     made = as_the_study_runs_it(mechanism_of(plan, epoch.privacy, model), plan, epoch)
-    return made, initial_model(plan, schema())
+    return made, initial_model(plan, schema_of(plan))
