@@ -7,9 +7,14 @@ from typing import Any
 from cloister.report import (
     STAGES,
     Aggregation,
+    Audit,
+    Baselines,
+    Budget,
     Certificate,
+    EpsilonPoint,
     Metrics,
     Participant,
+    Privacy,
     Report,
     RoundPoint,
     Source,
@@ -47,3 +52,36 @@ def sample(**changes: Any) -> Report:
         "warnings": ("The clock was not checked.",),
     }
     return Report(**(facts | changes))
+
+
+def claim(names: tuple[str, ...] = SITES, **changes: Any) -> Privacy:
+    """A claim with every field filled, its audit included."""
+    facts: dict[str, Any] = {
+        "epsilon": 3.0,
+        "epsilon_hub": 2.3554,
+        "epsilon_colluders": 2.99947,
+        "delta": 1e-4,
+        "adversary": "colluders",
+        "colluders": 1,
+        "unit": "record",
+        "mode": "distributed",
+        "clip": 1.0,
+        "rate": 0.5,
+        "noise_multiplier": 4.967,
+        "budgets": tuple(Budget(name, 6.0, 2e-4, 3.39415, 4.24064, 0.326) for name in names),
+        "curve": (
+            EpsilonPoint(0.2762, 0.836, 0.054, 10),
+            EpsilonPoint(1.3301, 0.917, 0.02, 10),
+            EpsilonPoint(2.99947, 0.947, 0.01, 10),
+            EpsilonPoint(7.142, 0.951, 0.006, 10),
+        ),
+        "baselines": Baselines(0.949, dict(zip(names, (0.925, 0.921, 0.905, 0.712), strict=True)), 10),
+        "audit": Audit(2.9995, 1.3705, 0.95, 1008, "consistent with the claim"),
+    }
+    return Privacy(**(facts | changes))
+
+
+def private_sample(**changes: Any) -> Report:
+    """The sample with that claim."""
+    names = changes.get("names", SITES)
+    return sample(**({"privacy": claim(names)} | changes))

@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
-from tests.report.sample import sample
+from tests.report.sample import claim, private_sample, sample
 
 from cloister.report import Metrics, Participant, Report, with_words
 from cloister.report.charts import accuracy_chart, curves_chart
+from cloister.report.epsilonchart import epsilon_chart
 from cloister.report.html import report_html
 from cloister.report.markup import Markup, element, join
 
@@ -72,7 +73,7 @@ def _poisoned(lang: Literal["en", "zh"]) -> Report:
     source = msgspec.structs.replace(clean.source, text=EVIL, licence=EVIL, note=EVIL)
     return msgspec.structs.replace(
         clean,
-        **dict.fromkeys(("case", "title", "question", "created", "privacy_note", "verify_command"), EVIL),
+        **dict.fromkeys(("case", "title", "question", "created", "verify_command"), EVIL),
         certificate=msgspec.structs.replace(clean.certificate, path=EVIL),
         study=msgspec.structs.replace(clean.study, hub=EVIL),
         testing=msgspec.structs.replace(clean.testing, more={EVIL: 0.5}),
@@ -84,8 +85,22 @@ def _poisoned(lang: Literal["en", "zh"]) -> Report:
     )
 
 
+def _private(lang: Literal["en", "zh"]) -> Report:
+    return private_sample(lang=lang)
+
+
+def _poisoned_private(lang: Literal["en", "zh"]) -> Report:
+    report = _poisoned(lang)
+    names = tuple(participant.name for participant in report.participants)
+    return msgspec.structs.replace(report, privacy=claim(names, unit=EVIL, audit=None))
+
+
 @pytest.mark.parametrize("lang", ["en", "zh"])
-@pytest.mark.parametrize("make", [lambda lang: sample(lang=lang), _poisoned], ids=["plain", "hostile"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda lang: sample(lang=lang), _poisoned, _private, _poisoned_private],
+    ids=["plain", "hostile", "private", "private and hostile"],
+)
 def test_the_page_holds_only_known_tags_and_no_handlers(lang: Literal["en", "zh"], make: Any) -> None:
     page = _read(report_html(make(lang)))
     assert page.tags <= HTML_TAGS | SVG_TAGS
@@ -96,14 +111,16 @@ def test_the_page_holds_only_known_tags_and_no_handlers(lang: Literal["en", "zh"
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
-def test_hostile_text_is_shown_as_text(lang: Literal["en", "zh"]) -> None:
-    page = _read(report_html(_poisoned(lang)))
-    assert page.text.count("<script>alert(1)</script>") >= 20
+@pytest.mark.parametrize(("make", "least"), [(_poisoned, 20), (_poisoned_private, 45)])
+def test_hostile_text_is_shown_as_text(lang: Literal["en", "zh"], make: Any, least: int) -> None:
+    page = _read(report_html(make(lang)))
+    assert page.text.count("<script>alert(1)</script>") >= least
     assert "{case}" in page.text
 
 
-def test_the_page_loads_nothing() -> None:
-    page = report_html(sample())
+@pytest.mark.parametrize("make", [sample, private_sample])
+def test_the_page_loads_nothing(make: Any) -> None:
+    page = report_html(make())
     policies = [value or "" for name, value in _read(page).attributes if name == "content"]
     assert any("default-src 'none'" in policy and "script-src" not in policy for policy in policies)
     for needle in ("<script", "<link", "<img", "@import", "@font-face", "src=", "javascript:", "data:"):
@@ -114,11 +131,12 @@ def test_the_page_loads_nothing() -> None:
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
-def test_no_place_is_left_open_and_every_part_is_there(lang: Literal["en", "zh"]) -> None:
-    text = _read(report_html(sample(lang=lang))).text
+@pytest.mark.parametrize("make", [sample, private_sample])
+def test_no_place_is_left_open_and_every_part_is_there(lang: Literal["en", "zh"], make: Any) -> None:
+    text = _read(report_html(make(lang=lang))).text
     visible = text.split("}\n")[-1]
     assert not re.search(r"\{[a-z_]+\}", visible)
-    told = with_words(sample(lang=lang))
+    told = with_words(make(lang=lang))
     for line in (*told.certificate_in_words, *told.not_protected, told.verify_command, *told.warnings):
         assert line in text
     for site in told.participants:
@@ -127,10 +145,11 @@ def test_no_place_is_left_open_and_every_part_is_there(lang: Literal["en", "zh"]
         assert digest in text
 
 
-def test_ids_are_unique() -> None:
-    ids = [value for name, value in _read(report_html(sample())).attributes if name == "id"]
+@pytest.mark.parametrize("make", [sample, private_sample])
+def test_ids_are_unique(make: Any) -> None:
+    page = report_html(make())
+    ids = [value for name, value in _read(page).attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    page = report_html(sample())
     for target in re.findall(r'(?:xlink:href="#|url\(#|aria-labelledby=")([^")]+)', page):
         assert target in ids
 
@@ -145,7 +164,9 @@ def test_without_baselines_there_are_no_empty_frames() -> None:
 
 
 def test_charts_are_wellformed_named_and_coloured_by_the_page() -> None:
-    for chart in (accuracy_chart(sample()), curves_chart(sample())):
+    report = private_sample()
+    charts = (accuracy_chart(sample()), curves_chart(sample()), accuracy_chart(report))
+    for chart in (*charts, epsilon_chart(report, claim())):
         root = ElementTree.fromstring(chart)  # noqa: S314 (made here)
         drawings = list(root)
         assert [drawing.get("class") for drawing in drawings] == ["wide", "narrow"]
@@ -161,6 +182,7 @@ def test_charts_are_wellformed_named_and_coloured_by_the_page() -> None:
 def test_charts_are_the_same_bytes_each_time() -> None:
     assert accuracy_chart(sample()) == accuracy_chart(sample())
     assert curves_chart(sample()) == curves_chart(sample())
+    assert epsilon_chart(private_sample(), claim()) == epsilon_chart(private_sample(), claim())
 
 
 @pytest.mark.parametrize("value", [0.0, 0.003, 0.5, 0.994, 1.0])
