@@ -15,7 +15,8 @@ from tests.runtime.asked import OPEN, close_ledgers, make_parties, make_vault, p
 from tests.runtime.parties import PURPOSE
 
 from cloister.crypto import Identity
-from cloister.errors import InputError, PolicyRefused, ProtocolError
+from cloister.errors import InputError, PlanError, PolicyRefused, ProtocolError
+from cloister.privacy.accounting import renyi
 from cloister.privacy.ledger import Cap, Ledger
 from cloister.privacy.mechanisms import DiscreteGaussian
 from cloister.privacy.statistics import FederatedRelease, Federation, Query, QueryFile, Release
@@ -23,6 +24,7 @@ from cloister.privacy.statistics.noise import LaplaceNoise
 from cloister.runtime import queryhub, querysite
 from cloister.runtime.messages import RoundStart, Upload
 from cloister.runtime.query import FederatedQuery, ask
+from cloister.runtime.queryplan import QueryMember, QueryPlan
 
 pytest.importorskip("opendp")
 
@@ -270,3 +272,40 @@ def test_nothing_private_is_in_a_representation_or_a_refusal(tmp_path: Path) -> 
     shown = [repr(site) for site in query.sites.values()] + [repr(query.hub), repr(measured)]
     exact = str(int(measured.vectors[0][0]))
     assert all(exact not in text and "note" not in text for text in shown)
+
+
+def members_of(count: int) -> tuple[QueryMember, ...]:
+    return tuple(QueryMember(f"site{n}", f"{n:064x}", "rows", 100) for n in range(1, count + 1))
+
+
+def test_a_hub_gains_no_trust_by_leaving_sites_out() -> None:
+    """The hub proposes the roster: if the colluders that are feared were counted from it, three sites of
+    nine would be enough to be asked alone, two of them the hub's."""
+    query = QueryFile(queries=(Query(statistic="count"),), epsilon=1.0, delta=1e-6)
+    plan = QueryPlan(
+        purpose=PURPOSE,
+        hub=QueryMember("hub", "f" * 64),
+        sites=members_of(9),
+        schema=schema().digest().hex(),
+        queries=query,
+    )
+    assert plan.params(9).colluders == 2
+    with pytest.raises(PlanError):
+        plan.params(3)
+    assert [plan.params(n).colluders for n in range(4, 9)] == [2] * 5
+    assert plan.federation(4).counted("colluders") == 2
+
+
+@pytest.mark.parametrize("adversary", ["hub", "colluders"])
+def test_the_ledger_pays_for_the_larger_view_whatever_epsilon_speaks_of(
+    tmp_path: Path, adversary: str
+) -> None:
+    parties = make_parties(tmp_path, [50, 50, 50, 50])
+    hub = Identity.generate("hub")
+    query = Query(statistic="count", epsilon=1.0, delta=1e-5)
+    plan = plan_for(hub, parties, query, adversary=adversary)
+    FederatedQuery(plan, hub, parties).run()
+    order = parties[0].ledger.order("people")
+    due = renyi(plan.release(schema(), 4).events("colluders"), order)
+    for party in parties:
+        assert party.ledger.status("people").spent.rdp == pytest.approx(due.rdp, rel=1e-9)

@@ -37,7 +37,7 @@ def federated_in_words(result: QueryResult) -> str:
             f"Noise: {result.answers[0].noise}, delta {result.delta:g}.",
             f"Epsilon {result.epsilon_hub:.4g} against the hub, {result.epsilon_colluders:.4g} with "
             f"{colluding} of the sites helping it.",
-            f"Each site paid for epsilon {result.epsilon:.4g}.",
+            f"Each site paid for epsilon {max(result.epsilon_hub, result.epsilon_colluders):.4g}.",
         ]
     )
 

@@ -1,6 +1,7 @@
 """A site's budget in a query over several sites: reserved before it agrees, debited before a byte leaves.
 
-    admit(plan, events)   before the roster is countersigned: all attempts are reserved, or refused
+    admit(plan, events)   before the roster is countersigned: all attempts are reserved, or refused; events
+                          are those of the larger view, the hub with colluders
     enter(attempt)        before the site's rows are read: this attempt is on the disk as spent
     close()               at the end: what never began is given back; returns the signed debit
 

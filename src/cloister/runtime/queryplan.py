@@ -20,6 +20,7 @@ from cloister.crypto import canonical_bytes, sha256
 from cloister.errors import InputError, PlanError
 from cloister.privacy.statistics import Declarations, Declared, FederatedRelease, Federation, QueryFile
 from cloister.secagg import Params
+from cloister.secagg.parameters import default_colluders
 from cloister.types import check_name
 from cloister.vault import Schema
 
@@ -54,7 +55,8 @@ class QueryPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         sites: who is asked, three or more.
         schema: digest of the schema that all their datasets have, 64 hexadecimal digits.
         queries: one budget of epsilon and delta, and the questions.
-        colluders: sites that may tell the hub what they know; None for max(1, ceil(n / 3) - 1).
+        colluders: sites that may tell the hub what they know; None for max(1, ceil(n / 3) - 1) of the n
+            sites of the plan.
         adversary: against whom epsilon is: the hub with the colluders, or the hub alone.
         sites_per_unit: at how many sites one unit may have rows.
         attempts: how often a sum may be tried; each is reserved before, and charged when it begins.
@@ -115,8 +117,16 @@ class QueryPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         )
 
     def params(self, members: int) -> Params:
-        """Return the thresholds of a roster. Raises PlanError where they protect nobody."""
-        return Params.derive(members, colluders=self.colluders)
+        """Return the thresholds of a roster.
+
+        c is a promise about the sites of the plan: where it is not written it comes from their number, not
+        the roster's, since the hub proposes the roster and may leave out whom it likes.
+
+        Raises:
+            PlanError: they protect nobody.
+        """
+        colluders = default_colluders(len(self.sites)) if self.colluders is None else self.colluders
+        return Params.derive(members, colluders=colluders)
 
     def federation(self, members: int) -> Federation:
         """Return who adds up, for a roster of so many members. Raises PlanError."""

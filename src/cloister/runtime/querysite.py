@@ -256,7 +256,8 @@ class QuerySite:
             raise ProtocolError("offered a roster with other row counts than the plan's", peer=self._hub.name)
         if manifests.get(self.name) != manifest_digest(self._manifest):
             raise ProtocolError("offered a roster that misstates what this site brings", peer=self._hub.name)
-        self._budget.admit(self._plan, epoch.release.events())
+        # whomever epsilon speaks of, the ledger pays for those who see most
+        self._budget.admit(self._plan, epoch.release.events("colluders"))
         if self._secure_sum is not None:
             self._secure_sum.end()
         self._epoch, self._secure_sum = epoch, None
