@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from tests.governance import releases
 from tests.governance.releases import (
     World,
     failure,
@@ -28,6 +30,7 @@ from cloister.governance.certificate import ABSENT, decode_statement
 from cloister.governance.folder import debit_path
 from cloister.learning import PrivacySection, plan_model
 from cloister.learning.privacy import PrivacyTerms, private_model
+from cloister.learning.sections import ModelSection
 from cloister.privacy.ledger import DEBIT_TYPE, Debit, Head
 
 Files = dict[str, bytes]
@@ -144,7 +147,7 @@ def test_a_claim_for_a_study_without_one_is_refused(tmp_path: Path, world: World
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("study", "9" * 64), ("started", 1), ("rdp", 1e-9)],
+    [("study", "9" * 64), ("started", 1), ("rdp", 1e-9), ("delta", 0.0), ("order", 4096)],
 )
 def test_a_debit_that_is_too_small_or_of_another_study_is_refused(
     world: World, files: Files, field: str, value: Any
@@ -201,3 +204,62 @@ def test_plans_differ_by_their_privacy() -> None:
     hub, members = identity("hub"), [identity(f"site{number}") for number in range(4)]
     plain = make_plan(hub, members, training=TRAINING)
     assert msgspec.structs.replace(plain, privacy=PRIVACY).digest != plain.digest
+
+
+# --- a module of the user's own: the reader does not run it, and believes no figure for that ---------------
+
+SIZE = 10
+
+
+@pytest.fixture(scope="module")
+def torch_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = make_world(tmp_path_factory.mktemp("module"), training=TRAINING)
+    model = ModelSection(kind="torch", classes=2, code="0" * 64, factory="build", initial="1" * 64)
+    plan = msgspec.structs.replace(made.study.plan, privacy=PRIVACY, model=model)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(releases, "plan_model", lambda plan, schema: (None, SimpleNamespace(size=SIZE)))
+        made.study = make_study(plan, made.hub, made.sites)
+    terms = PrivacyTerms.derive(plan, plan.params(4), SIZE, 1e-9)
+    debits = {site.name: debit_of(made, site, terms) for site in made.sites}
+    made.study = replace(made.study, privacy=terms.facts, debits=debits)
+    return made
+
+
+def everywhere(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
+    """The same change to both views; what is stated of them stays as large as it was."""
+
+    def change(statement: dict[str, Any]) -> None:
+        for events in ("events_hub", "events_colluders"):
+            changed(("claim", events, 0, *path), value)(statement)
+
+    return change
+
+
+def test_a_release_of_a_module_verifies(torch_world: World) -> None:
+    files = dict(torch_world.release("honest").files)
+    verdict = torch_world.verify(forge(torch_world, files))
+    assert verdict.ok
+    assert any("float error" in text for text in verdict.unchecked)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        everywhere("mechanism", "variance", value=lambda value: float(value) * 4),
+        everywhere("mechanism", "sensitivity", value=lambda value: value / 2),
+        everywhere("mechanism", "coordinates", value=1),
+        everywhere("mechanism", "shares", value=1),
+        everywhere("mechanism", value={"kind": "gaussian", "sigma": 100.0, "sensitivity": 1.0}),
+        everywhere("sampler", "rate", value=0.25),
+        changed(("claim", "noise_multiplier"), 9.0),
+        changed(("claim", "share_variance"), lambda value: value * 2),
+        changed(("claim", "clip_units"), lambda value: value * 2),
+        changed(("claim", "clip_units"), 0),
+        changed(("claim", "events_hub"), []),
+    ],
+)
+def test_a_claim_for_a_module_follows_from_the_plan_too(
+    torch_world: World, change: Callable[[dict[str, Any]], None], request: pytest.FixtureRequest
+) -> None:
+    files = dict(torch_world.release(f"r{abs(hash(request.node.name))}").files)
+    assert failure(torch_world.verify(forge(torch_world, files, change))) == (10, "privacy")

@@ -25,6 +25,7 @@ class Case:
         allow_two: whether a study of two sites is accepted.
         unchecked: what could not be told; steps add to it.
         signer, payload, certificate, plan, roster, schema: set by the step that makes each trusted.
+        size: parameters of the model, where it could be read.
     """
 
     files: dict[str, bytes]
@@ -39,6 +40,7 @@ class Case:
     roster: Roster = field(init=False)
     schema: Schema = field(init=False)
     params: Params = field(init=False)
+    size: int | None = None
 
     @property
     def known(self) -> Certificate:

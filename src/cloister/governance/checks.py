@@ -222,7 +222,8 @@ def _model(case: Case) -> str:
         model.card == ModelArtifact.of_plan(case.plan, case.schema, model.parameters).card,
         "the model is not of this plan and schema",
     )
-    return f"{model.card.model.kind}, {model.parameters.size} parameters, safetensors"
+    case.size = model.parameters.size
+    return f"{model.card.model.kind}, {case.size} parameters, safetensors"
 
 
 def _opened(case: Case) -> bytes | None:

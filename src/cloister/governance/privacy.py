@@ -3,8 +3,8 @@
 The claim rests on events: frozen descriptions of what was done to the rows. Verification takes none of the
 stated figures on trust:
 
-a. the events follow from plan, roster and model (for a module of the user's own, whose float error this
-   reader cannot know, from the plan's rate, delta, attempts and noise multiplier);
+a. the events follow from plan, roster and model (for a module of the user's own its float error, which this
+   reader cannot know, is taken as stated, and its size where the model is sealed);
 b. both epsilons are calculated again from the events, and are not above what is stated;
 c. what the plan promised its sites is kept: epsilon <= [privacy] epsilon;
 d. every site's ledger signed a debit for this plan, of at least the blocks that the rounds needed, at a cost
@@ -30,7 +30,7 @@ from cloister.governance.folder import debit_path
 from cloister.governance.study import TrainedStudy
 from cloister.learning import plan_model
 from cloister.learning.privacy import PrivacyFacts, PrivacyTerms, private_model
-from cloister.privacy.accounting import renyi
+from cloister.privacy.accounting import IntegerGaussian, renyi
 from cloister.privacy.ledger import open_debit
 
 __all__ = ["check_privacy", "privacy_of"]
@@ -92,31 +92,36 @@ def check_privacy(case: Case) -> str:
 
 
 def _check_events(case: Case, claim: PrivacyFacts) -> None:
-    plan = case.plan
-    if plan.model.kind != "torch":
-        _, model = plan_model(plan, case.schema)
-        due = PrivacyTerms.of(plan, case.params, private_model(model)).facts
-        require(
-            _same(msgspec.to_builtins(due), msgspec.to_builtins(claim)),
-            "the events do not follow from plan, roster and model",
-        )
-        return
-    case.unchecked.append("privacy: the float error of the user's own module is taken as stated")
-    section = plan.privacy
-    require(section is not None, "the plan claims no privacy")
-    assert section is not None  # noqa: S101  # required above
-    agreed = (section.mode, section.unit, section.adversary, section.delta, section.clip)
+    if case.plan.model.kind != "torch":
+        _, model = plan_model(case.plan, case.schema)
+        due = PrivacyTerms.of(case.plan, case.params, private_model(model))
+    else:
+        due = _terms_of_module(case, claim)
     require(
-        agreed == (claim.mode, claim.unit, claim.adversary, claim.delta, claim.clip),
-        "the claim is not the plan's",
+        _same(msgspec.to_builtins(due.facts), msgspec.to_builtins(claim)),
+        "the events do not follow from plan, roster and model",
     )
-    steps = plan.attempts * (plan.training.local_steps if claim.mode == "local" else 1)
-    for event in (*claim.events_hub, *claim.events_colluders):
-        sampler = event.sampler
-        require(
-            event.count == steps and getattr(sampler, "rate", None) == section.rate,
-            "the events have another number of steps or another sampling rate than the plan",
-        )
+
+
+def _terms_of_module(case: Case, claim: PrivacyFacts) -> PrivacyTerms:
+    """Return the terms of a module that this reader does not run.
+
+    Its size, where the model is sealed, and its float error are taken as stated; all else follows.
+    """
+    case.unchecked.append("privacy: the float error of the user's own module is taken as stated")
+    stated = claim.events_hub[0].mechanism if claim.events_hub else None
+    require(
+        isinstance(stated, IntegerGaussian) and claim.clip_units >= 1,
+        "the events are not those of private training by records",
+    )
+    assert isinstance(stated, IntegerGaussian)  # noqa: S101  # required above
+    size = stated.coordinates
+    if case.size is None:
+        case.unchecked.append("privacy: the number of parameters of the sealed model is taken as stated")
+    require(case.size in (None, size), "the events have another number of coordinates than the model")
+    error = (stated.sensitivity - math.sqrt(size)) / claim.clip_units - 1.0
+    require(error >= -_CLOSE, "the events have a sensitivity below the clip")
+    return PrivacyTerms.derive(case.plan, case.params, size, max(error, 0.0))
 
 
 def _check_debit(case: Case, member: PublicIdentity, claim: PrivacyFacts, digest: str) -> None:
@@ -135,8 +140,9 @@ def _check_debit(case: Case, member: PublicIdentity, claim: PrivacyFacts, digest
     )
     whole = renyi(claim.events_colluders, debit.order)
     due = whole.rdp * per_block * debit.started / case.plan.attempts
+    extra = whole.delta * per_block * debit.started / case.plan.attempts
     require(
-        debit.rdp >= due * (1 - _CLOSE),
+        debit.rdp >= due * (1 - _CLOSE) and debit.delta >= extra * (1 - _CLOSE),
         f"{member.name}'s ledger debited less than the events cost",
     )
 

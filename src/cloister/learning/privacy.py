@@ -136,6 +136,23 @@ class PrivacyTerms:
             PlanError: rounding would cost more than 1 % of the clip, or `epsilon` cannot be kept with the
                 noise multiplier that is written.
         """
+        if plan.privacy is None:
+            raise PlanError("the plan claims no privacy", where="[privacy]", fix="Add the table")
+        return cls.derive(plan, params, model.size, model.float_bound(plan.privacy.microbatch))
+
+    @classmethod
+    def derive(cls, plan: Plan, params: Params, size: int, float_bound: float) -> PrivacyTerms:
+        """Return the terms as `of`, for whoever does not have the model.
+
+        Args:
+            plan: the plan.
+            params: n, c, t, m of the roster.
+            size: the model's parameters, d.
+            float_bound: of a microbatch's sum, as `PrivateModel.float_bound`.
+
+        Raises:
+            PlanError: as `of`.
+        """
         section = plan.privacy
         if section is None:
             raise PlanError("the plan claims no privacy", where="[privacy]", fix="Add the table")
@@ -145,7 +162,7 @@ class PrivacyTerms:
                 where="[privacy] sites_per_unit",
                 fix="Write at most the number of sites",
             )
-        build = _Build(plan, section, params, model.size, model.float_bound(section.microbatch))
+        build = _Build(plan, section, params, size, float_bound)
         return build.terms(_noise_multiplier(section, build))
 
     @property
