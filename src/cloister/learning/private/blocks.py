@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cloister.learning.heads import Array
 from cloister.learning.models import Model
 from cloister.learning.private.base import check_clip
-from cloister.learning.private.tiles import padded, product
+from cloister.learning.private.tiles import padded, product, square_norms
 
 __all__ = ["Block", "Indices", "deflated", "layer_views", "squares_of_inputs"]
 
@@ -44,7 +44,7 @@ def layer_views(model: Model, vector: Array) -> list[tuple[Array, Array]]:
 
 def squares_of_inputs(rows: Array) -> Array:
     """Return |a|^2 + 1 of each row of a layer's inputs; infinity where it is too large to trust."""
-    square = _square(rows)
+    square = square_norms(rows)
     square += 1.0
     square[~(square <= _LARGEST_SQUARE)] = np.inf
     return square
@@ -93,9 +93,9 @@ class Block:
         with np.errstate(over="ignore", invalid="ignore"):
             scores = self._forward(layers, self._X[:end])
             self._backward(layers, self._model.head.residual(scores, self._y[:end]))
-            norms *= _square(self.residuals[0])
+            norms *= square_norms(self.residuals[0])
             for a, b in zip(self.inputs[1:], self.residuals[1:], strict=True):
-                norms += squares_of_inputs(a) * _square(b)
+                norms += squares_of_inputs(a) * square_norms(b)
             if not norms @ norms < np.inf:  # the quickest look at all of them; NaN compares false
                 self._drop(~(norms < np.inf), norms)
         np.maximum(norms, ceiling * ceiling, out=norms)
@@ -152,12 +152,3 @@ class Block:
         norms[rows] = 0.0
         for array in (*self.inputs, *self.residuals):
             array[rows] = 0.0
-
-
-def _square(rows: Array) -> Array:
-    """Return |row|^2 of each row, new memory."""
-    if rows.shape[1] == 1:
-        flat = rows[:, 0]
-        return flat * flat
-    square: Array = np.vecdot(rows, rows)
-    return square
