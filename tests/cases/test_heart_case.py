@@ -42,7 +42,7 @@ def test_the_whole_way_with_the_real_hospitals(tmp_path: Path) -> None:
     if not named or not (Path(named) / "disease").is_dir():
         pytest.skip("set CLOISTER_TEST_DATA to the folder of public data to run this test")
     out = tmp_path / "out"
-    assert run(["demo", "heart", "--data", named, "--out", str(out)]) == 0
+    assert run(["demo", "heart", "--data", named, "--no-privacy", "--out", str(out)]) == 0
     report = load_report(out / "report.json")
     assert {site.name: (site.rows, site.test_rows) for site in report.participants} == {
         "cleveland": (199, 104),
@@ -53,3 +53,11 @@ def test_the_whole_way_with_the_real_hospitals(tmp_path: Path) -> None:
     assert report.metrics.centralised is not None
     assert report.metrics.federated > max(report.metrics.local.values()) - 0.02
     assert abs(report.metrics.federated - report.metrics.centralised) < 0.03
+
+    assert run(["demo", "heart", "--data", named, "--out", str(out)]) == 0
+    report = load_report(out / "report.json")
+    assert report.privacy is not None
+    assert report.privacy.baselines is not None
+    assert report.privacy.epsilon == 2.0
+    assert report.metrics.federated > 0.74  # noise is drawn anew: 0.80 on average, deviation 0.01
+    assert report.metrics.federated > min(report.privacy.baselines.local.values()) + 0.05

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cloister.cases import find_case
-from cloister.cli.demo import _runnable
+from cloister.cli.demo import _in_words, _runnable
 from cloister.cli.main import run
 from cloister.errors import InputError
 from cloister.pipeline import run_case
@@ -25,9 +25,17 @@ from cloister.report import STAGES, load_report
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one run in English."""
+    """The folder of one private run in English."""
     out = tmp_path_factory.mktemp("demo") / "out"
     assert run(["demo", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one run without privacy."""
+    out = tmp_path_factory.mktemp("bare") / "out"
+    assert run(["demo", "--no-privacy", "--out", str(out)]) == 0
     return out
 
 
@@ -58,18 +66,70 @@ def test_the_report_is_whole(finished: Path) -> None:
     assert [site.name for site in report.participants] == list(find_case("diagnosis").sites)
     assert sum(site.rows + site.test_rows for site in report.participants) == 569
     assert report.testing.rows == sum(site.test_rows for site in report.participants)
-    assert report.privacy is None
     assert report.headline.startswith("Four hospitals trained one model.")
-    assert len(report.curves) == report.study.rounds == find_case("diagnosis").training.rounds
+    assert len(report.curves) == report.study.rounds == find_case("diagnosis").private.training.rounds
     assert all(point.accuracy is not None for point in report.curves)
 
 
-def test_working_together_is_about_as_good_as_one_place(finished: Path) -> None:
-    metrics = load_report(finished / "report.json").metrics
+def test_privacy_is_whole(finished: Path) -> None:
+    case, report = find_case("diagnosis"), load_report(finished / "report.json")
+    privacy, cap = report.privacy, find_case("diagnosis").private.cap
+    assert privacy is not None
+    assert privacy.epsilon == case.private.privacy.epsilon == 3.0
+    assert 0 < privacy.epsilon_hub < privacy.epsilon_colluders <= privacy.epsilon
+    assert [budget.site for budget in privacy.budgets] == list(case.sites)
+    for budget in privacy.budgets:
+        assert (budget.cap_epsilon, budget.cap_delta) == cap
+        assert 0 < budget.spent_epsilon < budget.cap_epsilon
+        assert 0 < budget.left_epsilon < budget.cap_epsilon
+        assert 0.1 < budget.spent_share < 0.9
+    assert len(privacy.curve) == 6
+    assert privacy.epsilon_colluders in [point.epsilon for point in privacy.curve]
+    assert privacy.curve[0].accuracy < privacy.curve[-1].accuracy
+    assert privacy.baselines is not None
+    assert list(privacy.baselines.local) == list(case.sites)
+    assert privacy.audit is None or privacy.audit.verdict == "consistent with the claim"
+
+
+def test_with_privacy_it_is_better_together(finished: Path) -> None:
+    """Wide margins: noise is drawn anew in each run."""
+    report = load_report(finished / "report.json")
+    assert report.privacy is not None
+    assert report.privacy.baselines is not None
+    assert report.metrics.federated > 0.88
+    assert report.metrics.federated > report.privacy.baselines.centralised - 0.07
+    assert report.metrics.federated > min(report.privacy.baselines.local.values()) + 0.05
+
+
+def test_without_privacy_it_is_about_as_good_as_one_place(bare: Path) -> None:
+    metrics = load_report(bare / "report.json").metrics
     assert metrics.centralised is not None
     assert metrics.federated > 0.95
     assert metrics.federated > metrics.centralised - 0.03
     assert metrics.federated > min(metrics.local.values())
+
+
+def test_without_privacy_nothing_is_claimed(bare: Path) -> None:
+    report = load_report(bare / "report.json")
+    assert report.privacy is None
+    assert any("No differential privacy" in line for line in report.not_protected)
+    assert '<h2 id="h-given">' not in (bare / "report.html").read_text(encoding="utf-8")
+    assert not (bare / "ledgers").exists()
+
+
+def test_the_table_shows_accuracies_with_privacy_and_without(finished: Path, bare: Path) -> None:
+    report = load_report(finished / "report.json")
+    lines = _in_words(report, finished).splitlines()
+    assert lines[2].split() == ["private", "without"]
+    assert lines[3].split()[2:] == ["Together"]
+    assert all(line.count("%") == 2 for line in lines[4:9])
+    assert any(
+        line.startswith("Privacy: epsilon 2.36 against the hub and every reader, 3.00") for line in lines
+    )
+    assert any(line.startswith("Budget of each hospital: epsilon 6 in all, 3.") for line in lines)
+    plain = _in_words(load_report(bare / "report.json"), bare)
+    assert "rivacy" not in plain
+    assert "psilon" not in plain
 
 
 def test_the_certificate_is_the_one_named(finished: Path) -> None:
@@ -104,15 +164,18 @@ def test_what_people_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr()
     assert "四家医院共同训练了一个模型。" in shown.out
     assert "仅 meadow" in shown.out
+    assert "隐私：面对中心和所有读者 epsilon 为 2.36，" in shown.out
+    assert "每家医院的预算：epsilon 总共 6，已用 3." in shown.out
     assert str(out / "report.html") in shown.out
     assert f"cloister verify {out / 'release'} --trust {out / 'trust'}" in shown.out
     assert "✓ 7/7 发布" in shown.err
     assert 'lang="zh-CN"' in (out / "report.html").read_text(encoding="utf-8")
 
     # again, into the same folder: an earlier run is replaced as a whole, and stdout holds JSON alone
-    assert run(["demo", "--out", str(out), "--json"]) == 0
+    assert run(["demo", "--no-privacy", "--out", str(out), "--json"]) == 0
     shown = capsys.readouterr()
     found = json.loads(shown.out)
+    assert found["privacy"] is None
     assert found["metrics"]["federated"] == load_report(out / "report.json").metrics.federated
     assert found["report_html"] == str(out / "report.html")
     assert "✓ 7/7 release" in shown.err
@@ -241,5 +304,6 @@ def test_the_printed_command_is_one_that_runs_here(
 
 
 def test_a_folder_that_is_not_used_is_told(tmp_path: Path, capsys: Any) -> None:
-    assert run(["demo", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--json"]) == 0
+    command = ["demo", "--no-privacy", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--json"]
+    assert run(command) == 0
     assert "--data is not used" in capsys.readouterr().err

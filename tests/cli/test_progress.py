@@ -36,6 +36,7 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
         line for line in lines if re.match(r"✓ \d/7 [a-z]+ \d+\sms\Z", line)
     ]
     assert sum(line.startswith("✓") for line in lines) == 7
+    assert re.fullmatch(r"      Report \d+\sms", lines[-1])
     assert [line.strip() for line in lines if "Round" in line] == [
         "Round 2/8",
         "Round 4/8",
@@ -81,6 +82,19 @@ def test_a_failure_on_a_terminal_leaves_the_cursor_shown(monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         _run(StageProgress(stream=stream), fail_at="train")
     assert stream.getvalue().rstrip("\r\n").endswith("\x1b[?25h")
+
+
+def test_live_the_report_is_the_last_line_and_private_stages_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for private, said in ((False, "a masked sum"), (True, "cut and noised")):
+        stream = _Terminal()
+        _run(StageProgress(stream=stream, private=private))
+        last = stream.getvalue().split("collect")[-1]
+        assert "Report" in last
+        assert "Comparisons" in last
+        assert said in last
 
 
 def test_chinese() -> None:
