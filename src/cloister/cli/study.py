@@ -163,7 +163,7 @@ def run(
         )
     hub = common.load_identity()
     with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
-        parties = [_party(home, held_out, ledgers if agreed.privacy else None) for home in site]
+        parties = [_party(home, held_out, ledgers, needed=agreed.privacy is not None) for home in site]
         result = Study(agreed, hub, parties, user_code=allow_user_code).run(on_event)
     folder = save_study(studies, result, hub)
     emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder, site))
@@ -192,8 +192,10 @@ def _at(home: Path) -> Iterator[None]:
         raise InputError(error.what, where=str(home), fix=fix) from error
 
 
-def _party(home: Path, held_out: str | None, ledgers: ExitStack | None) -> Party:
+def _party(home: Path, held_out: str | None, ledgers: ExitStack, *, needed: bool) -> Party:
+    """Return a home as a site; a ledger that is not needed still says whether rows have a budget."""
     from cloister.crypto import Identity, TrustStore
+    from cloister.privacy.ledger import ledger_exists
     from cloister.runtime import Party
     from cloister.vault import Vault
 
@@ -203,7 +205,9 @@ def _party(home: Path, held_out: str | None, ledgers: ExitStack | None) -> Party
     if held_out is not None:
         with _at(home):
             vault.manifest(held_out)
-    ledger = None if ledgers is None else ledgers.enter_context(common.open_ledger(home, identity))
+    ledger = None
+    if needed or ledger_exists(home / "ledger"):
+        ledger = ledgers.enter_context(common.open_ledger(home, identity))
     trusted = tuple(TrustStore(home / "trust").list())
     return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger)
 

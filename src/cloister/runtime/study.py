@@ -47,7 +47,8 @@ class Party:
         vault: where its rows are; the plan names the dataset.
         held_out: dataset of rows to evaluate on, or None.
         trusted: the identities its owner trusts; None where one owner runs everybody and trusts all of them.
-        ledger: what its owner has spent and may spend; needed where the plan claims privacy.
+        ledger: what its owner has spent and may spend; needed where the plan claims privacy. Where the plan
+            claims none, rows that have a budget in it are refused.
     """
 
     identity: Identity
@@ -155,6 +156,8 @@ class Study:
         trusted = everybody if party.trusted is None else (party.identity.public, *party.trusted)
         with party.vault.open(self._dataset_of(party), purpose=self.plan.study.purpose) as dataset:
             manifest, envelope = dataset.manifest, dataset.envelope
+        budget = self._budget(party, manifest)
+        self._check_evaluation(party)
         random = StreamRandom(self._random(32)) if self._random is not None else None
         worker = LocalWorker(
             self.plan,
@@ -172,23 +175,48 @@ class Study:
             manifest=envelope,
             rows=manifest.rows,
             worker=worker,
-            budget=self._budget(party, manifest),
+            budget=budget,
             insecure_test_random=self._random,
         )
 
     def _budget(self, party: Party, manifest: Manifest) -> LedgerBudget | None:
-        """Return the site's budget: bound to the population whose rows the dataset holds."""
-        if self.plan.privacy is None or party.ledger is None:
+        """Return the site's budget: bound to the population whose rows the dataset holds.
+
+        A budget is about everything that is ever released from its rows. So where they have one, a plan
+        without `[privacy]` does not train on them: who writes a plan may not go around what their owner
+        promised.
+        """
+        ledger, where = party.ledger, f"dataset {manifest.name!r} of {party.identity.name}"
+        if ledger is None:
             return None
-        populations = party.ledger.bound(manifest.dataset_id)
+        populations = ledger.bound(manifest.dataset_id)
+        if self.plan.privacy is None:
+            populations = populations or ledger.overlap(party.vault.fingerprints(manifest.name))
+            if populations:
+                raise PolicyRefused(
+                    f"these rows have a budget ({', '.join(populations)}), and the plan claims no privacy",
+                    where=where,
+                    fix="Have [privacy] added to the plan, or do not take part",
+                )
+            return None
         if not populations:
             fingerprints = party.vault.fingerprints(manifest.name)
             try:
-                populations = party.ledger.bind(None, manifest.dataset_id, fingerprints)
+                populations = ledger.bind(None, manifest.dataset_id, fingerprints)
             except PolicyRefused as error:  # it does not know whose ledger it is: there are several here
-                where = f"dataset {manifest.name!r} of {party.identity.name}"
                 raise PolicyRefused(error.what, where=where, fix=error.fix) from error
-        return LedgerBudget(party.ledger, populations)
+        return LedgerBudget(ledger, populations)
+
+    def _check_evaluation(self, party: Party) -> None:
+        """Refuse to show, uncharged, how well the model fits rows that have a budget."""
+        if not self.plan.data.public_rows or party.held_out is None or party.ledger is None:
+            return
+        if party.ledger.bound(party.vault.manifest(party.held_out).dataset_id):
+            raise PolicyRefused(
+                "the rows to evaluate on have a budget, and evaluation is not charged to it",
+                where=f"dataset {party.held_out!r} of {party.identity.name}",
+                fix="Hold out rows that are public, or none",
+            )
 
     def _dataset_of(self, party: Party) -> str:
         for entry in self.plan.sites:
