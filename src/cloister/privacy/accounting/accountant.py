@@ -144,7 +144,8 @@ def _from_closed_form(noise: float) -> Callable[[float], float]:
     def epsilon_at(delta: float) -> float:
         from dp_accounting import get_epsilon_gaussian
 
-        found = float(get_epsilon_gaussian(noise, delta, tol=1e-12))
+        # its differences of logarithms vanish beyond 1e15; less noise is the safe side
+        found = float(get_epsilon_gaussian(min(noise, 1e12), delta, tol=1e-12))
         return found + 2e-12 if found > 0 else 0.0
 
     return epsilon_at

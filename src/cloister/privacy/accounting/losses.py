@@ -1,7 +1,7 @@
 """Privacy loss distributions of pairs, composed with dp_accounting's pessimistic estimates.
 
 Pairs are given to dp_accounting's connect-the-dots discretisation (Doroshenko et al. 2022) as profiles, see
-`profiles`; Laplace and capped pairs are its own.
+`profiles`; capped pairs are its own.
 
 The grid of losses is chosen from the events: 1e-4 wide, or finer where one run's loss is small against that,
 so that the discretisation's own variance (about a sixth of the squared width a run) stays below 0.2 % of the
@@ -16,21 +16,25 @@ from functools import lru_cache
 from typing import Any
 
 from cloister.privacy.accounting.moments import log_moment
-from cloister.privacy.accounting.pairs import CappedPair, FixedSizePair, GaussianPair, LaplacePair, Pair
+from cloister.privacy.accounting.pairs import CappedPair, FixedSizePair, GaussianPair, Pair
 from cloister.privacy.accounting.profiles import Profile, Profiles, profiles_of
 
 __all__ = ["compose_losses", "has_losses", "unsampled_noise"]
 
 _WIDTH = 1e-4
 _FINEST = 2.0**-14
+_MOST_RUNS = 5_000_000
 
 
 def has_losses(pairs: Mapping[Pair, int]) -> bool:
     """Return whether all have a privacy loss distribution that is worth computing.
 
-    Sampling without replacement has none; where losses reach hundreds, moments say as much.
+    Sampling without replacement has none; where losses reach hundreds, moments say as much; tens of millions
+    of runs would take minutes.
     """
     if any(isinstance(pair, FixedSizePair) for pair in pairs):
+        return False
+    if sum(count for pair, count in pairs.items() if _precision(pair) == 0) > _MOST_RUNS:
         return False
     spreads = [(count, log_moment(pair, 2)) for pair, count in pairs.items()]
     return all(spread < 300 for _, spread in spreads) and sum(n * spread for n, spread in spreads) < 1e4
@@ -81,10 +85,6 @@ def _one_run(pair: Pair, width: float) -> Any:
     from dp_accounting import NeighboringRelation
     from dp_accounting.pld import privacy_loss_distribution as library
 
-    if isinstance(pair, LaplacePair):
-        return library.from_laplace_mechanism(
-            pair.scale, value_discretization_interval=width, sampling_prob=pair.rate
-        )
     if isinstance(pair, CappedPair):
         return library.from_truncated_subsampled_gaussian_mechanism(
             pair.size,
@@ -104,7 +104,10 @@ def _from_profiles(profiles: Profiles, width: float) -> Any:
     def direction(profile: Profile, low: float, high: float) -> Any:
         first, last = math.floor(low / width) - 1, math.ceil(high / width) + 1
         deltas = np.clip(profile(np.arange(first, last + 1) * width), 0.0, 1.0)
-        return pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(width, first, last, deltas)
+        # dense, because composing a sparse one often computes its size to the power of the count
+        return pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(
+            width, first, last, deltas
+        ).to_dense_pmf()
 
     return privacy_loss_distribution.PrivacyLossDistribution(
         direction(profiles.forward, *profiles.forward_ends),

@@ -84,7 +84,7 @@ class MixedGaussian(Data, frozen=True, tag_field="kind", tag="mixed-gaussian"):
         coordinates: of one vector.
         shares: how many are counted.
         distance: bound on the total variation distance of one draw of one share.
-        sites: at most so many hold the unit.
+        sites: at most so many hold the unit; 1 to 100.
     """
 
     variance: float
@@ -96,7 +96,7 @@ class MixedGaussian(Data, frozen=True, tag_field="kind", tag="mixed-gaussian"):
 
     def __post_init__(self) -> None:
         _integer_gaussian(self)
-        check_whole(self.sites, 1, 1000, "the sites that may hold one unit")
+        check_whole(self.sites, 1, 100, "the sites that may hold one unit")
 
 
 class Laplace(Data, frozen=True, tag_field="kind", tag="laplace"):

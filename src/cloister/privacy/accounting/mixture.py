@@ -13,14 +13,21 @@ from typing import Any
 
 from cloister.privacy.accounting.pairs import MixedPair
 
-__all__ = ["mixed_losses", "mixed_moment", "mixed_profiles"]
+__all__ = ["MOST_TERMS", "mixed_losses", "mixed_moment", "mixed_profiles"]
+
+MOST_TERMS = 4096
+"""Terms of a moment's sum that are worth adding up one by one."""
 
 _STEP = 1e-3  # of the integral, in standard deviations
 _TAIL = 50.0  # nats: what lies beyond this is bounded, not computed
+_BLOCK = 8192  # losses at a time, so that memory stays flat
 
 
 def mixed_moment(pair: MixedPair, order: int) -> float:
-    """Return log of the larger of E_Q[L^order] and E_Q[L^(1 - order)], the second as an upper bound."""
+    """Return log of the larger of E_Q[L^order] and E_Q[L^(1 - order)], the second as an upper bound.
+
+    order * sites is at most `MOST_TERMS`.
+    """
     return max(_forward(pair, order), _reverse(pair, order))
 
 
@@ -34,6 +41,12 @@ def mixed_profiles(pair: MixedPair) -> tuple[Callable[[Any], Any], Callable[[Any
     def log_mixed(points: Any, side: int) -> Any:  # log P[below] or P[above] the points
         return np.logaddexp.reduce(weights + log_ndtr(side * np.subtract.outer(points, shifts)), axis=1)
 
+    def in_blocks(profile: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda losses: np.concatenate(
+            [profile(losses[first : first + _BLOCK]) for first in range(0, len(losses), _BLOCK)]
+        )
+
+    @in_blocks
     def forward(losses: Any) -> Any:
         # P has more than e^loss of Q above the point where L = e^loss; everywhere, if even B_0 is more
         everywhere = losses <= weights[0]
@@ -41,6 +54,7 @@ def mixed_profiles(pair: MixedPair) -> tuple[Callable[[Any], Any], Callable[[Any
         above = np.exp(log_mixed(point, -1)) - np.exp(losses + log_ndtr(-point))
         return np.where(everywhere, -np.expm1(losses), above)
 
+    @in_blocks
     def reverse(losses: Any) -> Any:
         # Q has more than e^loss of P below the point where L = e^-loss; nowhere, if even B_0 is more
         nowhere = -losses <= weights[0]
@@ -68,7 +82,7 @@ def _where(weights: Any, shifts: Any, losses: Any) -> Any:
     # L is at least each of its terms: where the first of them reaches a loss, L has passed it
     right = float(np.min((losses.max() - weights[1:] + shifts[1:] ** 2 / 2) / shifts[1:]))
     left = min(-40.0, right - 1.0)  # where neither side has mass, any point does
-    table = np.linspace(left, right, 20_000)
+    table = np.linspace(left, right, 8_000)
     heights = np.logaddexp.reduce(weights + np.outer(table, shifts) - shifts**2 / 2, axis=1)
     point = np.interp(losses, heights, table)
     for _ in range(50):

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-from cloister.privacy.accounting.mixture import mixed_moment
+from cloister.privacy.accounting.mixture import MOST_TERMS, mixed_moment
 from cloister.privacy.accounting.pairs import (
     CappedPair,
     FewPointsPair,
@@ -45,6 +45,9 @@ def _log_moment(pair: Pair, order: int) -> float:
         return _capped(pair, order)
     if isinstance(pair, FixedSizePair):
         return _fixed_size(pair, order)
+    if order * pair.sites > MOST_TERMS:  # in the sample of any site, and then with all sites' parts
+        crude = GaussianPair(pair.noise / pair.sites, -math.expm1(pair.sites * math.log1p(-pair.rate)))
+        return _log_moment(crude, order)
     return mixed_moment(pair, order)
 
 
@@ -63,12 +66,12 @@ def _sampled(base: Callable[[int], float], rate: float, order: int) -> float:
     if rate == 1.0:
         return base(order)
     out, into = math.log1p(-rate), math.log(rate)
-    return _log1p_exp(
-        _log_sum(
-            math.log(math.comb(order, j)) + (order - j) * out + j * into + _log_expm1(base(j))
-            for j in range(2, order + 1)
-        )
-    )
+    terms, ways = [], 0.0  # ways: log of binom(order, j)
+    for j in range(1, order + 1):
+        ways += math.log((order - j + 1) / j)
+        if j > 1:
+            terms.append(ways + (order - j) * out + j * into + _log_expm1(base(j)))
+    return _log1p_exp(_log_sum(terms))
 
 
 def _laplace(epsilon: float, order: int) -> float:

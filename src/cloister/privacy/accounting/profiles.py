@@ -19,6 +19,7 @@ from cloister.privacy.accounting.pairs import (
     FewPointsPair,
     GaussianPair,
     IntegerLaplacePair,
+    LaplacePair,
     MixedPair,
     Pair,
 )
@@ -49,12 +50,14 @@ class Profiles:
 
 
 def profiles_of(pair: Pair) -> Profiles:
-    """Return the profiles of a Gaussian, mixed, integer Laplace or few-points pair."""
+    """Return the profiles of a Gaussian, mixed, Laplace or few-points pair."""
     if isinstance(pair, GaussianPair):
         return _gaussian(pair)
     if isinstance(pair, MixedPair):
         low, middle, high = mixed_losses(pair, _TAIL)
         return Profiles(*mixed_profiles(pair), (low, high), (-middle, -low))
+    if isinstance(pair, LaplacePair):
+        return _laplace(pair)
     if isinstance(pair, IntegerLaplacePair):
         return _integer_laplace(pair)
     if isinstance(pair, FewPointsPair):
@@ -95,6 +98,18 @@ def _gaussian(pair: GaussianPair) -> Profiles:
 
     middle, half = _TAIL * mu, mu**2 / 2
     return _sampled(symmetric, pair.rate, -middle - half, middle - half, middle + half)
+
+
+def _laplace(pair: LaplacePair) -> Profiles:
+    import numpy as np
+
+    epsilon = 1 / pair.scale
+
+    def symmetric(losses: Any) -> Any:
+        # 1 - e^((loss - epsilon) / 2) between, where only a tail is compared; 1 - e^loss left of it
+        return -np.expm1(np.where(losses < -epsilon, losses, np.minimum(losses - epsilon, 0.0) / 2))
+
+    return _sampled(symmetric, pair.rate, -epsilon, epsilon, epsilon)
 
 
 def _integer_laplace(pair: IntegerLaplacePair) -> Profiles:
