@@ -24,6 +24,7 @@ SHELL = ("console", "bash", "sh", "shell")
 SETUPS = {
     "": [],
     "rows": ["printf 'customer,age,income,region\\n1,34,41000,north\\n2,51,58000,south\\n' > rows.csv"],
+    "homes": [f"PYTHONPATH={ROOT} python -m tests.docs.homes"],
 }
 PASSPHRASE = "correct horse battery staple, six words long"
 
