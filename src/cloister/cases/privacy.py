@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["audit_facts", "budget_of", "privacy_of_case"]
 
-_NOISE_FACTORS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
+_NOISE_FACTORS = (8.0, 4.0, 2.0, 1.0, 0.6, 0.4)
 _RUNS = 10
 
 
