@@ -235,7 +235,8 @@ class PrivacySection(Section, frozen=True, kw_only=True):
         rate: chance of each unit to be in a step, on its own.
         sampler: "poisson"; the others are named so that they can be refused with the reason.
         adversary: whose view `epsilon` speaks of: the larger of both ("colluders"), or hub and outsiders.
-        microbatch: rows that are added up before they are rounded.
+        microbatch: rows of a site, by their position in its dataset, whose contributions are added up before
+            they are rounded; a low rate leaves few of them in a step.
         noise_minimum: survivors whose noise shares are counted; None for the secure sum's own minimum.
         adaptive_quantile: share of units that the clip should leave whole; None for a fixed clip.
         block_attempts: attempts that the ledger debits at a time; None for a twentieth of the plan.
@@ -252,7 +253,7 @@ class PrivacySection(Section, frozen=True, kw_only=True):
     rate: float
     sampler: Literal["poisson", "fixed", "shuffle"] = "poisson"
     adversary: Literal["colluders", "hub"] = "colluders"
-    microbatch: int = 64
+    microbatch: int = 4096
     noise_minimum: int | None = None
     adaptive_quantile: float | None = None
     block_attempts: int | None = None
@@ -276,7 +277,7 @@ class PrivacySection(Section, frozen=True, kw_only=True):
                 )
         check_positive(self.clip, 1e6, "[privacy] clip")
         check_positive(self.rate, 1.0, "[privacy] rate")
-        check_between(self.microbatch, 1, 1 << 16, "[privacy] microbatch")
+        check_between(self.microbatch, 1, 1 << 20, "[privacy] microbatch")
         for count, where in (
             (self.sites_per_unit, "sites_per_unit"),
             (self.expected_units, "expected_units"),

@@ -23,7 +23,7 @@ from cloister.learning.models import Model
 from cloister.learning.sampling import Batches
 from cloister.learning.sections import TrainingSection
 
-__all__ = ["ClientRows", "train"]
+__all__ = ["ClientRows", "train", "train_together"]
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 _CACHE_BYTES = 4 << 20
@@ -112,7 +112,7 @@ def train(
     with np.errstate(over="ignore", invalid="ignore"):
         for at in range(0, rows.clients, together):
             some = slice(at, at + together)
-            _train_together(model, current[some], rows.select(np.arange(rows.clients)[some]), config, random)
+            train_together(model, current[some], rows.select(np.arange(rows.clients)[some]), config, random)
     if not np.isfinite(current).all():
         raise PlanError(
             "training diverged: the update is not finite",
@@ -126,7 +126,7 @@ def _bytes_of_client(model: Model, batch: int) -> int:
     return 8 * (2 * model.size + batch * (model.inputs + 2 * sum(model.widths[1:])))
 
 
-def _train_together(
+def train_together(
     model: Model, params: Array, rows: ClientRows, config: TrainingSection, random: StreamRandom
 ) -> None:
     """Move `params` [C, d] by all local steps of clients few enough to stay in the processor's cache."""

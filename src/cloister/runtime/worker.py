@@ -109,6 +109,7 @@ class LocalWorker:
             noise=privacy.noise(),
             divisor=self._plan.training.batch,
             random=self._random or StreamRandom.system(),
+            sums=self._row_sums(privacy),
         )
 
     def private_sum(
@@ -131,12 +132,19 @@ class LocalWorker:
                 random=random,
                 norm_bit=section.adaptive_quantile is not None,
             )
+        return self._row_sums(privacy).integers(params, clip=clip, grid=privacy.grid, random=random)
+
+    def _row_sums(self, privacy: PrivacyTerms) -> RowSums:
+        """Return what depends on the rows alone, computed once."""
         if self._sums is None:
-            parts = [(rows.train.X, rows.train.y)]
+            rows, section = self._open().train, privacy.section
             self._sums = RowSums(
-                private_model(self.model), parts, rate=section.rate, microbatch=section.microbatch
+                private_model(self.model),
+                [(rows.X, rows.y)],
+                rate=section.rate,
+                microbatch=section.microbatch,
             )
-        return self._sums.integers(params, clip=clip, grid=privacy.grid, random=random)
+        return self._sums
 
     def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Return the addable evaluation sums of `params` on the held-out rows, or None where there are

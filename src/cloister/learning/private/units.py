@@ -35,7 +35,7 @@ from cloister.learning.models import Model
 from cloister.learning.private.base import check_clip
 from cloister.learning.private.poisson import poisson_rows
 from cloister.learning.sections import TrainingSection
-from cloister.learning.training import ClientRows, _train_together
+from cloister.learning.training import ClientRows, train_together
 from cloister.privacy.mechanisms import IntegerGrid
 
 __all__ = ["UNIT_FLOAT_BOUND", "bit_units", "joint_sensitivity", "split_bits", "unit_sum"]
@@ -141,7 +141,7 @@ def _updates(
             local = np.array(np.broadcast_to(params, (some.clients, model.size)), order="C")
             with np.errstate(over="ignore", invalid="ignore"):
                 # not `train`, which raises where one diverges: that would show the unit, and stop the others
-                _train_together(model, local, some, training, random)
+                train_together(model, local, some, training, random)
                 local -= params
             yield local
 
