@@ -60,7 +60,7 @@ def log_moment(p: Mass, q: Mass, order: int) -> float:
     return max(float(np.logaddexp.reduce(order * a + (1 - order) * b)) for a, b in ((p, q), (q, p)))
 
 
-def least_epsilon(delta_at: Callable[[float], float], delta: float) -> float:
+def crossing(delta_at: Callable[[float], float], delta: float) -> float:
     """The epsilon where a falling delta_at meets delta, by bisection."""
     low, high = 0.0, 100.0
     for _ in range(60):

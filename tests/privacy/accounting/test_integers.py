@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tests.privacy.accounting.brute import (
     Mass,
+    crossing,
     hockey_stick,
     integer_gaussian,
     integer_laplace,
-    least_epsilon,
     log_moment,
     moved,
     sampled,
@@ -42,7 +42,7 @@ def claim(variance: float, sensitivity: float, shares: int, rate: float, count: 
 
 
 def true_epsilon(p: Mass, q: Mass, delta: float) -> float:
-    return least_epsilon(lambda at: hockey_stick(p, q, at), delta)
+    return crossing(lambda at: hockey_stick(p, q, at), delta)
 
 
 @pytest.mark.parametrize("shares", [1, 3])

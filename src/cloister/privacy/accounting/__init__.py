@@ -12,7 +12,7 @@ In order of use:
 Importing it is cheap: dp_accounting and scipy are loaded by the first call that computes something.
 """
 
-from cloister.privacy.accounting.accountant import NoFiniteEpsilon, delta_charged, epsilon, renyi
+from cloister.privacy.accounting.accountant import delta_charged, epsilon, renyi
 from cloister.privacy.accounting.calibration import calibrate_noise, rounds_within
 from cloister.privacy.accounting.cost import MOST_EPSILON, MOST_ORDER, Cost
 from cloister.privacy.accounting.events import Event, Relation, read_events, write_events
@@ -43,7 +43,6 @@ __all__ = [
     "Laplace",
     "Mechanism",
     "MixedGaussian",
-    "NoFiniteEpsilon",
     "Poisson",
     "PureDP",
     "RandomisedResponse",

@@ -29,7 +29,9 @@ from cloister.privacy.accounting.pairs import GaussianPair, Pair, pairs_of
 from cloister.privacy.accounting.ranges import check_whole
 from cloister.privacy.accounting.remainder import total_distance
 
-__all__ = ["NoFiniteEpsilon", "delta_charged", "epsilon", "renyi"]
+__all__ = ["delta_charged", "epsilon", "least_epsilon", "renyi"]
+
+NoFiniteEpsilon = InputError  # what `epsilon` raises; searches call `least_epsilon` and meet infinity
 
 _TRANSFORM_ROUNDING = 2e-16  # of delta, a run
 _ORDERS = (
@@ -37,10 +39,6 @@ _ORDERS = (
     *range(11, 65),
     *(80, 96, 128, 192, 256, 512, 1024),
 )
-
-
-class NoFiniteEpsilon(InputError):
-    """No epsilon is finite at this delta: too little noise, or integers whose charge exceeds delta."""
 
 
 def epsilon(events: Sequence[Event], delta: float) -> float:
@@ -52,9 +50,21 @@ def epsilon(events: Sequence[Event], delta: float) -> float:
         delta: in (0, 1).
 
     Raises:
-        InputError: delta is out of range, there are no events, or they have two relations.
-        NoFiniteEpsilon: no epsilon is finite at this delta.
+        InputError: delta is out of range, there are no events, they have two relations, or no epsilon is
+            finite at this delta: there is too little noise, or the integers' own charge exceeds delta.
     """
+    found = least_epsilon(events, delta)
+    if not math.isfinite(found):
+        raise InputError(
+            "these events have no finite epsilon at this delta",
+            where="events",
+            fix="Add noise, take fewer steps, or raise delta",
+        )
+    return found
+
+
+def least_epsilon(events: Sequence[Event], delta: float) -> float:
+    """Return `epsilon`, or infinity where that would refuse for want of a finite one; for searches."""
     if not 0.0 < delta < 1.0:
         raise InputError("delta is not between 0 and 1", fix="Take a delta well below 1 / (number of units)")
     return _epsilon(tuple(events), float(delta))
@@ -112,14 +122,8 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> float:
     while True:
         left = delta - _charge(distance, found)
         needed = at(left) if left > 0 else math.inf
-        if not math.isfinite(needed):
-            raise NoFiniteEpsilon(
-                "these events have no finite epsilon at this delta",
-                where="events",
-                fix="Add noise, take fewer steps, or raise delta",
-            )
-        if needed <= found:
-            return found
+        if needed <= found or math.isinf(needed):
+            return max(needed, found)
         # a little further than needed, so that the charge at the new epsilon is covered too
         found = needed * (1 + 1e-7) if distance > 0 else needed
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from cloister.errors import InputError
-from cloister.privacy.accounting.accountant import NoFiniteEpsilon, epsilon
+from cloister.privacy.accounting.accountant import least_epsilon
 from cloister.privacy.accounting.events import Event
 from cloister.privacy.accounting.ranges import check_between, check_whole
 
@@ -44,7 +44,7 @@ def calibrate_noise(
     check_between(target_epsilon, 0.0, math.inf, "the target epsilon")
 
     def cost(noise: float) -> float:
-        return _cost(make_events(noise), delta)
+        return least_epsilon(make_events(noise), delta)
 
     low = high = min(max(1.0, least), most)
     at_low = at_high = cost(low)
@@ -98,7 +98,7 @@ def rounds_within(
     check_whole(most, 1, 2**40, "the most rounds")
 
     def cost(rounds: int) -> float:
-        return _cost(make_events(rounds), delta)
+        return least_epsilon(make_events(rounds), delta)
 
     low, at_low = 1, cost(1)
     if at_low > target_epsilon:
@@ -117,13 +117,6 @@ def rounds_within(
         else:
             high, at_high = rounds, at_rounds
     return low
-
-
-def _cost(events: Sequence[Event], delta: float) -> float:
-    try:
-        return epsilon(events, delta)
-    except NoFiniteEpsilon:
-        return math.inf
 
 
 def _between(low: float, at_low: float, high: float, at_high: float, target: float) -> float:
