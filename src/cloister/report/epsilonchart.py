@@ -24,6 +24,7 @@ from cloister.report.texts import say
 from cloister.report.words import percent
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["epsilon_chart"]
@@ -78,16 +79,8 @@ def _draw_epsilon(report: Report, privacy: Privacy, width: int) -> Figure:
         markeredgewidth=2,
         zorder=4,
     )
-    late = math.log(own[0] / ends[0]) > 0.6 * math.log(ends[1] / ends[0])
-    axes.annotate(
-        f"{say(lang, 'this_study')} {percent(own[1], lang)}",
-        own,
-        xytext=(6 if late else -6, -28),
-        textcoords="offset points",
-        ha="right" if late else "left",
-        color=INK,
-        weight="bold",
-    )
+    beyond = math.log(ends[1] * room / own[0]) / math.log(ends[1] / ends[0] * room**2)
+    _name_own(axes, report, own, beyond * (width - left - right))
     if bare is not None:
         axes.axhline(bare, color=INK, linewidth=1.4, linestyle=(0, (5, 4)), zorder=2)
         note = f"{say(lang, 'no_privacy')} {percent(bare, lang)}"
@@ -107,3 +100,19 @@ def _draw_epsilon(report: Report, privacy: Privacy, width: int) -> Figure:
     percent_ticks(axes.yaxis, low, high, 6, lang)
     quieten(axes, grid="y", keep=("bottom",))
     return figure
+
+
+def _name_own(axes: Axes, report: Report, own: tuple[float, float], pixels: float) -> None:
+    """Write below the ring and to its right, where a curve that rises leaves room; to the edge at most."""
+    text = f"{say(report.lang, 'this_study')} {percent(own[1], report.lang)}"
+    late = pixels < 140
+    axes.annotate(
+        text,
+        (1.0 if late else own[0], own[1]),
+        xycoords=axes.get_yaxis_transform() if late else "data",
+        xytext=(0 if late else -6, -30),
+        textcoords="offset points",
+        ha="right" if late else "left",
+        color=INK,
+        weight="bold",
+    )
