@@ -122,8 +122,10 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> float:
     while True:
         left = delta - _charge(distance, found)
         needed = at(left) if left > 0 else math.inf
-        if needed <= found or math.isinf(needed):
-            return max(needed, found)
+        if not math.isfinite(needed):
+            return math.inf
+        if needed <= found:
+            return found
         # a little further than needed, so that the charge at the new epsilon is covered too
         found = needed * (1 + 1e-7) if distance > 0 else needed
 
