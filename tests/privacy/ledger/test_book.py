@@ -157,13 +157,20 @@ def book_with(*rows: Row) -> Book:
 def test_what_is_refused_says_what_is_left_and_what_it_would_need() -> None:
     cap = CAPS["a"]
     book = book_with(row_of(("spend", ("a",), Charge(cap.rdp * 0.75, 0.0, ORDER)), 1))
+    half = Charge(cap.rdp * 0.5, 0.0, ORDER)
     with pytest.raises(PolicyRefused) as caught:
-        book.apply(row_of(("spend", ("a",), Charge(cap.rdp * 0.5, 0.0, ORDER)), 2))
+        book.apply(row_of(("spend", ("a",), half), 2))
     text = str(caught.value)
     assert "'a'" in text
     assert f"{cap.rdp * 0.5:.4g} of RDP at order 8" in text
     assert f"{cap.rdp * 0.25:.4g} of {cap.rdp:.4g} is left" in text
-    assert "Multiply the noise by 1.41 or more, or take 50% of the steps" in text
+    assert "Ask for 49% of its epsilon or less" in text  # what was charged was rounded up
+    quarter = Charge(cap.rdp * 0.25, 0.0, ORDER)
+    plan = Admit(id="b" * 32, at="t", study="5" * 64, name="s", populations=("a",), cost=quarter, blocks=2)
+    with pytest.raises(PolicyRefused, match=r"Multiply the noise by 1\.42 or more, or take 49% of the steps"):
+        book.apply(plan)
+    with pytest.raises(PolicyRefused, match="Ask for much less epsilon"):
+        book.apply(row_of(("spend", ("a",), Charge(cap.rdp * 30, 0.0, ORDER)), 2))
     with pytest.raises(PolicyRefused, match="delta besides"):
         book.apply(row_of(("spend", ("a",), Charge(0.0, cap.delta, ORDER)), 3))
     book.apply(row_of(("spend", ("a",), Charge(cap.rdp * 0.25 - 1e-12, 0.0, ORDER)), 4))

@@ -256,7 +256,8 @@ class Book(msgspec.Struct):
                 )
             left_rdp, left_delta = account.left()
             if rdp * times > left_rdp or delta * times > left_delta:
-                raise overdraft(population, account.cap, (rdp * times, delta * times), (left_rdp, left_delta))
+                need, left = (rdp * times, delta * times), (left_rdp, left_delta)
+                raise overdraft(population, account.cap, need, left, blocks=times)
         return rdp, delta
 
     def _start(self, row: Start) -> None:
