@@ -133,7 +133,7 @@ class PrivacyTerms:
             model: what is trained; its size and its float error count.
 
         Raises:
-            PlanError: rounding would cost more than 1 % of the clip, or `epsilon` cannot be kept with the
+            PlanError: rounding would cost more than 0.5 % of the clip, or `epsilon` cannot be kept with the
                 noise multiplier that is written.
         """
         if plan.privacy is None:

@@ -278,8 +278,9 @@ class PrivacySection(Section, frozen=True, kw_only=True):
         check_positive(self.clip, 1e6, "[privacy] clip")
         check_positive(self.rate, 1.0, "[privacy] rate")
         check_between(self.microbatch, 1, 1 << 20, "[privacy] microbatch")
+        if self.sites_per_unit is not None:
+            check_between(self.sites_per_unit, 1, 100, "[privacy] sites_per_unit")
         for count, where in (
-            (self.sites_per_unit, "sites_per_unit"),
             (self.expected_units, "expected_units"),
             (self.noise_minimum, "noise_minimum"),
             (self.block_attempts, "block_attempts"),

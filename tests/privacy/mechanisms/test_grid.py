@@ -60,7 +60,7 @@ def test_rounding_moves_neighbours_no_further_apart_than_the_sensitivity(
 ) -> None:
     """An attack: every coordinate starts where it just rounds back, so that a step just rounds on."""
     rng = np.random.default_rng(seed)
-    grid = IntegerGrid(16, 100 * math.isqrt(d) + 100)
+    grid = IntegerGrid(16, 200 * math.isqrt(d) + 200)
     direction = np.ones(d) if even else rng.normal(size=d)
     step = direction * (clip / np.linalg.norm(direction))
     start = np.rint(rng.normal(size=d) * 50) + np.copysign(0.5 - 1e-6, direction)
@@ -72,19 +72,19 @@ def test_rounding_moves_neighbours_no_further_apart_than_the_sensitivity(
 
 
 def test_without_the_root_of_d_the_sensitivity_would_be_wrong() -> None:
-    d, grid = 400, IntegerGrid(32, 2002)
-    step = np.full(d, 1 / math.sqrt(d))  # of norm 1, the clip: 100.1 units a coordinate
-    before = np.full(d, 0.45 / 2002)
+    d, grid = 400, IntegerGrid(32, 4002)
+    step = np.full(d, 1 / math.sqrt(d))  # of norm 1, the clip: 200.1 units a coordinate
+    before = np.full(d, 0.45 / 4002)
     moved = float(np.linalg.norm(grid.round(before + step, 1.0) - grid.round(before, 1.0)))
-    assert moved == 101 * math.sqrt(d) > grid.clip_units  # a clip alone is not a bound
-    assert 0.99 * grid.sensitivity(d) < moved <= grid.sensitivity(d) == 2022.0
+    assert moved == 201 * math.sqrt(d) > grid.clip_units  # a clip alone is not a bound
+    assert 0.99 * grid.sensitivity(d) < moved <= grid.sensitivity(d) == 4022.0
 
 
 def test_the_sensitivity_adds_the_float_bound_and_refuses_a_coarse_grid() -> None:
-    grid = IntegerGrid(32, 10_000)
-    assert grid.sensitivity(10_000) == 10_100.0
-    assert grid.sensitivity(1, 1e-3) == pytest.approx(10_011.0)
-    with pytest.raises(PlanError, match="adds over 1 %") as caught:
+    grid = IntegerGrid(32, 20_000)
+    assert grid.sensitivity(10_000) == 20_100.0
+    assert grid.sensitivity(1, 1e-3) == pytest.approx(20_021.0)
+    with pytest.raises(PlanError, match="adds over 0.5 %") as caught:
         grid.sensitivity(10_001)
     assert "Widen the ring" in caught.value.fix
     for coordinates, bound in ((0, 0.0), (1, -1.0), (1, math.nan), (1, math.inf)):

@@ -21,7 +21,8 @@ from cloister.errors import InputError, PlanError
 __all__ = ["IntegerGrid"]
 
 _RINGS: Final = {16: (np.uint16, np.int16), 32: (np.uint32, np.int32)}
-_ROUNDING_SHARE: Final = 100  # sqrt(d) at most clip_units / 100
+# sqrt(d) at most clip_units / 200: rounding then costs at most 2 % of epsilon where noise is low, too
+_ROUNDING_SHARE: Final = 200
 _LARGEST: Final = 2.0**53  # integers beyond are not told apart by float64
 
 
@@ -88,13 +89,13 @@ class IntegerGrid:
                 for each row that one vector may hold.
 
         Raises:
-            PlanError: rounding would be more than 1 % of the clip, or an argument is not a size.
+            PlanError: rounding would be more than 0.5 % of the clip, or an argument is not a size.
         """
         if coordinates < 1 or not 0 <= float_bound < math.inf:
             raise PlanError("a sensitivity needs a coordinate and a finite float bound", fix="Correct them")
         if coordinates * _ROUNDING_SHARE**2 > self.clip_units**2:
             raise PlanError(
-                f"rounding {coordinates} coordinates adds over 1 % to a clip of {self.clip_units} units",
+                f"rounding {coordinates} coordinates adds over 0.5 % to a clip of {self.clip_units} units",
                 fix="Widen the ring to 32 bits, shrink the batch, or use a smaller model",
             )
         return self.clip_units * (1.0 + float_bound) + math.sqrt(coordinates)
