@@ -75,7 +75,7 @@ def test_the_ends_of_the_search() -> None:
 
 def test_what_the_plan_refuses_is_not_swallowed() -> None:
     def refuse(noise: float) -> list[Event]:
-        return [Event(IntegerGaussian(noise, 1.0, 1, 1, 0.0), Everyone(), "zero-out", 1)]
+        return [Event(IntegerGaussian(noise / 10, 1.0, 1, 1, 0.0), Everyone(), "zero-out", 1)]
 
     with pytest.raises(InputError, match="below 8 grid units"):
         calibrate_noise(1.0, 1e-5, refuse)

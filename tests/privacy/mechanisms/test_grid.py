@@ -84,7 +84,7 @@ def test_the_sensitivity_adds_the_float_bound_and_refuses_a_coarse_grid() -> Non
     grid = IntegerGrid(32, 20_000)
     assert grid.sensitivity(10_000) == 20_100.0
     assert grid.sensitivity(1, 1e-3) == pytest.approx(20_021.0)
-    with pytest.raises(PlanError, match="adds over 0.5 %") as caught:
+    with pytest.raises(PlanError, match=r"adds over 0\.5 %") as caught:
         grid.sensitivity(10_001)
     assert "Widen the ring" in caught.value.fix
     for coordinates, bound in ((0, 0.0), (1, -1.0), (1, math.nan), (1, math.inf)):

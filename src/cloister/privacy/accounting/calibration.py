@@ -46,7 +46,7 @@ def calibrate_noise(
     def cost(noise: float) -> float:
         return least_epsilon(make_events(noise), delta)
 
-    low = high = min(max(1.0, least), most)
+    low = high = min(max(8.0, least), most)  # much noise is quick to account for, little is not
     at_low = at_high = cost(low)
     while at_high > target_epsilon:
         if high >= most:
