@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tests.runtime.parties import SCHEMA, plan_for, schema
 
-from cloister.crypto import Identity, PublicIdentity
+from cloister.crypto import Identity
 from cloister.governance.audit import AuditReport
 from cloister.governance.auditmechanism import as_the_study_runs_it
-from cloister.governance.auditrun import audit
+from cloister.governance.auditrun import _epoch, audit
 from cloister.learning import Model, Plan, PrivacySection, initial_model, plan_model
 from cloister.learning.attacks import Mechanism, mechanism_of
-from cloister.learning.privacy import private_model
-from cloister.runtime.epoch import terms_of
 from cloister.vault import Schema, load_schema
 
 CREATED = "2026-01-31T12:00:00Z"
@@ -54,22 +52,21 @@ def schema_of(plan: Plan) -> Schema:
     return schema() if plan.privacy is None or plan.privacy.by_record else WITH_UNITS
 
 
-def roster_of(plan: Plan) -> tuple[list[PublicIdentity], dict[str, int]]:
-    """The plan's members and their rows."""
-    members = [member.identity.public for member in _members(len(plan.sites))[1]]
-    return members, {member.name: 20 for member in members}
+def rows_of(plan: Plan, rows: int = 20) -> dict[str, int]:
+    """The rows of each site."""
+    return {entry.name: rows for entry in plan.sites}
 
 
 def audit_of(plan: Plan, **options: Any) -> AuditReport:
-    return audit(plan, schema_of(plan), *roster_of(plan), **{"created": CREATED, **options})
+    fixed = {"created": CREATED, "rows": rows_of(plan)}
+    return audit(plan, schema_of(plan), len(plan.sites), **{**fixed, **options})
 
 
 def mechanism_to_audit(plan: Plan) -> tuple[Mechanism, NDArray[np.float64]]:
     """The mechanism that an audit attacks, and the model it starts from."""
     _, model = plan_model(plan, schema_of(plan))
     assert isinstance(model, Model)
-    members, rows = roster_of(plan)
-    epoch = terms_of(plan, 0, members, rows, dict.fromkeys(rows, bytes(32)), private_model(model))
+    epoch = _epoch(plan, rows_of(plan), model)
     assert epoch.privacy is not None
     made = as_the_study_runs_it(mechanism_of(plan, epoch.privacy, model), plan, epoch)
     return made, initial_model(plan, schema_of(plan))

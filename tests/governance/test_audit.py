@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.governance.audits import CREATED, PRIVACY, audit_of, mechanism_to_audit, plan_to_audit, roster_of
+from tests.governance.audits import CREATED, PRIVACY, audit_of, mechanism_to_audit, plan_to_audit, rows_of
 from tests.learning.attacks.mechanisms import fixed_bytes
 from tests.runtime.parties import schema, table
 
@@ -111,9 +111,8 @@ def test_and_no_other() -> None:
 
 def test_owners_rows_are_attacked_and_marked() -> None:
     plan = plan_to_audit(None)
-    members, rows = roster_of(plan)
     own = table(30, 1)
-    report = audit(plan, schema(), members, rows, created=CREATED, tables={members[0].name: own})
+    report = audit_of(plan, tables={"site0": own})
     assert report.rows == "own"
     assert report.membership is not None
     assert report.membership.rows == 30
@@ -126,8 +125,7 @@ def test_owners_rows_are_attacked_and_marked() -> None:
 
 def test_too_few_rows_for_membership_are_left_out() -> None:
     plan = plan_to_audit(None)
-    members, rows = roster_of(plan)
-    report = audit(plan, schema(), members, rows, created=CREATED, tables={members[0].name: table(5, 1)})
+    report = audit_of(plan, tables={"site0": table(5, 1)})
     assert report.membership is None
     assert report.inversion
 
@@ -225,16 +223,19 @@ def test_a_studys_step_is_the_formulas(algorithm: str) -> None:
 
 def test_synthetic_rows_are_about_as_many_as_the_sites_have() -> None:
     plan = plan_to_audit(None)
-    members, rows = roster_of(plan)
-    uneven = dict(zip(rows, (5, 7, 400, 11), strict=True))
-    report = audit(plan, schema(), members, uneven, created=CREATED)
+    uneven = dict(zip(rows_of(plan), (5, 7, 400, 11), strict=True))
+    report = audit_of(plan, rows=uneven)
     assert report.membership is not None
     assert report.membership.rows == 5 + 7 + 100 + 11
+    unsaid = audit(plan, schema(), 4, created=CREATED)
+    assert unsaid.membership is not None
+    assert unsaid.membership.rows == 400
+    with pytest.raises(InputError, match="rows of 2 sites"):
+        audit(plan, schema(), 4, created=CREATED, rows={"site0": 3, "site1": 4})
 
 
 def test_a_table_that_is_not_of_the_schema_is_refused() -> None:
     plan = plan_to_audit(None)
-    members, rows = roster_of(plan)
     wrong = pa.table({"a": [1.0], "b": [99.0], "y": ["yes"]})
     with pytest.raises(InputError, match="outside the bounds"):
-        audit(plan, schema(), members, rows, created=CREATED, tables={members[0].name: wrong})
+        audit_of(plan, tables={"site0": wrong})

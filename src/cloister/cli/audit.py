@@ -38,11 +38,10 @@ _JSON, _HTML = "audit.json", "audit.html"
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is audited: the plan, its schema, and the roster with its row counts."""
+    """What is audited: the plan, its schema, and the roster's row counts, in its order."""
 
     plan: Plan
     schema: Schema
-    members: tuple[PublicIdentity, ...]
     rows: Mapping[str, int]
 
 
@@ -98,9 +97,9 @@ def audit(
         report = run_audit(
             known.plan,
             known.schema,
-            known.members,
-            known.rows,
+            len(known.rows),
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            rows=known.rows,
             tables=tables,
             canaries=canaries,
             confidence=confidence,
@@ -157,11 +156,11 @@ def _release(folder: Path, trust: list[Path] | None) -> _Subject:
     if verdict.certificate is None:  # a release that verifies has one
         raise InputError("the release has no certificate", where=str(folder), fix="Get it again")
     participants = verdict.certificate.statement.predicate.participants
-    known = anchors.by_fingerprint()
-    members = tuple(known[participant.fingerprint] for participant in participants)  # in roster order
-    schema = open_manifest(verdict.files[manifest_path(members[0].name)], members[0]).schema
+    first = participants[0]
+    member = anchors.by_fingerprint()[first.fingerprint]
+    schema = open_manifest(verdict.files[manifest_path(first.name)], member).schema
     rows = {participant.name: participant.rows for participant in participants}
-    return _Subject(parse_plan(verdict.files[PLAN], allow_two=True), schema, members, rows)
+    return _Subject(parse_plan(verdict.files[PLAN], allow_two=True), schema, rows)
 
 
 def _study(name: str, homes: list[Path]) -> _Subject:
@@ -178,7 +177,8 @@ def _study(name: str, homes: list[Path]) -> _Subject:
             refusal = error
             continue
         trained = TrainedStudy.of_state(state)
-        return _Subject(trained.plan, trained.schema, tuple(trained.members), trained.rows)
+        rows = {each: trained.rows[each] for each in trained.roster.names}
+        return _Subject(trained.plan, trained.schema, rows)
     raise InputError(
         "the study does not open with the keys that are here",
         where=f"study {name}",

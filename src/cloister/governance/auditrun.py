@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import pyarrow as pa
 
-from cloister.crypto import PublicIdentity, StreamRandom
+from cloister.crypto import Identity, StreamRandom
 from cloister.errors import InputError, PlanError
 from cloister.governance.audit import AuditReport, CanaryFacts, ClaimFacts, judge
 from cloister.governance.auditmechanism import as_the_study_runs_it
@@ -73,23 +73,24 @@ _TRIALS = 16
 def audit(
     plan: Plan,
     schema: Schema,
-    members: Sequence[PublicIdentity],
-    rows: Mapping[str, int],
+    parties: int,
     *,
     created: str,
+    rows: Mapping[str, int] | None = None,
     tables: Mapping[str, pa.Table] | None = None,
     canaries: int | None = None,
     confidence: float = 0.95,
     progress: Progress | None = None,
 ) -> AuditReport:
-    """Audit a plan as a roster runs it.
+    """Audit a plan as a roster of `parties` sites runs it.
 
     Args:
         plan: the plan.
         schema: of its rows.
-        members: the roster.
-        rows: rows of each member; synthetic ones are drawn of about that number, at most 100 a site.
+        parties: sites of the roster.
         created: the time, "2026-01-31T12:00:00Z".
+        rows: rows of each site of the roster; synthetic ones are drawn of about that number, at most 100 a
+            site. None for 100 each.
         tables: owners' rows to attack instead, by site; the report is then theirs alone.
         canaries: how many coins in all; None for up to 1000, as many as take some seconds.
         confidence: of the bound.
@@ -113,14 +114,13 @@ def audit(
         raise _not_a_table()
     start = initial_model(plan, schema)
     found = _Found(plan, features, model, start)
+    counts = rows or dict.fromkeys((entry.name for entry in plan.sites[:parties]), _MOST_ROWS)
+    if len(counts) != parties:
+        raise InputError(f"rows of {len(counts)} sites, of {parties}", fix="Give every member's row count")
     if plan.privacy is not None:
-        by_name = {member.name: rows[member.name] for member in members}
-        manifests = dict.fromkeys(
-            by_name, bytes(32)
-        )  # bound into keys and signatures, of which there are none
-        epoch = terms_of(plan, 0, members, by_name, manifests, private_model(model))
+        epoch = _epoch(plan, counts, model)
         found.test_claim(epoch, canaries, confidence, tell)
-    found.attack_rows(_parts(features, rows, tables), len(members), tell)
+    found.attack_rows(_parts(features, counts, tables), parties, tell)
     return found.report(confidence, "own" if tables else "synthetic", time.monotonic() - began, created)
 
 
@@ -271,6 +271,16 @@ class _Found:
         if self._plan.aggregation.hub_view == "none":
             said.append("The plan hides sums from the hub; the views of sums are those of a colluding site.")
         return said
+
+
+def _epoch(plan: Plan, rows: Mapping[str, int], model: Model) -> EpochTerms:
+    """Return the terms of an epoch of such a roster.
+
+    Who its members are is bound into keys and signatures, of which there are none here: each gets a key of
+    its own that nobody keeps.
+    """
+    members = [Identity.generate(name).public for name in rows]
+    return terms_of(plan, 0, members, rows, dict.fromkeys(rows, bytes(32)), private_model(model))
 
 
 def _parts(

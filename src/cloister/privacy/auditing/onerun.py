@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 _STEPS = 40
+_PARTS = 8
 _LARGEST_EPSILON = 100.0
 
 
@@ -93,7 +94,13 @@ def epsilon_bound(canaries: int, guesses: int, correct: int, *, delta: float, co
         InputError: as `p_value`, or a confidence that is not between 0 and 1.
     """
     level = _level(confidence)
-    return _largest(lambda epsilon: p_value(canaries, guesses, correct, epsilon=epsilon, delta=delta) < level)
+
+    def refuted(epsilon: float) -> bool:
+        # the term of delta need not grow with epsilon: what refutes one must refute those below it too
+        below = [epsilon * part / _PARTS for part in range(_PARTS, -1, -1)] if delta else [epsilon]
+        return all(p_value(canaries, guesses, correct, epsilon=each, delta=delta) < level for each in below)
+
+    return _largest(refuted)
 
 
 def refutes(tradeoff: TradeOff, canaries: int, guesses: int, correct: int, level: float) -> bool:
