@@ -14,11 +14,12 @@ from tests.runtime.parties import PURPOSE, parties, plan_for, schema
 from tests.runtime.world import World
 
 from cloister.crypto import Identity
-from cloister.errors import PlanError, PolicyRefused
+from cloister.errors import PlanError, PolicyRefused, ProtocolError
 from cloister.learning import Plan, PrivacySection, initial_model, plan_model
 from cloister.learning.privacy import PrivacyTerms, private_model
 from cloister.learning.private import PrivateSettings, simulate
-from cloister.runtime import Party
+from cloister.runtime import Hub, Party
+from cloister.runtime.messages import Message, RosterOffer, RoundStart
 
 QUIET = PrivacySection(noise_multiplier=1e-5, delta=1e-4, clip=1.0, rate=1.0)
 
@@ -163,3 +164,30 @@ def test_an_epsilon_that_the_written_noise_does_not_keep_is_refused(tmp_path: Pa
     plan = private_plan(hub, members, msgspec.structs.replace(QUIET, noise_multiplier=1.0, epsilon=1.0))
     with pytest.raises(PlanError, match=r"1 is claimed.*calibrated"):
         PrivacyTerms.of(plan, plan.params(3), private_model(plan_model(plan, schema())[1]))
+
+
+class Regroup(Hub):
+    """A hub that goes on with fewer sites once noise was counted for more."""
+
+    def _send(self, name: str, message: Message) -> None:
+        if isinstance(message, RoundStart) and message.attempt == 1:
+            terms = self.epochs[-1].terms
+            kept = terms.roster.members[:3]
+            message = RosterOffer(
+                terms.number + 1,
+                [member.to_json() for member in kept],
+                [terms.manifests[member.name] for member in kept],
+                [terms.rows[member.name] for member in kept],
+            )
+        super()._send(name, message)
+
+
+def test_a_private_study_has_one_roster_from_its_first_attempt_on(tmp_path: Path, hub: Identity) -> None:
+    """The certificate's events, and so its epsilons, are those of one number of noise shares."""
+    members = parties(tmp_path, [40, 25, 30, 35])
+    budgets = {each.identity.name: Noting(each.identity) for each in members}
+    world = World(private_plan(hub, members), hub, members, hub_type=Regroup, budgets=budgets)
+    world.start()
+    with pytest.raises(ProtocolError, match="roster"):
+        world.run()
+    assert [noting.asked for noting in budgets.values()] == [["admit", 0]] * 4

@@ -4,7 +4,8 @@ It takes part in one study. Its order, each step refused out of turn:
 
     1. hello and Join: my identity, my signed manifest, my row count
     2. RosterOffer: every member is named by the plan and trusted by my owner, the minimum is met, my own
-       entry is right; only then Countersign. One roster an epoch; a later epoch has a higher number
+       entry is right; only then Countersign. One roster an epoch; a later epoch has a higher number. A
+       private study has one roster from its first attempt on: its events count the noise of that roster
     3. RosterClosed: everybody countersigned the same plan and roster
     4. secure-sum set-up: Announce, Deal, Ready; the first member deals the study key
     5. RoundStart: apply the round before, debit the attempt, train, encode, add noise, mask, Upload
@@ -228,6 +229,9 @@ class Site:
     def _on_roster_offer(self, offer: RosterOffer) -> list[Message]:
         if offer.epoch <= self._highest_epoch:
             raise ProtocolError("offered a second roster for one epoch", peer=self._hub.name)
+        if self._plan.privacy is not None and self._attempts_used:
+            # what is claimed rests on one number of noise shares
+            raise ProtocolError("offered a new roster within a private study", peer=self._hub.name)
         if not len(offer.members) == len(offer.manifests) == len(offer.rows):
             raise ProtocolError("offered a roster with missing entries", peer=self._hub.name)
         members = [self._accept_member(PublicIdentity.from_json(member)) for member in offer.members]
