@@ -52,7 +52,7 @@ __all__ = ["TorchPrivate"]
 
 _BLOCK_BYTES: Final = 64 << 20
 _LARGEST_BYTES: Final = 1 << 30
-_BLOCKS: Final = (256, 128, 64, 32, 16)  # rows; kernels rarely treat those of smaller blocks alike
+_BLOCKS: Final = (256, 192, 128, 96, 64, 48, 32, 16)  # rows; kernels rarely treat those of smaller blocks alike
 _SMALL: Final = (8, 4, 2)
 
 

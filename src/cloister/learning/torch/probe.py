@@ -104,7 +104,7 @@ def interchangeable(
         bookkeeping: of the module.
         flat: its parameters.
         found: what `probe` found.
-        sizes: numbers of rows, powers of 2, descending.
+        sizes: numbers of rows, descending.
 
     Returns:
         Ascending. (1,) where no size will do: a row alone has one place only.
