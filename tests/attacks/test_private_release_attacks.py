@@ -174,6 +174,15 @@ def test_a_missing_debit_is_refused(world: World, files: Files) -> None:
     assert failure(world.verify(less)) is not None
 
 
+def test_a_study_without_every_debit_is_not_released(tmp_path: Path, world: World) -> None:
+    """A site that fell silent at the end has not shown what its ledger paid."""
+    debits = {name: envelope for name, envelope in world.study.debits.items() if name != "site3"}
+    study = replace(world.study, debits=debits)
+    other = World(tmp_path, world.hub, world.sites, study, world.log, world.cosigners)
+    with pytest.raises(VerificationError, match="site3"):
+        other.release("silent")
+
+
 def test_more_epsilon_than_the_plan_promised_is_not_released(tmp_path: Path, world: World) -> None:
     promised = msgspec.structs.replace(PRIVACY, noise_multiplier=2.0)
     plan = msgspec.structs.replace(world.study.plan, privacy=promised)

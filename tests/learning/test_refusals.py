@@ -52,7 +52,7 @@ def test_what_would_make_the_claim_false_is_refused(
     ("field", "value"),
     [("epsilon", "0.0"), ("epsilon", "-1.0"), ("epsilon", "inf"), ("epsilon", "51.0"), ("epsilon", "nan")]
     + [("delta", "0.0"), ("delta", "1.0"), ("delta", "-1e-5"), ("delta", "nan")]
-    + [("clip", "0.0"), ("clip", "inf"), ("rate", "0.0"), ("rate", "1.1")],
+    + [("clip", "0.0"), ("clip", "1e-30"), ("clip", "inf"), ("rate", "0.0"), ("rate", "1.1")],
 )
 def test_a_number_out_of_range_is_refused(field: str, value: str) -> None:
     lines = [line for line in PRIVACY.splitlines() if not line.startswith(field)]

@@ -178,9 +178,20 @@ def _audited(study: TrainedStudy, audit: AuditReport | None) -> Audited | None:
 def _files(
     study: TrainedStudy, model: bytes, recipients: Sequence[PublicIdentity]
 ) -> tuple[dict[str, bytes], str]:
-    """Return the files that the certificate covers, and the digest of the model in the clear."""
+    """Return the files that the certificate covers, and the digest of the model in the clear.
+
+    Raises:
+        VerificationError: the study claims privacy, and a site's ledger has not shown what it paid.
+    """
     artefact = {SEALED_MODEL: seal_bytes(model, recipients)} if recipients else {MODEL: model}
     names = study.roster.names
+    silent = [name for name in names if study.privacy is not None and name not in study.debits]
+    if silent:
+        raise VerificationError(
+            f"there is no debit of {', '.join(silent)}, so nobody could verify the claim of privacy",
+            where=f"study {study.plan.study.name}",
+            fix="Run the study again with sites that stay to its end",
+        )
     return {
         **artefact,
         PLAN: study.plan.to_toml().encode(),

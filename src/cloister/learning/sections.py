@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+_LEAST_CLIP = 1e-9
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the plan."""
 
@@ -276,6 +279,10 @@ class PrivacySection(Section, frozen=True, kw_only=True):
                     f"{value} is out of range", where=f"[privacy] {where}", fix="Choose between 0 and 1"
                 )
         check_positive(self.clip, 1e6, "[privacy] clip")
+        if self.clip < _LEAST_CLIP:  # else a site would find out after its ledger has paid
+            raise PlanError(
+                f"{self.clip:g} is out of range", where="[privacy] clip", fix=f"Write {_LEAST_CLIP:g} or more"
+            )
         check_positive(self.rate, 1.0, "[privacy] rate")
         check_between(self.microbatch, 1, 1 << 20, "[privacy] microbatch")
         if self.sites_per_unit is not None:
