@@ -49,7 +49,7 @@ def _fix(share: float, blocks: int) -> str:
     if share <= 0:
         return "Nothing more can be released from these rows"
     percent = math.floor(100 * share)
-    if blocks == 1:  # the cost of any noise falls at least as fast as epsilon, that of Laplace noise no faster
+    if blocks == 1:  # the cost of any noise falls at least as fast as epsilon, so this much of it fits
         return f"Ask for {percent}% of its epsilon or less" if percent else "Ask for much less epsilon"
     more = math.ceil(100 / share**0.5) / 100
     steps = f", or take {percent}% of the steps or fewer" if percent else ""
