@@ -135,6 +135,23 @@ def test_a_second_ctrl_c_does_not_stop_the_removal(tmp_path: Path, monkeypatch: 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_sigterm_waits_for_the_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove, came = shutil.rmtree, list[bool]()
+
+    def terminated(*arguments: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        remove(*arguments, **options)  # type: ignore[arg-type]
+
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append(any(tmp_path.iterdir())))
+    try:
+        monkeypatch.setattr(shutil, "rmtree", terminated)
+        with pytest.raises(ValueError, match="half"), new_directory(tmp_path / "out"):
+            raise ValueError("half")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert came == [False]
+
+
 def test_ctrl_c_does_not_part_the_two_steps_of_a_replacement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

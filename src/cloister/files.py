@@ -44,15 +44,23 @@ def _fsync_path(path: Path) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let no Ctrl-C in: half a removal or half an exchange would stay. It reaches the main thread alone."""
+    """Let no Ctrl-C in, and SIGTERM wait: half a removal or half an exchange would stay. Both reach the main
+    thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    held: list[int] = []
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: held.append(number)),
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if held:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _beside(path: Path) -> Path:

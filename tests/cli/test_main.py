@@ -210,8 +210,9 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (2, "")
 
 
-def test_ctrl_c_ends_the_process_with_130(tmp_path: Path) -> None:
-    """In the middle of a hash of an endless file."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_process_with_130(tmp_path: Path, number: signal.Signals) -> None:
+    """In the middle of a hash of an endless file; SIGTERM does the same."""
     fifo = tmp_path / "endless"
     os.mkfifo(fifo)
     code = f"import sys; from cloister.cli.main import main; sys.argv[1:] = ['hash', {str(fifo)!r}]; main()"
@@ -220,7 +221,7 @@ def test_ctrl_c_ends_the_process_with_130(tmp_path: Path) -> None:
         pipe.write(b"x")
         pipe.flush()
         time.sleep(0.2)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
         assert child.wait(30) == 130
     assert child.stderr is not None
     assert child.stderr.read() == "Interrupted; nothing was left half-written.\n"
