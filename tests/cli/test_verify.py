@@ -146,6 +146,17 @@ def test_a_sealed_model_is_opened_on_request(world: World, capsys: pytest.Captur
     assert "a recipient can verify" not in text
 
 
+def test_a_model_that_is_sealed_to_others_is_not_opened_and_that_is_said(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be(monkeypatch, world.root, world.hub.name)
+    assert run(["verify", str(world.root / "sealed"), "--open"]) == 2
+    ended = capsys.readouterr()
+    assert "The release verifies." in ended.out
+    assert f"the model is not sealed to {world.hub.name}, so it was not opened" in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
 def test_two_sites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from cloister.governance import ReleasePolicy
 

@@ -106,6 +106,11 @@ def verify(
         if as_json and verdict.failed:
             say(f"The release does not verify: step {verdict.failed.number}, {verdict.failed.name}.")
         raise typer.Exit(1)
+    if reader is not None and any(each.startswith("model:") for each in verdict.unchecked):
+        raise InputError(
+            f"the model is not sealed to {reader.name}, so it was not opened; the rest verifies",
+            fix="Leave --open out, or verify in a recipient's home",
+        )
 
 
 _WORDS = {
