@@ -67,7 +67,8 @@ def test_the_model_is_that_of_the_mechanism_without_masks(
         members,
         msgspec.structs.replace(QUIET, noise_multiplier=noise),
         aggregation={"hub_view": hub_view, "bits": bits},
-        training={"algorithm": algorithm, "l2": 0.01, "average_last": 3},
+        # a smaller divisor leaves a clip more units in the narrow ring
+        training={"algorithm": algorithm, "l2": 0.01, "average_last": 3, "batch": 48 if bits == 32 else 24},
     )
     world, _ = world_of(plan, hub, members)
     world.run()

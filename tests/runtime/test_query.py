@@ -342,7 +342,11 @@ def query_hub(query: FederatedQuery) -> Identity:
 
 def test_units_are_bounded_over_sites_too(tmp_path: Path) -> None:
     one = Query(statistic="count", epsilon=2.0, delta=1e-5)
-    query, parties = federated(tmp_path, [60, 60, 60], one, text=WITH_UNIT, people=20)
+    with pytest.raises(PlanError, match="at how many sites"):
+        federated(tmp_path / "unsaid", [60, 60, 60], one, text=WITH_UNIT, people=20)
+    query, parties = federated(
+        tmp_path / "said", [60, 60, 60], one, text=WITH_UNIT, people=20, sites_per_unit=1
+    )
     result = query.run()
     people = sum(len(set(rows(60, seed, people=20)["person"].to_pylist())) for seed in range(3))
     assert result.answers[0].value == pytest.approx(people, abs=60)

@@ -97,8 +97,8 @@ def query(
         int | None, typer.Option(help="With --site: how many sites may tell the hub what they know.")
     ] = None,
     sites_per_unit: Annotated[
-        int, typer.Option(help="With --site: at how many sites a unit may have rows.")
-    ] = 1,
+        int | None, typer.Option(help="With --site: at how many sites a unit may have rows.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a private statistic of a dataset, paid from its budget."""
@@ -106,7 +106,7 @@ def query(
         file, statistic, columns or [], by or [], epsilon, delta, level or [], bins, rows_per_unit, confidence
     )
     if not site:
-        if adversary is not AdversaryName.COLLUDERS or colluders is not None or sites_per_unit != 1:
+        if adversary is not AdversaryName.COLLUDERS or colluders is not None or sites_per_unit is not None:
             raise InputError(
                 "--adversary, --colluders and --sites-per-unit are for several sites",
                 fix="Name them with --site",
@@ -196,7 +196,7 @@ def _ask_own(asked: Query | QueryFile, dataset: str, purpose: str | None, *, as_
     )  # bad input ends before a passphrase is asked
     identity = common.load_identity()
     vault = Vault.unlock(home() / "vault", identity, common.passphrase())
-    with common.open_ledger(home(), identity) as ledger:
+    with common.open_ledger(home(), identity, dataset) as ledger:
         result = ask(asked, vault, dataset, purpose=wanted, ledger=ledger)
         left = _left(ledger, result.populations)
     emit(
@@ -238,7 +238,7 @@ def _ask_sites(
     homes: Sequence[Path],
     adversary: AdversaryName,
     colluders: int | None,
-    sites_per_unit: int,
+    sites_per_unit: int | None,
     *,
     as_json: bool,
 ) -> None:
@@ -261,7 +261,7 @@ def _ask_sites(
     plan.release(members[0][1].schema, len(members))  # bad input ends before a passphrase is asked for
     identity = common.load_identity()
     with ExitStack() as ledgers:
-        result = FederatedQuery(plan, identity, [_party(each, ledgers) for each in homes]).run()
+        result = FederatedQuery(plan, identity, [_party(each, dataset, ledgers) for each in homes]).run()
     emit(_federated(dataset, result), as_json=as_json, text=federated_in_words(result))
 
 
@@ -278,14 +278,14 @@ def _member(folder: Path, dataset: str) -> tuple[PublicIdentity, Manifest]:
         raise InputError(error.what, where=str(folder), fix=fix) from error
 
 
-def _party(folder: Path, ledgers: ExitStack) -> QueryParty:
+def _party(folder: Path, dataset: str, ledgers: ExitStack) -> QueryParty:
     from cloister.crypto import Identity, TrustStore
     from cloister.runtime.query import QueryParty
     from cloister.vault import Vault
 
     identity = Identity.load(folder / "identity.json", common.passphrase())
     vault = Vault.unlock(folder / "vault", identity, common.passphrase())
-    ledger = ledgers.enter_context(common.open_ledger(folder, identity))
+    ledger = ledgers.enter_context(common.open_ledger(folder, identity, dataset))
     return QueryParty(identity, vault, ledger, tuple(TrustStore(folder / "trust").list()))
 
 

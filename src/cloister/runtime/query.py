@@ -144,7 +144,7 @@ def plan_query(
     purpose: str,
     colluders: int | None = None,
     adversary: str = "colluders",
-    sites_per_unit: int = 1,
+    sites_per_unit: int | None = None,
     attempts: int = 1,
 ) -> QueryPlan:
     """Return a plan over datasets of one schema.
@@ -156,7 +156,7 @@ def plan_query(
         purpose: what the answers are for.
         colluders: see `QueryPlan`.
         adversary: "colluders" or "hub".
-        sites_per_unit: at how many sites one unit may have rows.
+        sites_per_unit: at how many sites one unit may have rows; must be said where the schema has a unit.
         attempts: how often a sum may be tried; each is reserved at every site.
 
     Raises:
@@ -178,6 +178,11 @@ def plan_query(
                 f"the dataset {own.name!r} of {site.name} may not be used for {purpose!r}",
                 fix=f"It was added for {', '.join(map(repr, own.purposes))}",
             )
+    if sites_per_unit is None and any(column.role == "unit" for column in manifest.schema.columns.values()):
+        raise PlanError(
+            "nobody says at how many sites one unit may have rows",
+            fix="Say --sites-per-unit 1 if no unit has rows at two sites, else the largest number of sites",
+        )
     return QueryPlan(
         purpose=purpose,
         hub=QueryMember(hub.name, hub.fingerprint),
@@ -186,7 +191,7 @@ def plan_query(
         queries=one_budget(queries),
         colluders=colluders,
         adversary="hub" if adversary == "hub" else "colluders",
-        sites_per_unit=sites_per_unit,
+        sites_per_unit=sites_per_unit or 1,
         attempts=attempts,
     )
 
