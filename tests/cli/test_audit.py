@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.cli.homes import CHEAP, PASSPHRASE, be, make_homes
-from tests.governance.audits import PRIVACY
+from tests.governance.audits import PRIVACY, SURE
 from tests.runtime.parties import PURPOSE, plan_for, schema, table
 
 from cloister.cli import common
@@ -26,7 +26,7 @@ from cloister.runtime import Party, Study, globalmodel, save_study
 from cloister.vault import Vault
 
 NAMES = ("north", "south", "west")
-QUICK = ("--canaries", "30")
+QUICK = ("--canaries", "30", "--confidence", str(SURE))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_study_that_claims(root: Path, capfd: pytest.CaptureFixture[str]) -> N
     result = json.loads(printed.out)
     assert result["claimed"] == pytest.approx(2.0, abs=2e-3)
     assert 0.0 <= result["bound"] <= result["claimed"]
-    assert result["confidence"] == 0.95
+    assert result["confidence"] == SURE
     assert result["verdict"] == CONSISTENT
     assert msgspec.convert(result, AuditReport).study == "claims"
     assert printed.err == ""

@@ -7,7 +7,15 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.governance.audits import CREATED, PRIVACY, audit_of, mechanism_to_audit, plan_to_audit, rows_of
+from tests.governance.audits import (
+    CREATED,
+    PRIVACY,
+    SURE,
+    audit_of,
+    mechanism_to_audit,
+    plan_to_audit,
+    rows_of,
+)
 from tests.learning.attacks.mechanisms import fixed_bytes
 from tests.runtime.parties import schema, table
 
@@ -33,7 +41,7 @@ def test_a_report_says_what_was_claimed_and_what_was_found() -> None:
     assert report.bound is not None
     assert report.bound <= report.claimed
     assert report.verdict == CONSISTENT
-    assert report.confidence == 0.95
+    assert report.confidence == SURE
     assert report.claim is not None
     assert report.claim.adversary == "colluders"
     assert report.claim.epsilon_hub < report.claim.epsilon_colluders == report.claimed
@@ -93,7 +101,7 @@ def test_the_verdict(bound: float, checks: tuple[Check, ...], verdict: str) -> N
 def test_a_certificate_may_state_a_consistent_audit_of_nobodys_rows() -> None:
     report = small_report()
     stated = audited(report)
-    assert (stated.bound, stated.confidence, stated.verdict) == (report.bound, 0.95, CONSISTENT)
+    assert (stated.bound, stated.confidence, stated.verdict) == (report.bound, SURE, CONSISTENT)
     assert len(stated.report) == 64
     other = msgspec.structs.replace(report, seconds=report.seconds + 1)
     assert audited(other).report != stated.report
@@ -137,7 +145,7 @@ def test_too_few_rows_for_membership_are_left_out() -> None:
             PrivacySection(mode="local", epsilon=3.0, delta=1e-4, clip=1.0, rate=0.3),
             {"training": {"local_steps": 2}},
         ),
-        (
+        pytest.param(
             PrivacySection(
                 unit="person",
                 sites_per_unit=2,
@@ -149,6 +157,7 @@ def test_too_few_rows_for_membership_are_left_out() -> None:
                 adaptive_quantile=0.5,
             ),
             {"training": {"local_steps": 2, "rounds": 5}},
+            marks=pytest.mark.slow,
         ),
         (PrivacySection(epsilon=3.0, delta=1e-4, clip=0.5, rate=1.0, adversary="hub"), {}),
     ],

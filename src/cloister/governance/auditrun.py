@@ -66,7 +66,7 @@ _DEFAULT_CANARIES = 1000
 _FEWEST_RUNS, _SECONDS = 20, 12.0  # of a game whose size nobody asked for
 _BACKGROUND = 4  # rows of each site beside the canaries
 _MOST_ROWS = 100  # of a site that are attacked
-_MODELS = 32
+_MODELS, _FEWEST_MODELS = 32, 8
 _TRIALS = 16
 
 
@@ -201,11 +201,14 @@ class _Found:
                 if mechanism is None
                 else private_trainer(mechanism, start)
             )
+            before = time.monotonic()
+            trainer([parts])  # thrown away: it only times
+            fitting = int(_SECONDS / max(time.monotonic() - before, 1e-4)) // 2 * 2
             self._membership = lira(
                 trainer,
                 model,
                 parts,
-                models=_MODELS,
+                models=min(_MODELS, max(_FEWEST_MODELS, fitting)),
                 progress=lambda done, total: tell("membership", done, total),
             )
         random = StreamRandom.system()

@@ -38,7 +38,7 @@ CASES = [
     ("softmax", {"noise": 0.5, "rate": 0.002, "steps": 2, "server_learning_rate": 0.3}),
     ("linear", {"noise": 2.0, "rate": 0.5, "steps": 10, "shares": 1}),
     ("logistic", {"noise": 1.0, "rate": 0.3, "steps": 10, "shares": 1, "local": True}),
-    ("logistic", {"noise": 1.0, "rate": 0.3, "steps": 10, "bits": 16, "batch": 8}),
+    ("logistic", {"noise": 1.0, "rate": 0.3, "steps": 10, "bits": 16, "batch": 2}),
 ]
 
 

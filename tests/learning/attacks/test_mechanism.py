@@ -48,7 +48,7 @@ def test_attempts_beyond_the_rounds_are_seen_and_move_nothing() -> None:
 
 def test_a_sum_wraps_around_in_the_ring() -> None:
     model = MODELS["logistic"]
-    claim = claim_for(model, noise=0.1, rate=1.0, steps=1, bits=16, batch=10)
+    claim = claim_for(model, noise=0.1, rate=1.0, steps=1, bits=16, batch=2)
     claim = replace(claim, share_variance=8.0)
     many = [(np.ones((4000, 6)), np.zeros(4000))] * 3
     seen = mechanism_for(model, claim).begin(np.zeros(model.size), many).look()

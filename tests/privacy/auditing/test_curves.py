@@ -53,9 +53,9 @@ def test_one_sampled_step_by_hand() -> None:
 @pytest.mark.parametrize("sites", [1, 2])
 def test_less_noise_is_more_distance(sites: int) -> None:
     these = events(0.2, 10, sites=sites)
-    distances = [distance_of(scaled(these, factor)) for factor in (0.25, 0.9, 1.0, 1.1, 4.0)]
+    distances = [distance_of(scaled(these, factor)) for factor in (0.5, 1.0, 1.1)]
     assert distances == sorted(distances)
-    assert distances[2] == pytest.approx(distance_of(these), rel=1e-6)
+    assert distances[1] == pytest.approx(distance_of(these), rel=1e-6)
 
 
 def test_noise_so_small_that_nothing_is_left() -> None:

@@ -13,7 +13,7 @@ from cloister.privacy.auditing import PrivacyCurve, distance_epsilon, mean_lower
 
 @pytest.mark.parametrize("kind", ["many canaries", "one canary", "all or nothing", "drifting"])
 def test_the_bound_on_a_mean_is_wrong_as_rarely_as_it_says(kind: str) -> None:
-    rng, confidence, repeats, truth = np.random.default_rng(6), 0.9, 700, 0.6
+    rng, confidence, repeats, truth = np.random.default_rng(6), 0.9, 400, 0.6
     wrong = 0
     for _ in range(repeats):
         if kind == "many canaries":

@@ -26,6 +26,8 @@ _FAR = (8.0, 1.0)  # features, in scaled units, of candidates
 _MISFIT = 16.0  # labels of candidates, where labels are numbers
 _MOST_ALIKE = 0.35
 _SHORTEST = 0.3  # of a clip
+_MOST_FEATURES = 64  # that candidates are drawn along
+_MOST_NUMBERS = 1 << 24  # of all candidates' contributions together
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ def make_canaries(
     Raises:
         InputError: no candidate moves the model; it is not trained by gradients of rows.
     """
-    candidates = _candidates(features, classes, mechanism.claim.clip)
+    candidates = _candidates(features, classes, mechanism.claim.clip, _MOST_NUMBERS // mechanism.size)
     signals = mechanism.signals(start, candidates, mechanism.claim.clip)[:, : mechanism.size]
     norms = np.linalg.norm(signals, axis=1)
     chosen: list[int] = []
@@ -86,16 +88,23 @@ def make_canaries(
     return Canaries(X[chosen], y[chosen])
 
 
-def _candidates(features: int, classes: int, clip: float) -> Rows:
-    """Return far rows along each feature and along random signs, and rows of zeros, with every label."""
+def _candidates(features: int, classes: int, clip: float, most: int) -> Rows:
+    """Return far rows along each feature and along random signs, and rows of zeros, with every label.
+
+    Of a wide table some features are taken, and of all that a large model allows `most`, evenly.
+    """
     random = StreamRandom.from_seed(0, "audit canaries")  # public: the adversary knows the canaries
-    directions = np.concatenate(
-        [np.eye(features), random.integers(2, (2 * features, features)) * 2.0 - 1.0, np.zeros((1, features))]
-    )
+    along = np.unique(np.linspace(0, features - 1, min(features, _MOST_FEATURES)).astype(np.int64))
+    axes = np.zeros((len(along), features))
+    axes[np.arange(len(along)), along] = 1.0
+    signs = random.integers(2, (2 * len(along), features)) * 2.0 - 1.0
+    directions = np.concatenate([axes, signs, np.zeros((1, features))])
     if classes:
         labels = np.arange(min(classes, 8), dtype=np.float64)
     else:
         size = _MISFIT * max(1.0, clip / max(_FAR))
         labels = np.array([size, -size])
-    X = np.concatenate([directions * far for far in _FAR])
-    return np.repeat(X, len(labels), axis=0), np.tile(labels, len(X))
+    X = np.repeat(np.concatenate([directions * far for far in _FAR]), len(labels), axis=0)
+    y = np.tile(labels, len(_FAR) * len(directions))
+    kept = np.arange(0, len(y), -(-len(y) // max(8, most)))
+    return X[kept], y[kept]
