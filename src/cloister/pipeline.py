@@ -297,7 +297,7 @@ def _require_same(received: pa.Table, expected: pa.Table) -> None:
 def _audit(plan: Plan, schema: Schema, result: StudyResult, folder: Path, progress: Progress) -> AuditReport:
     """Attack the plan's mechanism with synthetic canaries, and write what came of it."""
     progress.note(f"attacking the claim with {_CANARIES} canaries")
-    report = audit(plan, schema, result.members, result.rows, created=_now(), canaries=_CANARIES)
+    report = audit(plan, schema, len(result.members), created=_now(), rows=result.rows, canaries=_CANARIES)
     write_atomic(folder / "audit.json", report.to_json())
     return report
 
