@@ -57,6 +57,7 @@ def test_a_worked_session(heart: Path, cloister: Command, people: dict[str, Iden
     assert "There is no anchor" in declared.out
     spend(people)
     shown = cloister("budget", "heart").out
+    assert "A study that is open runs, or was killed." in shown
     assert ["query", "mean", "age", "once", "11.3%"] in [line.split() for line in shown.splitlines()]
     assert "study  heart-study  1 of 4 blocks, open" in shown
     assert "reserved  8.5% of it" in shown

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["budget", "ledger_folder"]
 
 _NONE: Final = "No budget is declared: `cloister budget DATASET --epsilon ... --delta ...` declares one."
+_OPEN: Final = (
+    "A study that is open runs, or was killed. Running a killed one's plan again is refused, and frees what "
+    "it had reserved."
+)
 _NO_ANCHOR: Final = (
     "There is no anchor: a home put back whole from an older copy is not detected. `--anchor FILE` keeps the "
     "newest head elsewhere."
@@ -131,7 +135,9 @@ def _change(
             )
     elif not ledger_exists(ledger_folder()):
         raise PolicyRefused(
-            "there is no budget yet", fix=f"Declare one: {_NONE.partition('`')[2].partition('`')[0]}"
+            "there is no budget yet",
+            fix="Declare one with "
+            f"`cloister budget {manifest.name if manifest else 'DATASET'} --epsilon ... --delta ...`",
         )
     identity = common.load_identity()
     rows = None if manifest is None else _fingerprints(manifest.name)
@@ -192,6 +198,8 @@ def _show(
             console.print(_table(status, names))
     else:
         print("\n".join([line for status in statuses for line in _plain(status, names)] or [_NONE]))
+    if any(entry.state == "open" for status in statuses for entry in status.entries):
+        print(_OPEN)
     if view is not None:
         print(f"Its newest head is kept in {view.anchor} too." if view.anchor else _NO_ANCHOR)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JsonOption",
+    "as_home",
     "emit",
     "home",
     "identity_path",
@@ -47,6 +49,11 @@ _MAX_PASSPHRASE_FILE: Final = 4096
 def home() -> Path:
     """Return $CLOISTER_HOME, or ~/.cloister."""
     return Path(os.environ.get("CLOISTER_HOME") or Path.home() / ".cloister")
+
+
+def as_home(folder: Path) -> str:
+    """Return what a command line begins with to be that of a home: nothing where it is this one."""
+    return "" if folder == home() else f"CLOISTER_HOME={shlex.quote(str(folder))} "
 
 
 def identity_path() -> Path:
@@ -153,8 +160,8 @@ def successions(folder: Path | None = None) -> list[bytes]:
         ) from None
 
 
-def open_ledger(folder: Path, identity: Identity) -> Ledger:
-    """Return the ledger of a home.
+def open_ledger(folder: Path, identity: Identity, dataset: str = "DATASET") -> Ledger:
+    """Return the ledger of a home; `dataset` is whose budget its messages speak of.
 
     Raises:
         PolicyRefused: there is none, so nothing has a budget; one is not begun by asking.
@@ -165,7 +172,7 @@ def open_ledger(folder: Path, identity: Identity) -> Ledger:
         raise PolicyRefused(
             "no budget was declared for any rows",
             where=str(folder),
-            fix="Declare one with `cloister budget DATASET --epsilon ... --delta ...`",
+            fix=f"Declare one with `{as_home(folder)}cloister budget {dataset} --epsilon ... --delta ...`",
         )
     return Ledger.open(folder / "ledger", identity, successions=successions(folder))
 

@@ -117,7 +117,8 @@ def init(
     emit(
         {"plan": str(out), "digest": plan.digest.hex(), "sites": [each.name for each, _ in members]},
         as_json=as_json,
-        text=f"Wrote {out}. Read it, then: cloister study check {out}",
+        text=f"Wrote {out}. Read it, then: cloister study check {shlex.quote(str(out))}"
+        + ("" if epsilon is None else " --schema SCHEMA, which says both epsilons"),
     )
 
 
@@ -163,7 +164,7 @@ def run(
         )
     hub = common.load_identity()
     with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
-        parties = [_party(home, held_out, ledgers, needed=agreed.privacy is not None) for home in site]
+        parties = [_party(home, agreed, held_out, ledgers) for home in site]
         result = Study(agreed, hub, parties, user_code=allow_user_code).run(on_event)
     folder = save_study(studies, result, hub)
     emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder, site))
@@ -192,7 +193,7 @@ def _at(home: Path) -> Iterator[None]:
         raise InputError(error.what, where=str(home), fix=fix) from error
 
 
-def _party(home: Path, held_out: str | None, ledgers: ExitStack, *, needed: bool) -> Party:
+def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> Party:
     """Return a home as a site; a ledger that is not needed still says whether rows have a budget."""
     from cloister.crypto import Identity, TrustStore
     from cloister.privacy.ledger import ledger_exists
@@ -206,8 +207,9 @@ def _party(home: Path, held_out: str | None, ledgers: ExitStack, *, needed: bool
         with _at(home):
             vault.manifest(held_out)
     ledger = None
-    if needed or ledger_exists(home / "ledger"):
-        ledger = ledgers.enter_context(common.open_ledger(home, identity))
+    if plan.privacy is not None or ledger_exists(home / "ledger"):
+        named = (each.dataset for each in plan.sites if each.identity == identity.fingerprint)
+        ledger = ledgers.enter_context(common.open_ledger(home, identity, next(named, "DATASET")))
     trusted = tuple(TrustStore(home / "trust").list())
     return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger)
 
