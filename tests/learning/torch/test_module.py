@@ -155,7 +155,7 @@ def test_plain_training_fits_and_averages() -> None:
 def test_plain_training_says_when_it_cannot() -> None:
     private = TorchPrivate(lambda: nn.Linear(2, 1), classes=0, shape=2)
     X, y = np.ones((4, 2)), np.ones(4)
-    one = {"rounds": 300, "batch": 4, "local_steps": 10}
+    one = {"rounds": 40, "batch": 4, "local_steps": 10}
     with pytest.raises(PlanError, match="diverged"):
         plain_sgd(private, private.initial(0), X, y, TrainingSection(**one, learning_rate=900.0))
     with pytest.raises(PlanError, match="SGD"):

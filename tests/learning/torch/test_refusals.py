@@ -100,6 +100,13 @@ def overwritten(self: Rule, x: Tensor) -> Tensor:
     return found + hidden
 
 
+def no_way_back(self: Rule, x: Tensor) -> Tensor:
+    found = torch.sigmoid(self.inner(x))
+    kept = found * 1.0
+    found.add_(1.0)
+    return kept + found
+
+
 def running(self: Rule, x: Tensor) -> Tensor:
     self.seen.add_(x.mean(0))
     return self.inner(x)
@@ -167,6 +174,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Shape, str]] = {
     "random": (by(lambda s, x: s.inner(functional.dropout(x, 0.5, True))), (4,), "not what autograd finds"),
     "values kept": (by(running), (4,), "a buffer changes"),
     "input overwritten": (by(overwritten), (4,), "overwritten in place.*layer inner"),
+    "no way back": (by(no_way_back), (4,), "cannot go back"),
     "no gradient": (by(without_gradient), (4,), "used without gradients.*layer inner"),
     "scores squeezed": (
         lambda: nn.Sequential(nn.Linear(4, 2), Squeeze()),

@@ -25,6 +25,7 @@ from cloister.learning.torch.terms import Outer, Term, combine
 
 __all__ = ["Block", "Bookkeeping"]
 
+_SPREAD: Final = -7046029254386353131  # of odd weights: 2**64 over the golden ratio, as a signed integer
 _DEFLATION: Final = 1.0 - 2.0**-20
 """Norms of up to 2**28 numbers are good to 2**-23 in float64; factors stay further below clip / norm."""
 
@@ -59,16 +60,23 @@ class Block:
                 term.clear(lost)
         self._factors = (clip * _DEFLATION / self.squares.sqrt()).clamp(max=1.0).masked_fill(lost, 0.0)
 
-    def numbers(self) -> Tensor:
-        """Return [n, k]: all that each row's contribution is made of."""
-        return torch.cat(
-            [each.numbers().double() for each in self._terms.values()] + [self.squares[:, None]], 1
-        )
+    def marks(self) -> Tensor:
+        """Return int64[n, k]: rows of which some bit differs have other marks, but for a chance of 2**-32."""
+        found = [_marks(each.numbers()) for each in self._terms.values()]
+        return torch.stack([*found, _marks(self.squares[:, None])], 1)
 
     def add_into(self, total: Tensor, rows: slice) -> None:
         """Add the contributions of some rows to `total`, float64[d]."""
         for name, term in self._terms.items():
             term.add_into(total[self._slices[name]], self._factors, rows, self._arena)
+
+
+def _marks(numbers: Tensor) -> Tensor:
+    """Return int64[n], a weighted sum of each row's bits that wraps around."""
+    kind = torch.int32 if numbers.dtype == torch.float32 else torch.int64
+    bits = (numbers + 0.0).contiguous().view(kind).long()  # + 0: minus zero is zero
+    weights = torch.arange(1, 2 * bits.shape[1], 2) * _SPREAD
+    return (bits * (weights ^ (weights >> 29) | 1)).sum(1)
 
 
 class Bookkeeping:

@@ -152,7 +152,13 @@ def _opacus(layer: nn.Module) -> Sampler | None:
     def sample(
         layer: Any, inputs: Tensor, residuals: Tensor, layout: Layout, arena: Arena
     ) -> dict[str, Term]:
-        given = found(layer, [layout.whole(inputs)], layout.whole(residuals, out=True))
+        a, b = layout.whole(inputs), layout.whole(residuals, out=True)
+        try:
+            given = found(layer, [a], b)
+        except Exception as error:
+            raise InputError(
+                "Opacus's gradient sampler fails on this layer", where=f"layer {layout.name}", fix="Freeze it"
+            ) from error
         names = {parameter: name for name, parameter in layer.named_parameters(recurse=False)}
         return {names[parameter]: Dense(each.flatten(1)) for parameter, each in given.items()}
 

@@ -52,7 +52,16 @@ __all__ = ["TorchPrivate"]
 
 _BLOCK_BYTES: Final = 64 << 20
 _LARGEST_BYTES: Final = 1 << 30
-_BLOCKS: Final = (256, 192, 128, 96, 64, 48, 32, 16)  # rows; kernels rarely treat those of smaller blocks alike
+_BLOCKS: Final = (
+    256,
+    192,
+    128,
+    96,
+    64,
+    48,
+    32,
+    16,
+)  # rows; kernels rarely treat those of smaller blocks alike
 _SMALL: Final = (8, 4, 2)
 
 
@@ -187,13 +196,13 @@ class TorchPrivate:
     def float_bound(self, microbatch: int) -> float:
         """Return the float error of one microbatch's sum, relative to `clip`, for both neighbours.
 
-        With B rows of T positions in a block and n = B T + M / B + 4, one sum errs by at most gamma_n C M
-        clip (`terms`); C is `CANCELLATION` where positions are added up in the weighted sum, else C = T = 1.
-        Twice that, and 2 u M for the factor K / clip and its product, is below (n + 4) C M 2**-52.
+        A sum of M rows is made in at most M pieces, each of at most B rows with T positions. With
+        n = B T + M + 4 it errs by at most gamma_n C M clip (`terms`); C is `CANCELLATION` where positions are
+        added up in the weighted sum, else C = T = 1. Twice that, and 2 u M for the factor K / clip and its
+        product, is below (n + 4) C M 2**-52. All of it follows from the module, none of it from a machine.
         """
-        rows = min(self._most_rows, microbatch)
         positions = self._found.positions
-        terms = rows * max(1, positions) + math.ceil(microbatch / rows) + 8
+        terms = min(self._most_rows, microbatch) * max(1, positions) + microbatch + 8
         return terms * microbatch * (CANCELLATION if positions else 1.0) * 2.0**-52
 
     def predict(self, params: Array, X: NDArray[Any]) -> Array:

@@ -97,7 +97,7 @@ def interchangeable(
     """Return those of `sizes` among which a row gives the same bits, wherever in a block it stands.
 
     Libraries' kernels may treat the rows at an edge of a matrix in another way; which ones they do depends on
-    shapes, so this is asked of the shapes in use: rows in one order and in the other, in blocks of each size.
+    shapes, so this is asked of the shapes in use: rows in two orders, in blocks of each size.
     The parameters are as before afterwards.
 
     Args:
@@ -113,26 +113,25 @@ def interchangeable(
     count = max(_PLACED, *sizes, 1)
     X = torch.from_numpy(random.integers(2, (count, *found.shape))).to(flat.dtype)
     labels = random.integers(max(found.classes, 2), count).astype(np.float64)
+    order = random.permutation(count)
+    mixed = X[torch.from_numpy(order)], labels[order]
     with torch.random.fork_rng(devices=[]), flat.moved(random):
         for most in sizes:
-            expected = _numbers(bookkeeping, X, labels, most, found)
-            turned = X.flip(0), labels[::-1].copy()
-            alike = [
-                size for size in sizes if _same(_numbers(bookkeeping, *turned, size, found).flip(0), expected)
-            ]
+            expected = _marks(bookkeeping, X, labels, most, found)[torch.from_numpy(order)]
+            alike = [s for s in sizes if torch.equal(_marks(bookkeeping, *mixed, s, found), expected)]
             if most in alike:
                 return tuple(sorted(alike))
     return (1,)
 
 
-def _numbers(bookkeeping: Bookkeeping, X: Tensor, labels: Array, size: int, found: Findings) -> Tensor:
-    """Return what becomes of each row in blocks of `size` rows, [n, k]."""
+def _marks(bookkeeping: Bookkeeping, X: Tensor, labels: Array, size: int, found: Findings) -> Tensor:
+    """Return marks of what becomes of each row in blocks of `size` rows, [n, k]."""
     parts = []
     for at in range(0, len(X), size):
         torch.manual_seed(0)
-        some = slice(at, at + size)
-        calls, residuals = bookkeeping.passes(X[some], labels[some], found.scores, found.layouts)
-        parts.append(bookkeeping.block(calls, residuals, found.layouts).numbers())
+        rows = X[at : at + size].clone()  # memory of its own, aligned like any block's
+        calls, residuals = bookkeeping.passes(rows, labels[at : at + size], found.scores, found.layouts)
+        parts.append(bookkeeping.block(calls, residuals, found.layouts).marks())
     return torch.cat(parts)
 
 

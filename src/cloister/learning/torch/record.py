@@ -93,7 +93,7 @@ class Recorder:
             calls: what `forward` returned.
 
         Raises:
-            InputError: a layer's input was overwritten.
+            InputError: a layer's input was overwritten, or a step has no derivative.
         """
         for call in calls:
             if call.inputs._version != call.version:
@@ -103,7 +103,13 @@ class Recorder:
                     fix="Write inplace=False where its input is used again",
                 )
         edges = [call.edge for call in calls]
-        found = torch.autograd.grad(scores, edges, grad_outputs=residuals, allow_unused=True)
+        try:
+            found = torch.autograd.grad(scores, edges, grad_outputs=residuals, allow_unused=True)
+        except RuntimeError as error:
+            raise InputError(
+                "autograd cannot go back through the module",
+                fix="Write inplace=False, and keep every step differentiable",
+            ) from error
         return [
             torch.zeros(call.shape, dtype=scores.dtype) if each is None else each
             for call, each in zip(calls, found, strict=True)

@@ -39,7 +39,7 @@ from cloister.learning.torch.arena import Arena
 
 __all__ = ["CANCELLATION", "Dense", "Lookup", "Outer", "Term", "combine"]
 
-CANCELLATION: Final = 4096.0
+CANCELLATION: Final = 1024.0
 """By how much positions of one example may cancel before its factor is reduced."""
 
 _CACHED: Final = 1 << 18  # float64 numbers that a core's own cache holds
