@@ -261,5 +261,5 @@ def _refusal(price: Charge, caps: Amounts, spent: list[Amounts], people: int, ro
     return PolicyRefused(
         f"{len(left)} of {people} people have too little of their {_KINDS[kind]} left: a row costs "
         f"{_text(cost[kind], kind)}{times}, the least that is left is {_text(least, kind)}",
-        fix="Release with less, or leave these people out",
+        fix="Release with less, or leave these people out with --leave-out",
     )

@@ -125,7 +125,11 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
                 fix='Write column = "NAME", and by for groups',
             )
         elif not self.column and self.statistic != "count":
-            raise InputError(f"{self.statistic} of which column?", where=where, fix='Write column = "NAME"')
+            raise InputError(
+                f"{self.statistic} of which column is not said",
+                where=where,
+                fix=f'Write `{self.statistic} COLUMN`, in a file column = "NAME"',
+            )
         named = [*self.columns, *self.by, *([self.column] if self.statistic == "histogram" else [])]
         if len(set(named)) < len(named):
             raise InputError("a column is named twice", where=where, fix="Name each once")
