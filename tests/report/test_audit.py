@@ -23,6 +23,7 @@ BOUNDS = (
     Bound("white-box", "f-DP", 0.42, 0.975, 300, 180),
     Bound("white-box", "f-DP, epsilon and delta", 0.3, 0.95, 300, 180),
     Bound("white-box", "Steinke", 0.31, 0.95, 300, 180),
+    Bound("white-box", "one canary", 0.05, 0.95, 100, 57),
     Bound("black-box", "f-DP", 0.1, 0.95, 300, 160),
 )
 

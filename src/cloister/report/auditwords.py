@@ -97,6 +97,7 @@ AUDIT_TEXTS: Final[dict[str, Text]] = {
     "f-DP": Text("one run, f-DP", "单次运行，f-DP"),
     "f-DP, epsilon and delta": Text("one run, epsilon and delta alone", "单次运行，仅用 epsilon 与 delta"),
     "Steinke": Text("one run, Steinke et al.", "单次运行，Steinke 等"),
+    "one canary": Text("one canary, plain test", "单个金丝雀，直接检验"),
     "h checks": Text("Is it the mechanism that was accounted for?", "运行的是所核算的机制吗？"),
     "h checks note": Text(
         "Measured on the mechanism's integers, with synthetic rows. More noise than claimed breaks no claim.",

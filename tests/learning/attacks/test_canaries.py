@@ -112,7 +112,7 @@ def test_a_sound_mechanism_is_not_refuted_and_not_vacuously_so() -> None:
     assert bound == max(bounds[0].epsilon, bounds[1].epsilon)
     assert {each.confidence for each in bounds[:2]} == {0.975}
     assert all(0 <= each.correct <= each.guesses <= game.canaries for each in bounds)
-    assert [each.attack for each in bounds] == ["white-box"] * 4 + ["black-box"]
+    assert [each.attack for each in bounds] == ["white-box"] * 5 + ["black-box"]
 
 
 def test_everything_in_the_clear_is_told() -> None:
@@ -195,3 +195,18 @@ def test_progress_is_told() -> None:
         progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_one_canary_alone_is_a_plain_test() -> None:
+    included = np.tile([[True, False], [False, True]], (200, 1))
+    clear = np.where(included, 1.0, -1.0)
+    events = events_for(claim_for(MODELS["logistic"], noise=1.0, rate=1.0, steps=1), 7)
+    _, bounds = game_bounds(Game(included, clear, clear), events, DELTA, confidence=0.95)
+    (plain,) = [bound for bound in bounds if bound.method == "one canary"]
+    assert (plain.guesses, plain.correct) == (400, 400)
+    # both rates with all of 200 right, at 97.5 %: Clopper and Pearson's end is 0.025^(1/200)
+    end = 0.025 ** (1 / 200)
+    assert plain.epsilon == pytest.approx(np.log((end - DELTA) / (1 - end)), rel=1e-6)
+    same = np.zeros((50, 2), dtype=bool)
+    _, bounds = game_bounds(Game(same, clear[:50], clear[:50]), events, DELTA, confidence=0.95)
+    assert [bound.epsilon for bound in bounds if bound.method == "one canary"] == [0.0]

@@ -25,6 +25,7 @@ from cloister.privacy.auditing import (
     distance_of,
     epsilon_bound,
     mean_lower,
+    membership_bound,
     refutes,
     scaled,
     tradeoff_epsilon_bound,
@@ -42,7 +43,8 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         attack: "white-box": by the noisy sums that the hub sees; "black-box": by the final model.
-        method: of the module's docstring, or "Steinke" and "f-DP, epsilon and delta", which assume no more.
+        method: of the module's docstring; or "Steinke", "f-DP, epsilon and delta" and "one canary" (a plain
+            membership test over the runs), which assume no more than epsilon and delta.
         epsilon: the bound, at the claim's delta.
         confidence: with which this bound holds by itself.
         guesses: canaries that were guessed, over all runs.
@@ -110,9 +112,21 @@ def game_bounds(
             guesses,
             white,
         ),
+        _plain(game, delta, confidence),
         Bound("black-box", "f-DP", found(by_curve(black, 1.0 - confidence)), confidence, guesses, black),
     )
     return max(bounds[0].epsilon, bounds[1].epsilon), bounds
+
+
+def _plain(game: Game, delta: float, confidence: float) -> Bound:
+    """Return what the first canary of each run shows by itself, guessed in where its ratio is above 0."""
+    inside, said = game.included[:, 0], game.white[:, 0] > 0.0
+    members, hits, alarms = int(inside.sum()), int((inside & said).sum()), int((~inside & said).sum())
+    others = len(inside) - members
+    known = 0.0
+    if members and others:
+        known = membership_bound(hits, members, alarms, others, delta=delta, confidence=confidence)
+    return Bound("white-box", "one canary", known, confidence, len(inside), hits + others - alarms)
 
 
 def _largest(refuted: Callable[[float], bool]) -> float:
