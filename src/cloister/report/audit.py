@@ -59,7 +59,7 @@ def audit_summary(report: AuditReport, lang: Language = "en") -> str:
         for bound in report.bounds
     ]
     lines += [
-        f"  {check.name}: {say_audit(lang, 'holds' if check.holds else 'fails')} "
+        f"  {say_audit(lang, check.name)}: {say_audit(lang, 'holds' if check.holds else 'fails')} "
         f"({check.measured:.4g} / {check.claimed:.4g})"
         for check in report.checks
     ]
