@@ -52,16 +52,9 @@ __all__ = ["TorchPrivate"]
 
 _BLOCK_BYTES: Final = 64 << 20
 _LARGEST_BYTES: Final = 1 << 30
-_BLOCKS: Final = (
-    256,
-    192,
-    128,
-    96,
-    64,
-    48,
-    32,
-    16,
-)  # rows; kernels rarely treat those of smaller blocks alike
+_BLOCKS: Final = (256, 192, 128, 96, 64, 48, 32, 16)
+"""Rows of a block; kernels rarely treat the rows of smaller ones alike."""
+
 _SMALL: Final = (8, 4, 2)
 
 
