@@ -92,6 +92,7 @@ _POPULATION = "patients"
 _HUB = "hub"
 _BATCH_LINES = 25
 _CANARIES = 200  # enough for a bound that is not empty, in a few seconds; `cloister audit` takes more
+_CONFIDENCE = 0.99  # at 0.95 one sound run in a hundred would be called a violation
 # The keystores' passphrases are 32 random bytes that nobody keeps; a costly scrypt would protect nothing
 # more.
 _COST = ScryptCost(n=2**14)
@@ -297,7 +298,15 @@ def _require_same(received: pa.Table, expected: pa.Table) -> None:
 def _audit(plan: Plan, schema: Schema, result: StudyResult, folder: Path, progress: Progress) -> AuditReport:
     """Attack the plan's mechanism with synthetic canaries, and write what came of it."""
     progress.note(f"attacking the claim with {_CANARIES} canaries")
-    report = audit(plan, schema, len(result.members), created=_now(), rows=result.rows, canaries=_CANARIES)
+    report = audit(
+        plan,
+        schema,
+        len(result.members),
+        created=_now(),
+        rows=result.rows,
+        canaries=_CANARIES,
+        confidence=_CONFIDENCE,
+    )
     write_atomic(folder / "audit.json", report.to_json())
     return report
 

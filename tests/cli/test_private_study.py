@@ -211,3 +211,59 @@ def test_a_ledger_restored_from_yesterday_is_refused_where_an_anchor_stands(
     shutil.copytree(yesterday, made / "west")
     plan = write_plan(made, name="second")
     refused(capsys, ["study", "run", str(plan), *sites(made)], 3, "older")
+
+
+MODULE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
+"""
+
+
+def test_a_module_of_ones_own_from_init_to_release(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="needs the extra torch")
+    budgets(made, monkeypatch)
+    code = made / "model.py"
+    code.write_text(MODULE)
+    allowed = ["--allow-user-code", str(code)]
+    plan = write_plan(made, "--model", "torch", *allowed)
+    checked = ["study", "check", str(plan), "--schema", str(made / "schema.toml")]
+    refused(capsys, checked, 3, "--allow-user-code")
+    assert run([*checked, *allowed]) == 0
+    refused(capsys, ["study", "run", str(plan), *sites(made)], 3, "--allow-user-code")
+    assert run(["study", "run", str(plan), *sites(made), *allowed]) == 0
+    assert run(["release", "loans", "--out", str(made / "out"), *sites(made)]) == 0
+    be(monkeypatch, made, "north")
+    capsys.readouterr()
+    assert run(["verify", str(made / "out")]) == 0
+    assert "float error of the user's own module" in capsys.readouterr().out
+    refused(capsys, ["study", "init", "x", *sites(made), "--purpose", PURPOSE, "--model", "torch"], 2, "FILE")
+
+
+UNIT_SCHEMA = SCHEMA + b'\n[columns.person]\ntype = "text"\nrole = "unit"\npseudonym = true\n'
+
+
+def test_a_schema_with_a_unit_asks_whose_privacy_it_is(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate(NAMES):
+        identity = Identity.load(made / name / "identity.json", PASSPHRASE)
+        vault = Vault.unlock(made / name / "vault", identity, PASSPHRASE)
+        people = [f"{name}-{row % 12}" for row in range(60)]
+        rows = table(60, seed).append_column("person", [people])
+        vault.add_table(rows, name="visits", schema=load_schema(UNIT_SCHEMA), purposes=[PURPOSE])
+    arguments = ["study", "init", "visits", *sites(made), "--purpose", PURPOSE, "--dataset", "visits"]
+    arguments += ["--rounds", "4", "--epsilon", "6", "--out", str(made / "visits.toml")]
+    refused(capsys, arguments, 2, "--unit person")
+    refused(capsys, [*arguments, "--unit", "person"], 2, "--sites-per-unit")
+    assert run([*arguments, "--unit", "person", "--sites-per-unit", "1", "--units", "36"]) == 0
+    for name in NAMES:
+        be(monkeypatch, made, name)
+        assert run(["budget", "visits", "--epsilon", "12", "--delta", "1e-3"]) == 0
+    be(monkeypatch, made, "hub")
+    capsys.readouterr()
+    assert run(["study", "run", str(made / "visits.toml"), *sites(made), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["privacy"]["unit"] == "person"

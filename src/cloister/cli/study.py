@@ -17,14 +17,26 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, say
-from cloister.errors import InputError, PlanError, PolicyRefused
+from cloister.cli.studyinit import (
+    Kind,
+    Unit,
+    allow,
+    classes,
+    code_of,
+    common_schema,
+    no_label,
+    plan_of,
+    private,
+    widths,
+)
+from cloister.errors import InputError
 
 if TYPE_CHECKING:
     from cloister.crypto import PublicIdentity
     from cloister.learning import Plan
     from cloister.learning.privacy import PrivacyFacts
     from cloister.runtime import Event, Party, StudyResult
-    from cloister.vault import Manifest, Schema
+    from cloister.vault import Manifest
 
 app = typer.Typer(no_args_is_help=True, help="Plan, check and run a study.")
 
@@ -40,15 +52,6 @@ CodeOption = Annotated[
         help="Run this Python file, whose module the plan trains; it runs with your rights.",
     ),
 ]
-
-
-class Kind(enum.StrEnum):
-    """Kinds of model."""
-
-    LINEAR = "linear"
-    LOGISTIC = "logistic"
-    SOFTMAX = "softmax"
-    MLP = "mlp"
 
 
 class HubView(enum.StrEnum):
@@ -77,6 +80,18 @@ def init(
     delta: Annotated[
         float | None, typer.Option(help="With --epsilon: delta; a tenth of 1 / rows by default.")
     ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(help="With --epsilon: the schema's unit column, whose rows enter together; or record."),
+    ] = None,
+    sites_per_unit: Annotated[
+        int | None, typer.Option(help="With --unit: at how many sites one may have rows.")
+    ] = None,
+    units: Annotated[int | None, typer.Option(help="With --unit: about how many there are in all.")] = None,
+    allow_user_code: CodeOption = None,
+    factory: Annotated[
+        str | None, typer.Option(help="With --model torch: the file's function that returns the module.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("plan.toml"),
     as_json: JsonOption = False,
 ) -> None:
@@ -89,8 +104,8 @@ def init(
         raise InputError("the file exists", where=str(out), fix="Choose another name with --out")
     hub = Identity.read_public(common.identity_path())
     members = [_member(home, dataset) for home in site]
-    _allow(purpose, members)
-    schema = _common_schema(members)
+    allow(purpose, members)
+    schema = common_schema(members)
     document = {
         "study": {"name": name, "purpose": purpose, "minimum_sites": max(3, len(members) - 1)},
         "hub": {"name": hub.name, "identity": hub.fingerprint},
@@ -100,17 +115,20 @@ def init(
         "data": {
             "schema": schema.digest().hex(),
             "features": list(schema.features),
-            "label": schema.label or _no_label(),
+            "label": schema.label or no_label(),
         },
-        "model": {"kind": model.value, "hidden": _widths(model, hidden), "classes": _classes(model, schema)},
+        "model": {"kind": model.value, "hidden": widths(model, hidden), "classes": classes(model, schema)}
+        | code_of(model, allow_user_code, factory),
         "training": {"rounds": rounds, "batch": 32, "local_steps": 20, "learning_rate": 0.1},
         "aggregation": {"hub_view": hub_view.value, "bits": bits},
     }
     if epsilon is not None:
-        document |= _private(document, sum(manifest.rows for _, manifest in members), epsilon, delta)
-    elif delta is not None:
-        raise InputError("--delta belongs to --epsilon", fix="Give both, or neither")
-    plan: Plan = pin_initial(_plan_of(document), schema)
+        rows = sum(manifest.rows for _, manifest in members)
+        whose = Unit(unit, sites_per_unit, units)
+        document |= private(document, schema, rows, epsilon, delta, whose)
+    elif (delta, unit, sites_per_unit, units) != (None, None, None, None):
+        raise InputError("--delta and the options of a unit belong to --epsilon", fix="Give it too")
+    plan: Plan = pin_initial(plan_of(document), schema, user_code=allow_user_code)
     text = plan.to_toml()
     parse_plan(text.encode())
     write_atomic(out, text.encode())
@@ -212,90 +230,6 @@ def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> 
         ledger = ledgers.enter_context(common.open_ledger(home, identity, next(named, "DATASET")))
     trusted = tuple(TrustStore(home / "trust").list())
     return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger)
-
-
-# --- init -------------------------------------------------------------------------------------------------
-
-
-def _allow(purpose: str, members: Sequence[tuple[PublicIdentity, Manifest]]) -> None:
-    for member, manifest in members:
-        if purpose not in manifest.purposes:
-            allowed = " or ".join(map(repr, manifest.purposes))
-            raise PolicyRefused(
-                f"the dataset {manifest.name!r} of {member.name} may not be used for {purpose!r}",
-                fix=f"Give --purpose as {allowed}, or have the rows added for this purpose too",
-            )
-
-
-def _common_schema(members: Sequence[tuple[PublicIdentity, Manifest]]) -> Schema:
-    first, manifest = members[0]
-    for member, other in members[1:]:
-        if other.schema.digest() != manifest.schema.digest():
-            raise PlanError(
-                f"{member.name} added its rows with another schema than {first.name}",
-                where="[data] schema",
-                fix="All sites of a study use the same schema file",
-            )
-    return manifest.schema
-
-
-def _no_label() -> str:
-    raise PlanError(
-        "the schema declares no label", where="[data] label", fix='Give one column role = "label"'
-    )
-
-
-def _widths(kind: Kind, hidden: list[int] | None) -> list[int]:
-    """Return the hidden layers: 16 wide where a perceptron is asked for and no width is given."""
-    if hidden and kind is not Kind.MLP:
-        raise InputError(
-            f"a {kind.value} model has no hidden layers", fix="Use --model mlp, or leave --hidden out"
-        )
-    return hidden or ([16] if kind is Kind.MLP else [])
-
-
-def _classes(kind: Kind, schema: Schema) -> int:
-    label = schema.columns[schema.label or _no_label()]
-    if kind is Kind.LINEAR:
-        return 0
-    if label.categories is not None:
-        return len(label.categories)
-    return 2 if label.type == "boolean" else 0
-
-
-def _private(document: dict[str, Any], rows: int, epsilon: float, delta: float | None) -> dict[str, Any]:
-    """Return the tables of a private study: half of all rows in each of its steps, which keeps noise small.
-
-    Steps cost noise, so there are as many as asked for and no local ones; the mean of the last half is
-    released, which averages the noise out.
-    """
-    from cloister.learning.refusals import check_delta
-
-    rounds = document["training"]["rounds"]
-    chosen = float(f"{0.1 / rows:.0e}") if delta is None else delta
-    check_delta(chosen, rows)
-    return {
-        "training": {
-            "rounds": rounds,
-            "batch": max(1, rows // 2),
-            "local_steps": 1,
-            "learning_rate": 1.0,
-            "average_last": rounds // 2,
-        },
-        "privacy": {"epsilon": epsilon, "delta": chosen, "clip": 1.0, "rate": 0.5},
-    }
-
-
-def _plan_of(document: dict[str, Any]) -> Plan:
-    """Return the plan, with the messages that a file would get."""
-    import msgspec
-
-    from cloister.learning import Plan
-
-    try:
-        return msgspec.convert(document, Plan)
-    except msgspec.ValidationError as error:
-        raise PlanError(f"the plan cannot be made: {error}", fix="Correct the option it names") from error
 
 
 # --- run --------------------------------------------------------------------------------------------------

@@ -42,10 +42,12 @@ def meaning(plan: Plan, schema: Schema | None, user_code: Path | None = None) ->
     }
     if schema is None:
         return result
-    from cloister.learning import plan_model
+    from cloister.learning import plan_model, start_of
     from cloister.learning.privacy import PrivacyTerms, private_model
 
     _, model = plan_model(plan, schema, user_code=user_code)
+    if plan.model.initial:
+        start_of(plan, model)
     coordinates = model.size
     if plan.privacy is not None:
         terms = PrivacyTerms.of(plan, params, private_model(model))
