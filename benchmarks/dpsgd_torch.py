@@ -5,7 +5,7 @@
 Every figure is the time of a whole private step over that of a plain one (forward, backward, SGD), on the
 same rows, in one thread: medians of repetitions that take turns, in processor time, so that a busy machine
 changes little. A private step here is per-example clipping by book-keeping, rounding to the integer grid, one
-share of discrete Gaussian noise, and the step. Opacus has its own noise: `opacus_hooks` is `GradSampleModule`,
+share of discrete Gaussian noise, and the step. Opacus has its own noise: `opacus_hooks`: `GradSampleModule`,
 `opacus_ghost` its fast gradient clipping, with ghost norms where it has them. What is done once for a module
 (our tests of it, Opacus's hooks) is not in it.
 

@@ -50,9 +50,12 @@ def test_what_would_make_the_claim_false_is_refused(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epsilon", "0.0"), ("epsilon", "-1.0"), ("epsilon", "inf"), ("epsilon", "51.0"), ("epsilon", "nan")]
-    + [("delta", "0.0"), ("delta", "1.0"), ("delta", "-1e-5"), ("delta", "nan")]
-    + [("clip", "0.0"), ("clip", "1e-30"), ("clip", "inf"), ("rate", "0.0"), ("rate", "1.1")],
+    [
+        *(("epsilon", value) for value in ("0.0", "-1.0", "inf", "51.0", "nan")),
+        *(("delta", value) for value in ("0.0", "1.0", "-1e-5", "nan")),
+        *(("clip", value) for value in ("0.0", "1e-30", "inf")),
+        *(("rate", value) for value in ("0.0", "1.1")),
+    ],
 )
 def test_a_number_out_of_range_is_refused(field: str, value: str) -> None:
     lines = [line for line in PRIVACY.splitlines() if not line.startswith(field)]
@@ -73,7 +76,9 @@ def test_a_delta_that_allows_publishing_a_row_is_refused() -> None:
 
 
 def test_a_unit_column_may_take_local_steps_and_an_adaptive_clip() -> None:
-    plan = make_plan(extra=PRIVACY + 'unit = "patient"\nsites_per_unit = 1\nexpected_units = 9\nadaptive_quantile = 0.5\n')
+    plan = make_plan(
+        extra=PRIVACY + 'unit = "patient"\nsites_per_unit = 1\nexpected_units = 9\nadaptive_quantile = 0.5\n'
+    )
     assert plan.privacy is not None
     assert not plan.privacy.by_record
 

@@ -141,7 +141,7 @@ def private(
     of_unit = unit.fields(schema, rate)
     chosen = float(f"{0.1 / rows:.0e}") if delta is None else delta
     check_delta(chosen, rows)
-    training = {"rounds": rounds, "batch": max(1, rows // 2), "local_steps": 1, "learning_rate": 1.0}
+    training = {"rounds": rounds, "batch": max(1, rows // 2), "local_steps": 1, "learning_rate": 4.0}
     if of_unit:  # whoever has several rows trains on them before the update is clipped
         training |= {"batch": 32, "local_steps": 5, "learning_rate": 0.5}
     return {

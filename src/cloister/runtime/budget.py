@@ -17,7 +17,7 @@ from cloister.crypto import PublicIdentity, keyring
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms
-from cloister.privacy.ledger import Admission, Ledger, open_debit
+from cloister.privacy.ledger import Admission, Ledger, LedgerInDoubt, open_debit
 
 __all__ = ["Budget", "LedgerBudget", "NoBudget", "check_debit"]
 
@@ -61,10 +61,11 @@ class LedgerBudget:
     Args:
         ledger: the owner's.
         populations: whose rows the study's dataset holds, as the ledger bound them.
+        site: the owner's name in the study, for messages.
     """
 
-    def __init__(self, ledger: Ledger, populations: tuple[str, ...]) -> None:
-        self._ledger, self._populations = ledger, populations
+    def __init__(self, ledger: Ledger, populations: tuple[str, ...], site: str) -> None:
+        self._ledger, self._populations, self._site = ledger, populations, site
         self._terms: PrivacyTerms | None = None
         self._admission: Admission | None = None
         self._block = -1
@@ -74,9 +75,14 @@ class LedgerBudget:
         self.close()
         self._terms, self._block = terms, -1
         cost = terms.block_cost(self._ledger.order(self._populations))
-        self._admission = self._ledger.admit(
-            self._populations, plan.digest.hex(), plan.study.name, cost, terms.blocks
-        )
+        try:
+            self._admission = self._ledger.admit(
+                self._populations, plan.digest.hex(), plan.study.name, cost, terms.blocks
+            )
+        except LedgerInDoubt:
+            raise
+        except PolicyRefused as error:  # the ledger does not know its owner's name in the study
+            raise PolicyRefused(error.what, where=self._site, fix=error.fix) from error
 
     def enter(self, attempt: int) -> None:
         """Debit the attempt's block, and commit the one before it."""

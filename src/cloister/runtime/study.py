@@ -205,7 +205,7 @@ class Study:
                 populations = ledger.bind(None, manifest.dataset_id, fingerprints)
             except PolicyRefused as error:  # it does not know whose ledger it is: there are several here
                 raise PolicyRefused(error.what, where=where, fix=error.fix) from error
-        return LedgerBudget(ledger, populations)
+        return LedgerBudget(ledger, populations, party.identity.name)
 
     def _check_evaluation(self, party: Party) -> None:
         """Refuse to show, uncharged, how well the model fits rows that have a budget."""

@@ -67,7 +67,7 @@ def estimate_position(
 def estimate_cells(
     planar: PlanarLaplace, released: NDArray[Any], *, confidence: float = 0.95
 ) -> tuple[tuple[Estimate, ...], ...]:
-    """Return how many true positions are nearest to each lattice point; [i][j] is point i, j.
+    """Return how many true positions are nearest to each lattice point; `[i][j]` is point i, j.
 
     Args:
         planar: how they were released, truncated; at most 1,024 lattice points.

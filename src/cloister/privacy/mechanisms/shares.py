@@ -21,7 +21,7 @@ def share_variance(
         variance: the summed variance that the claim is calibrated for, in squared units.
         minimum: the shortest list of survivors, m: so many shares are in every sum.
         colluders: sites that may tell the hub their share, c. At least one is assumed: every site knows its
-        own.
+            own.
         adversary: "colluders": the claim holds against the hub with c sites, so m - max(c, 1) shares count;
             "hub": against the hub and outsiders alone, all m count.
 
