@@ -18,8 +18,8 @@ needed (`noise_minimum = 4`), so that their noise adds up to the central amount.
 
 Rate, steps and averaging were fixed before any run; the learning rate, 1, is from accuracy on the train
 rows. Test figures of 23 other settings (four pairs of rate and steps, six of learning rate and clip, central,
-without spares) were seen while exploring: mean of the four from .793 to .803 at epsilon 0.5, from .799 to .812
-at 1.
+without spares) were seen while exploring: mean of the four from .793 to .803 at epsilon 0.5, from .799 to
+.812 at 1.
 """
 
 from __future__ import annotations
