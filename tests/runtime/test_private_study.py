@@ -140,7 +140,7 @@ def test_what_a_hub_sees_of_a_site_is_masked_and_noised(tmp_path: Path, hub: Ide
     params = site.model.params
     clean = site._worker.private_sum(params, 1.0, privacy)
     drawn = np.concatenate([privacy.grid.from_ring(site._vector(terms, params)) - clean for _ in range(3000)])
-    assert drawn.var() / privacy.share_variance == pytest.approx(1.0, abs=0.06)
+    assert drawn.var() / privacy.share_variance == pytest.approx(1.0, abs=0.09)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd"])
