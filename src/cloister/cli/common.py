@@ -12,7 +12,8 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -24,14 +25,17 @@ from cloister.files import read_bytes
 if TYPE_CHECKING:
     from cloister.crypto import Identity, PublicIdentity, TrustStore
     from cloister.privacy.ledger import Ledger
+    from cloister.vault import Manifest
 
 __all__ = [
     "JsonOption",
     "as_home",
+    "at_home",
     "emit",
     "home",
     "identity_path",
     "load_identity",
+    "member",
     "open_ledger",
     "passphrase",
     "resolve_identity",
@@ -175,6 +179,26 @@ def open_ledger(folder: Path, identity: Identity, dataset: str = "DATASET") -> L
             fix=f"Declare one with `{as_home(folder)}cloister budget {dataset} --epsilon ... --delta ...`",
         )
     return Ledger.open(folder / "ledger", identity, successions=successions(folder))
+
+
+def member(folder: Path, dataset: str) -> tuple[PublicIdentity, Manifest]:
+    """Return the public identity of a home on this machine and a dataset's manifest; needs no passphrase."""
+    from cloister.crypto import Identity
+    from cloister.vault import Catalog
+
+    public = Identity.read_public(folder / "identity.json")
+    with at_home(folder):
+        return public, Catalog(folder / "vault", public).manifest(dataset)
+
+
+@contextmanager
+def at_home(folder: Path) -> Iterator[None]:
+    """Name the home in errors about a dataset: there are several."""
+    try:
+        yield
+    except InputError as error:
+        fix = f"See `CLOISTER_HOME={folder} cloister vault ls`"
+        raise InputError(error.what, where=str(folder), fix=fix) from error
 
 
 def trust_store() -> TrustStore:

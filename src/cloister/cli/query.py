@@ -24,7 +24,6 @@ from cloister.cli.common import JsonOption, emit, home
 from cloister.errors import InputError
 
 if TYPE_CHECKING:
-    from cloister.crypto import PublicIdentity
     from cloister.privacy.ledger import Ledger
     from cloister.privacy.statistics import Query, QueryFile
     from cloister.runtime.query import QueryParty, QueryResult
@@ -247,7 +246,7 @@ def _ask_sites(
     from cloister.runtime.query import FederatedQuery, plan_query
 
     hub = Identity.read_public(common.identity_path())
-    members = [_member(each, dataset) for each in homes]
+    members = [common.member(each, dataset) for each in homes]
     wanted = _purpose(purpose, [manifest for _, manifest in members])
     plan = plan_query(
         asked,
@@ -263,19 +262,6 @@ def _ask_sites(
     with ExitStack() as ledgers:
         result = FederatedQuery(plan, identity, [_party(each, dataset, ledgers) for each in homes]).run()
     emit(_federated(dataset, result), as_json=as_json, text=federated_in_words(result))
-
-
-def _member(folder: Path, dataset: str) -> tuple[PublicIdentity, Manifest]:
-    """Return a home's public identity and a dataset's manifest; no passphrase is needed."""
-    from cloister.crypto import Identity
-    from cloister.vault import Catalog
-
-    public = Identity.read_public(folder / "identity.json")
-    try:
-        return public, Catalog(folder / "vault", public).manifest(dataset)
-    except InputError as error:
-        fix = f"See `CLOISTER_HOME={folder} cloister vault ls`"
-        raise InputError(error.what, where=str(folder), fix=fix) from error
 
 
 def _party(folder: Path, dataset: str, ledgers: ExitStack) -> QueryParty:

@@ -32,11 +32,9 @@ from cloister.cli.studyinit import (
 from cloister.errors import InputError
 
 if TYPE_CHECKING:
-    from cloister.crypto import PublicIdentity
     from cloister.learning import Plan
     from cloister.learning.privacy import PrivacyFacts
     from cloister.runtime import Event, Party, StudyResult
-    from cloister.vault import Manifest
 
 app = typer.Typer(no_args_is_help=True, help="Plan, check and run a study.")
 
@@ -103,7 +101,7 @@ def init(
     if out.exists():
         raise InputError("the file exists", where=str(out), fix="Choose another name with --out")
     hub = Identity.read_public(common.identity_path())
-    members = [_member(home, dataset) for home in site]
+    members = [common.member(home, dataset) for home in site]
     allow(purpose, members)
     schema = common_schema(members)
     document = {
@@ -191,26 +189,6 @@ def run(
 # --- sites on this machine --------------------------------------------------------------------------------
 
 
-def _member(home: Path, dataset: str) -> tuple[PublicIdentity, Manifest]:
-    """Return a home's public identity and a dataset's manifest; no passphrase is needed."""
-    from cloister.crypto import Identity
-    from cloister.vault import Catalog
-
-    public = Identity.read_public(home / "identity.json")
-    with _at(home):
-        return public, Catalog(home / "vault", public).manifest(dataset)
-
-
-@contextmanager
-def _at(home: Path) -> Iterator[None]:
-    """Name the home in errors about a dataset: there are several."""
-    try:
-        yield
-    except InputError as error:
-        fix = f"See `CLOISTER_HOME={home} cloister vault ls`"
-        raise InputError(error.what, where=str(home), fix=fix) from error
-
-
 def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> Party:
     """Return a home as a site; a ledger that is not needed still says whether rows have a budget."""
     from cloister.crypto import Identity, TrustStore
@@ -222,7 +200,7 @@ def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> 
     identity = Identity.load(home / "identity.json", common.passphrase())
     vault = Vault.unlock(home / "vault", identity, common.passphrase())
     if held_out is not None:
-        with _at(home):
+        with common.at_home(home):
             vault.manifest(held_out)
     ledger = None
     if plan.privacy is not None or ledger_exists(home / "ledger"):

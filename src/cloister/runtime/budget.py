@@ -11,15 +11,17 @@ plan.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from cloister.crypto import PublicIdentity, keyring
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms
-from cloister.privacy.ledger import Admission, Ledger, LedgerInDoubt, open_debit
+from cloister.privacy.ledger import Admission, Cost, Ledger, LedgerInDoubt, open_debit
+from cloister.vault import Manifest, Vault
 
-__all__ = ["Budget", "LedgerBudget", "NoBudget", "check_debit"]
+__all__ = ["Budget", "LedgerBudget", "NoBudget", "Reservation", "check_debit", "populations_of"]
 
 
 class Budget(Protocol):
@@ -55,40 +57,40 @@ class NoBudget:
         return None
 
 
-class LedgerBudget:
-    """A budget kept in a ledger.
+class Reservation:
+    """Blocks of one admission, started one after another; studies and queries keep their budgets with it.
 
     Args:
         ledger: the owner's.
-        populations: whose rows the study's dataset holds, as the ledger bound them.
-        site: the owner's name in the study, for messages.
+        populations: whose rows the dataset holds, as the ledger bound them.
     """
 
-    def __init__(self, ledger: Ledger, populations: tuple[str, ...], site: str) -> None:
-        self._ledger, self._populations, self._site = ledger, populations, site
-        self._terms: PrivacyTerms | None = None
+    def __init__(self, ledger: Ledger, populations: tuple[str, ...]) -> None:
+        self._ledger, self._populations = ledger, populations
         self._admission: Admission | None = None
         self._block = -1
 
-    def admit(self, plan: Plan, terms: PrivacyTerms) -> None:
-        """Reserve the whole plan at the larger of its two views. Raises PolicyRefused."""
-        self.close()
-        self._terms, self._block = terms, -1
-        cost = terms.block_cost(self._ledger.order(self._populations))
-        try:
-            self._admission = self._ledger.admit(
-                self._populations, plan.digest.hex(), plan.study.name, cost, terms.blocks
-            )
-        except LedgerInDoubt:
-            raise
-        except PolicyRefused as error:  # the ledger does not know its owner's name in the study
-            raise PolicyRefused(error.what, where=self._site, fix=error.fix) from error
+    def reserve(self, study: str, name: str, cost_at: Callable[[int], Cost], blocks: int) -> None:
+        """Reserve all blocks; what an abandoned roster had reserved is given back first.
 
-    def enter(self, attempt: int) -> None:
-        """Debit the attempt's block, and commit the one before it."""
-        if self._admission is None or self._terms is None:
+        Args:
+            study: digest of the plan, hex.
+            name: for people.
+            cost_at: what a block costs, by the order of the ledger's filter.
+            blocks: how many.
+
+        Raises:
+            PolicyRefused: it does not fit.
+        """
+        self.close()
+        self._block = -1
+        cost = cost_at(self._ledger.order(self._populations))
+        self._admission = self._ledger.admit(self._populations, study, name, cost, blocks)
+
+    def enter(self, block: int) -> None:
+        """Debit a block unless it runs already, and commit the one before it; durable on return."""
+        if self._admission is None:
             raise PolicyRefused("nothing was admitted", fix="Admit the plan first")
-        block = attempt // self._terms.block_attempts
         if block == self._block:
             return
         if self._block >= 0:
@@ -97,7 +99,8 @@ class LedgerBudget:
         self._block = block
 
     def close(self) -> bytes | None:
-        """Commit the running block, give back the others, and return the ledger's signed statement."""
+        """Commit the running block, give back the others, and return the ledger's signed statement; None
+        where nothing was admitted."""
         admission, self._admission = self._admission, None
         if admission is None:
             return None
@@ -105,6 +108,49 @@ class LedgerBudget:
             self._ledger.commit(admission, self._block)
         self._ledger.close(admission)
         return self._ledger.debit(admission)
+
+
+class LedgerBudget:
+    """A study's budget kept in a ledger.
+
+    Args:
+        ledger: the owner's.
+        populations: whose rows the study's dataset holds, as the ledger bound them.
+        site: the owner's name in the study, for messages.
+    """
+
+    def __init__(self, ledger: Ledger, populations: tuple[str, ...], site: str) -> None:
+        self._reservation, self._site = Reservation(ledger, populations), site
+        self._block_attempts = 1
+
+    def admit(self, plan: Plan, terms: PrivacyTerms) -> None:
+        """Reserve the whole plan at the larger of its two views. Raises PolicyRefused."""
+        self._block_attempts = terms.block_attempts
+        try:
+            self._reservation.reserve(plan.digest.hex(), plan.study.name, terms.block_cost, terms.blocks)
+        except LedgerInDoubt:
+            raise
+        except PolicyRefused as error:  # the ledger does not know its owner's name in the study
+            raise PolicyRefused(error.what, where=self._site, fix=error.fix) from error
+
+    def enter(self, attempt: int) -> None:
+        """Debit the attempt's block, and commit the one before it."""
+        self._reservation.enter(attempt // self._block_attempts)
+
+    def close(self) -> bytes | None:
+        """Commit the running block, give back the others, and return the ledger's signed statement."""
+        return self._reservation.close()
+
+
+def populations_of(ledger: Ledger, vault: Vault, manifest: Manifest) -> tuple[str, ...]:
+    """Return whom a dataset is charged to; its rows are read only where the ledger does not know it yet.
+
+    Raises:
+        PolicyRefused: no budget covers its rows.
+    """
+    return ledger.bound(manifest.dataset_id) or ledger.bind(
+        None, manifest.dataset_id, vault.fingerprints(manifest.name)
+    )
 
 
 def check_debit(envelope: bytes, owner: PublicIdentity, plan: Plan) -> None:

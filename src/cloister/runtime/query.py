@@ -24,6 +24,7 @@ from cloister.errors import IntegrityError, PlanError, PolicyRefused, ProtocolEr
 from cloister.privacy.accounting import renyi
 from cloister.privacy.ledger import Ledger
 from cloister.privacy.statistics import Answer, Query, QueryFile, Release, one_budget
+from cloister.runtime.budget import populations_of
 from cloister.runtime.events import Event, OnEvent
 from cloister.runtime.hub import Step
 from cloister.runtime.querybudget import LedgerQueryBudget, QueryBudget
@@ -71,7 +72,7 @@ def ask(asked: Query | QueryFile, vault: Vault, dataset: str, *, purpose: str, l
     manifest = vault.manifest(dataset)
     release = Release.plan(asked, describe(manifest.schema, manifest.rows))  # 1
     with vault.open(dataset, purpose=purpose) as opened:
-        populations = ledger.bind(None, opened.manifest.dataset_id, vault.fingerprints(dataset))  # 2
+        populations = populations_of(ledger, vault, opened.manifest)  # 2
         if opened.manifest != manifest:
             raise IntegrityError("the dataset was replaced meanwhile", where=dataset, fix="Ask again")
         measured = release.measure(opened.table(release.columns or opened.columns[:1]))  # 3
@@ -306,10 +307,7 @@ class FederatedQuery:
             manifest, envelope = dataset.manifest, dataset.envelope
         budget = self._budgets.get(entry.name)
         if budget is None:
-            populations = party.ledger.bind(
-                None, manifest.dataset_id, party.vault.fingerprints(entry.dataset)
-            )
-            budget = LedgerQueryBudget(party.ledger, populations)
+            budget = LedgerQueryBudget(party.ledger, populations_of(party.ledger, party.vault, manifest))
 
         def read(columns: tuple[str, ...]) -> pa.Table:
             with party.vault.open(entry.dataset, purpose=self.plan.purpose) as opened:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from cloister.errors import PolicyRefused
 from cloister.privacy.accounting import Event, renyi
-from cloister.privacy.ledger import Admission, Ledger
+from cloister.privacy.ledger import Ledger
+from cloister.runtime.budget import Reservation
 from cloister.runtime.queryplan import QueryPlan
 
 __all__ = ["LedgerQueryBudget", "QueryBudget"]
@@ -35,7 +35,7 @@ class QueryBudget(Protocol):
 
 
 class LedgerQueryBudget:
-    """A budget kept in a ledger.
+    """A budget kept in a ledger; an attempt is a block of its own.
 
     Args:
         ledger: the owner's.
@@ -43,32 +43,18 @@ class LedgerQueryBudget:
     """
 
     def __init__(self, ledger: Ledger, populations: tuple[str, ...]) -> None:
-        self._ledger, self._populations = ledger, populations
-        self._admission: Admission | None = None
-        self._entered: list[int] = []
+        self._reservation = Reservation(ledger, populations)
 
     def admit(self, plan: QueryPlan, events: Sequence[Event]) -> None:
         """Reserve every attempt; what an abandoned roster had reserved is given back first."""
-        self.close()
-        cost = renyi(events, self._ledger.order(self._populations))
-        self._admission = self._ledger.admit(
-            self._populations, plan.digest.hex(), plan.title[:200], cost, plan.attempts
+        self._reservation.reserve(
+            plan.digest.hex(), plan.title[:200], lambda order: renyi(events, order), plan.attempts
         )
 
     def enter(self, attempt: int) -> None:
         """Debit an attempt."""
-        if self._admission is None:
-            raise PolicyRefused("nothing was admitted", fix="Admit the query first")
-        self._ledger.start(self._admission, attempt)
-        self._entered.append(attempt)
+        self._reservation.enter(attempt)
 
     def close(self) -> bytes | None:
         """Commit what was entered and give back the rest."""
-        admission, self._admission = self._admission, None
-        if admission is None:
-            return None
-        for attempt in self._entered:
-            self._ledger.commit(admission, attempt)
-        self._entered.clear()
-        self._ledger.close(admission)
-        return self._ledger.debit(admission)
+        return self._reservation.close()

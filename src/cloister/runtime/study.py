@@ -23,7 +23,7 @@ from cloister.errors import CloisterError, IntegrityError, PlanError, PolicyRefu
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms, private_model
 from cloister.privacy.ledger import Ledger
-from cloister.runtime.budget import LedgerBudget
+from cloister.runtime.budget import LedgerBudget, populations_of
 from cloister.runtime.epoch import terms_of
 from cloister.runtime.events import Event, OnEvent, RoundDone
 from cloister.runtime.hub import Hub, Step
@@ -189,9 +189,10 @@ class Study:
         ledger, where = party.ledger, f"dataset {manifest.name!r} of {party.identity.name}"
         if ledger is None:
             return None
-        populations = ledger.bound(manifest.dataset_id)
         if self.plan.privacy is None:
-            populations = populations or ledger.overlap(party.vault.fingerprints(manifest.name))
+            populations = ledger.bound(manifest.dataset_id) or ledger.overlap(
+                party.vault.fingerprints(manifest.name)
+            )
             if populations:
                 raise PolicyRefused(
                     f"these rows have a budget ({', '.join(populations)}), and the plan claims no privacy",
@@ -199,12 +200,10 @@ class Study:
                     fix="Have [privacy] added to the plan, or do not take part",
                 )
             return None
-        if not populations:
-            fingerprints = party.vault.fingerprints(manifest.name)
-            try:
-                populations = ledger.bind(None, manifest.dataset_id, fingerprints)
-            except PolicyRefused as error:  # it does not know whose ledger it is: there are several here
-                raise PolicyRefused(error.what, where=where, fix=error.fix) from error
+        try:
+            populations = populations_of(ledger, party.vault, manifest)
+        except PolicyRefused as error:  # it does not know whose ledger it is: there are several here
+            raise PolicyRefused(error.what, where=where, fix=error.fix) from error
         return LedgerBudget(ledger, populations, party.identity.name)
 
     def _check_evaluation(self, party: Party) -> None:
