@@ -21,7 +21,7 @@ from cloister.privacy.ledger import Cap, Ledger
 from cloister.privacy.mechanisms import DiscreteGaussian
 from cloister.privacy.statistics import FederatedRelease, Federation, Query, QueryFile, Release
 from cloister.privacy.statistics.noise import LaplaceNoise
-from cloister.runtime import queryhub, querysite
+from cloister.runtime import querysite, sumhub
 from cloister.runtime.messages import RoundStart, Upload
 from cloister.runtime.query import FederatedQuery, ask
 from cloister.runtime.queryplan import QueryMember, QueryPlan
@@ -178,7 +178,7 @@ def test_the_hub_holds_no_sites_value_but_the_noisy_sum(
 ) -> None:
     parties = make_parties(tmp_path, [50, 60, 70])
     hub = Identity.generate("hub")
-    decode, contribution = queryhub.decode_message, FederatedRelease.contribution
+    decode, contribution = sumhub.decode_message, FederatedRelease.contribution
     seen: list[Any] = []
     given: list[np.ndarray] = []
     exact: list[np.ndarray] = []
@@ -194,7 +194,7 @@ def test_the_hub_holds_no_sites_value_but_the_noisy_sum(
         exact.append(vector_without_noise(self, data))
         return vector
 
-    monkeypatch.setattr(queryhub, "decode_message", see)
+    monkeypatch.setattr(sumhub, "decode_message", see)
     monkeypatch.setattr(FederatedRelease, "contribution", give)
     query = FederatedQuery(plan_for(hub, parties, ASKED), hub, parties)
     totals: list[np.ndarray] = []

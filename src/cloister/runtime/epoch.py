@@ -15,25 +15,55 @@ from cloister.runtime.globalmodel import weights_by_site
 from cloister.runtime.roster import Countersignature
 from cloister.secagg import Encoding, EpochContext, Roster
 
-__all__ = ["EpochTerms", "terms_of"]
+__all__ = ["EpochTerms", "RosterTerms", "terms_of"]
 
 
 @dataclass(frozen=True)
-class EpochTerms:
-    """What all members of an epoch agree on.
+class RosterTerms:
+    """What all members of an epoch agree on, whatever they add up.
 
     Attributes:
         context: what keys, masks and signatures of the epoch are bound to.
-        rows: training rows by site, in roster order.
+        rows: rows by site, in roster order.
         manifests: 32-byte digest of each site's signed manifest.
-        weights: each site's weight in the sum.
-        encoding: the fixed point of the sum.
-        privacy: grid, noise and events, where the plan claims privacy.
     """
 
     context: EpochContext
     rows: Mapping[str, int]
     manifests: Mapping[str, bytes]
+
+    @property
+    def number(self) -> int:
+        """The epoch's number."""
+        return self.context.epoch
+
+    @property
+    def roster(self) -> Roster:
+        """The members, in their order."""
+        return self.context.roster
+
+    def countersignature(self, name: str) -> Countersignature:
+        """Return what the member of this name signs, and no other statement."""
+        return Countersignature(
+            plan=self.context.plan_digest.hex(),
+            roster=self.roster.digest.hex(),
+            epoch=self.number,
+            site=name,
+            manifest=self.manifests[name].hex(),
+            rows=self.rows[name],
+        )
+
+
+@dataclass(frozen=True)
+class EpochTerms(RosterTerms):
+    """What all members of an epoch of a study agree on.
+
+    Attributes:
+        weights: each site's weight in the sum.
+        encoding: the fixed point of the sum.
+        privacy: grid, noise and events, where the plan claims privacy.
+    """
+
     weights: Mapping[str, float]
     encoding: Encoding
     privacy: PrivacyTerms | None = None
@@ -48,30 +78,9 @@ class EpochTerms:
         return parameters if self.distributed_noise is None else self.distributed_noise.coordinates
 
     @property
-    def number(self) -> int:
-        """The epoch's number."""
-        return self.context.epoch
-
-    @property
-    def roster(self) -> Roster:
-        """The members, in their order."""
-        return self.context.roster
-
-    @property
     def first(self) -> PublicIdentity:
         """The member that deals the study key."""
         return self.roster.members[0]
-
-    def countersignature(self, name: str) -> Countersignature:
-        """Return what the member of this name signs, and no other statement."""
-        return Countersignature(
-            plan=self.context.plan_digest.hex(),
-            roster=self.roster.digest.hex(),
-            epoch=self.number,
-            site=name,
-            manifest=self.manifests[name].hex(),
-            rows=self.rows[name],
-        )
 
 
 def terms_of(

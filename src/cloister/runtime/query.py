@@ -26,11 +26,11 @@ from cloister.privacy.ledger import Ledger
 from cloister.privacy.statistics import Answer, Query, QueryFile, Release, one_budget
 from cloister.runtime.budget import populations_of
 from cloister.runtime.events import Event, OnEvent
-from cloister.runtime.hub import Step
 from cloister.runtime.querybudget import LedgerQueryBudget, QueryBudget
 from cloister.runtime.queryhub import QueryHub
 from cloister.runtime.queryplan import QueryMember, QueryPlan, describe
 from cloister.runtime.querysite import QuerySite
+from cloister.runtime.sumhub import Step
 from cloister.types import RandomBytes
 from cloister.vault import Manifest, Vault
 

@@ -29,6 +29,7 @@ from cloister.crypto import Identity, PublicIdentity, sha256
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.privacy.statistics import Answer, FederatedRelease
 from cloister.runtime.channel import Channel
+from cloister.runtime.epoch import RosterTerms
 from cloister.runtime.messages import (
     Announce,
     Announcements,
@@ -54,7 +55,7 @@ from cloister.runtime.messages import (
 )
 from cloister.runtime.querybudget import QueryBudget
 from cloister.runtime.queryplan import QueryMember, QueryPlan
-from cloister.runtime.roster import Countersignature, check_countersignatures, countersign, manifest_digest
+from cloister.runtime.roster import check_countersignatures, countersign, manifest_digest
 from cloister.secagg import EpochContext, Roster, SecureSumSite
 from cloister.types import RandomBytes
 from cloister.vault import Schema, open_manifest
@@ -65,20 +66,14 @@ BITS = 32
 
 
 @dataclass(frozen=True)
-class QueryEpoch:
-    """What all members of a roster agree on. Made by `of`.
+class QueryEpoch(RosterTerms):
+    """What all members of a query's roster agree on. Made by `of`.
 
     Attributes:
-        context: what keys, masks and signatures are bound to.
         release: what is answered and paid.
-        rows: by member.
-        manifests: digest of each signed manifest, by member.
     """
 
-    context: EpochContext
     release: FederatedRelease
-    rows: Mapping[str, int]
-    manifests: Mapping[str, bytes]
 
     @classmethod
     def of(
@@ -101,18 +96,7 @@ class QueryEpoch:
             hub_view="sum",
         )
         rows = {member.name: named[member.name].rows for member in members}
-        return cls(context, plan.release(schema, len(members)), rows, manifests)
-
-    def countersignature(self, name: str) -> Countersignature:
-        """Return what the member of this name signs, and no other statement."""
-        return Countersignature(
-            plan=self.context.plan_digest.hex(),
-            roster=self.context.roster.digest.hex(),
-            epoch=self.context.epoch,
-            site=name,
-            manifest=self.manifests[name].hex(),
-            rows=self.rows[name],
-        )
+        return cls(context, rows, manifests, plan.release(schema, len(members)))
 
     def read_total(self, total: bytes) -> NDArray[np.uint32]:
         """Return uint32[size] of a sum's bytes. Raises ProtocolError where there are more or fewer."""

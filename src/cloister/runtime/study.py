@@ -308,7 +308,7 @@ class Study:
         hub, epoch = self.hub, self.hub.epochs[-1]
         first = self.sites[epoch.terms.first.name]
         source = hub.model or first.model
-        if first.study_key is None or epoch.study_keys is None:
+        if first.study_key is None or hub.study_keys is None:
             raise CloisterError("the study ended without a study key")
         names = [member.name for member in epoch.terms.roster.members]
         return StudyResult(
@@ -320,7 +320,7 @@ class Study:
             countersignatures=dict(epoch.countersignatures),
             epoch=epoch.terms.number,
             setup_digest=epoch.secure_sum.setup_digest,
-            study_keys=epoch.study_keys,
+            study_keys=hub.study_keys,
             rounds=tuple(hub.rounds),
             final_metrics=hub.final_metrics,
             model=source.released(),
