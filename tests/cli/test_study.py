@@ -88,7 +88,7 @@ def test_check_predicts_what_a_site_sends(
 ) -> None:
     from cloister.learning import load_plan
     from cloister.runtime import MemoryNetwork, Party, Study
-    from cloister.runtime import site as site_module
+    from cloister.runtime import sumsite as site_module
     from cloister.runtime.messages import Upload
 
     path = write_plan(made, tmp_path)
