@@ -50,6 +50,7 @@ from cloister.files import new_directory, write_atomic
 from cloister.governance import TrainedStudy, TrustAnchors, in_words, release, verify_release
 from cloister.governance.audit import AuditReport
 from cloister.governance.auditrun import audit
+from cloister.governance.certificate import moment
 from cloister.inference import ModelArtifact, Predictor, answer, seal_request
 from cloister.learning import (
     ClientRows,
@@ -302,17 +303,13 @@ def _audit(plan: Plan, schema: Schema, result: StudyResult, folder: Path, progre
         plan,
         schema,
         len(result.members),
-        created=_now(),
+        created=moment(),
         rows=result.rows,
         canaries=_CANARIES,
         confidence=_CONFIDENCE,
     )
     write_atomic(folder / "audit.json", report.to_json())
     return report
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _release(
@@ -335,7 +332,7 @@ def _release(
         signer=hub,
         log=Log(folder / "log" / "entries", hub.fingerprint),
         cosigners=[Cosigner(watching / site.identity.name, site.identity) for site in sites],
-        created=_now(),
+        created=moment(),
         audit=audit,
     )
     anchors = TrustAnchors.of(identity.public for identity in identities)

@@ -77,10 +77,10 @@ def audit(
 ) -> None:
     """Attack a model or a study, and compare with its claim of privacy."""
     import json
-    from datetime import UTC, datetime
 
     from cloister.governance.audit import VIOLATES
     from cloister.governance.auditrun import audit as run_audit
+    from cloister.governance.certificate import moment
     from cloister.report.audit import audit_summary
 
     if html is not None and html.exists():
@@ -98,7 +98,7 @@ def audit(
             known.plan,
             known.schema,
             len(known.rows),
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=moment(),
             rows=known.rows,
             tables=tables,
             canaries=canaries,

@@ -51,11 +51,10 @@ def release(
     as_json: JsonOption = False,
 ) -> None:
     """Release a study's model through its policy."""
-    from datetime import UTC, datetime
-
     from cloister.governance import in_words
     from cloister.governance import release as release_model
     from cloister.governance.audit import read_report
+    from cloister.governance.certificate import moment
     from cloister.log import Cosigner, Log
 
     policies = _policies(policy or [])
@@ -73,7 +72,7 @@ def release(
         signer=signer,
         log=Log(keeper / "log" / "releases", signer.fingerprint),
         cosigners=[Cosigner(home / "log" / "heads", each) for home, each in homes.items()],
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=moment(),
         recipients=recipients,
         policies=policies,
         audit=attacked,

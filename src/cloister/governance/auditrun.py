@@ -28,6 +28,7 @@ from cloister.crypto import Identity, StreamRandom
 from cloister.errors import InputError, PlanError
 from cloister.governance.audit import AuditReport, CanaryFacts, ClaimFacts, judge
 from cloister.governance.auditmechanism import as_the_study_runs_it
+from cloister.governance.privacy import upwards
 from cloister.learning import FeatureMap, Model, Plan, SoftmaxHead, initial_model, plan_model
 from cloister.learning.attacks import (
     Bound,
@@ -155,8 +156,8 @@ class _Found:
         claim = mechanism.claim
         self._mechanism = mechanism
         self._claim = ClaimFacts(
-            _upwards(facts.epsilon_hub),
-            _upwards(facts.epsilon_colluders),
+            upwards(facts.epsilon_hub),
+            upwards(facts.epsilon_colluders),
             facts.delta,
             facts.adversary,
             facts.unit,
@@ -310,10 +311,6 @@ def _some(part: Rows, random: StreamRandom) -> Rows:
     X, y = part
     chosen = random.permutation(len(y))[: max(1, len(y) // 2)]
     return X[chosen], y[chosen]
-
-
-def _upwards(value: float) -> float:
-    return math.ceil(value * 1e4 * (1.0 - 1e-9)) / 1e4
 
 
 def _not_a_table() -> InputError:

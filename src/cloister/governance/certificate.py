@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -51,6 +52,7 @@ __all__ = [
     "Subject",
     "Training",
     "decode_statement",
+    "moment",
 ]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -73,6 +75,11 @@ Count = Annotated[int, Meta(ge=0, le=2**48)]
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
 FilePath = Annotated[str, Meta(pattern=r"^[a-z0-9_-]+(?:/[a-z0-9_-]+)?(?:\.[a-z0-9]+)+\Z", max_length=160)]
 Moment = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", max_length=20)]
+
+
+def moment() -> str:
+    """Return the time now in UTC, as certificates and audits state it: "2026-01-31T12:00:00Z"."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class _Record(Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,7 +33,7 @@ from cloister.learning.privacy import PrivacyFacts, PrivacyTerms, private_model
 from cloister.privacy.accounting import IntegerGaussian, renyi
 from cloister.privacy.ledger import open_debit
 
-__all__ = ["check_privacy", "privacy_of"]
+__all__ = ["check_privacy", "privacy_of", "upwards"]
 
 _DIGITS = 4
 _CLOSE = 1e-9  # square roots may differ in the last bit between machines
@@ -46,8 +46,8 @@ def privacy_of(study: TrainedStudy, audit: Audited | None) -> Privacy | None:
         return None
     return Privacy(
         claim=claim,
-        epsilon_hub=_upwards(claim.epsilon_hub),
-        epsilon_colluders=_upwards(claim.epsilon_colluders),
+        epsilon_hub=upwards(claim.epsilon_hub),
+        epsilon_colluders=upwards(claim.epsilon_colluders),
         debits={name: sha256(study.debits[name]).hex() for name in study.roster.names},
         audit=audit,
     )
@@ -68,7 +68,7 @@ def check_privacy(case: Case) -> str:
         return "none claimed, nothing to recompute: no differential privacy was applied"
     claim = stated.claim
     _check_events(case, claim)  # a
-    hub, colluders = _upwards(claim.epsilon_hub), _upwards(claim.epsilon_colluders)  # b
+    hub, colluders = upwards(claim.epsilon_hub), upwards(claim.epsilon_colluders)  # b
     require(
         hub <= stated.epsilon_hub and colluders <= stated.epsilon_colluders,
         f"the events give epsilon {hub} and {colluders}, the certificate states less",
@@ -147,8 +147,8 @@ def _check_debit(case: Case, member: PublicIdentity, claim: PrivacyFacts, digest
     )
 
 
-def _upwards(value: float) -> float:
-    """Round up, so that what is stated is never below what was calculated."""
+def upwards(value: float) -> float:
+    """Round an epsilon up to four digits: what is stated is never below what was calculated."""
     steps = 10.0**_DIGITS
     return math.ceil(value * steps * (1 - _CLOSE)) / steps
 

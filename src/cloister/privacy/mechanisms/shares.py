@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 from cloister.errors import PlanError
+from cloister.privacy.accounting import MIN_SHARE_VARIANCE as MINIMUM_SHARE_VARIANCE
 
 __all__ = ["MINIMUM_SHARE_VARIANCE", "share_variance"]
-
-MINIMUM_SHARE_VARIANCE: Final = 8.0
-"""Least variance of one share, in squared units: twice the s**2 = 4 that the accounting sets aside."""
 
 
 def share_variance(
