@@ -55,6 +55,7 @@ class RoundDone:
     seconds: float
     metrics: dict[str, float] | None = None
     site_metrics: dict[str, dict[str, float]] | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
