@@ -1,22 +1,65 @@
-"""What a study reports while it runs: names, numbers and reasons, never data. Progress bars, logs and the
-report read these."""
+"""What a study reports while it runs: names, numbers and reasons, never data. Progress bars, logs, metrics
+and the report read these.
+
+A new event also gets its line in `cloister.runtime.observe.fields`, which says what of it may be kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = [
     "Burnt",
+    "Connected",
+    "Ended",
+    "EpochEnded",
     "Event",
+    "LeaseLost",
+    "LeaseTaken",
+    "Lost",
     "OnEvent",
     "Refused",
+    "Resumed",
     "RosterAgreed",
     "RoundDone",
     "SetupDone",
+    "Spent",
     "Stalled",
+    "Started",
     "Stopped",
+    "Traffic",
 ]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A hub's or a site's process began its part, or took it up again after a restart.
+
+    Attributes:
+        role: whose part.
+        rounds: how many the plan asks for.
+        members: the sites that the plan names.
+    """
+
+    role: Literal["hub", "site"]
+    rounds: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A session with a peer is open."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Nothing was heard from a peer for too long; it may come back."""
+
+    peer: str
 
 
 @dataclass(frozen=True)
@@ -47,6 +90,7 @@ class RoundDone:
         metrics: evaluation of the model this round started from, where the plan declares rows public; else
             None.
         site_metrics: the same by site.
+        epoch: the epoch it ran in.
     """
 
     round: int
@@ -84,11 +128,99 @@ class Burnt:
 
 
 @dataclass(frozen=True)
+class EpochEnded:
+    """An epoch is over before the study is; another may follow with another roster."""
+
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A restarted party goes on where it was: this attempt at this round is the next one."""
+
+    epoch: int
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class LeaseTaken:
+    """This process is now the study's only hub; `term` is higher than that of every hub before it."""
+
+    term: int
+
+
+@dataclass(frozen=True)
+class LeaseLost:
+    """This process is the study's hub no longer."""
+
+    term: int
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes by peer since this process began, headers and repetitions included.
+
+    Attributes:
+        sent: bytes by receiver.
+        received: bytes by sender, refused ones included.
+    """
+
+    sent: dict[str, int]
+    received: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a site's ledger has booked for a population, this study included.
+
+    Attributes:
+        population: whose rows, as the ledger's owner named them.
+        epsilon: spent so far.
+        limit: epsilon of the declared budget.
+        delta: the delta at which both are said.
+        share: spent share of the budget, 0 to 1; the epsilon of small sums is far too high, this is not.
+    """
+
+    population: str
+    epsilon: float
+    limit: float
+    delta: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The study ended before its last round."""
 
     reason: str
 
 
-Event = RosterAgreed | SetupDone | RoundDone | Refused | Stalled | Burnt | Stopped
+@dataclass(frozen=True)
+class Ended:
+    """The study finished all its rounds."""
+
+    rounds: int
+
+
+Event = (
+    Started
+    | Connected
+    | Lost
+    | RosterAgreed
+    | SetupDone
+    | RoundDone
+    | Refused
+    | Stalled
+    | Burnt
+    | EpochEnded
+    | Resumed
+    | LeaseTaken
+    | LeaseLost
+    | Traffic
+    | Spent
+    | Stopped
+    | Ended
+)
 OnEvent = Callable[[Event], None]
