@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from cloister.runtime.events import Event
+from cloister.runtime.observe.log import EventLog
+from cloister.runtime.observe.metrics import Metrics, address
+from cloister.runtime.observe.traces import Traces, collector
 
 __all__ = ["Observer", "Watcher"]
 
@@ -32,6 +37,46 @@ class Observer:
 
     def __init__(self, watchers: Sequence[Watcher] = ()) -> None:
         self._watchers = tuple(watchers)
+
+    @classmethod
+    def of(
+        cls,
+        logs: Path,
+        *,
+        study: str,
+        party: str,
+        peers: Iterable[str] = (),
+        public: bool = False,
+        metrics: str | None = None,
+        otlp: str | None = None,
+    ) -> Self:
+        """Return what a hub's or a site's service watches itself with.
+
+        Args:
+            logs: the home's folder of logs.
+            study: the study's name.
+            party: this party's name.
+            peers: the parties it speaks to, as the plan names them; only they become labels of metrics.
+            public: the plan declares its rows public, so that measures of the model may be told.
+            metrics: HOST:PORT to serve Prometheus metrics on, or None.
+            otlp: URL of a collector of traces, or None.
+
+        Raises:
+            InputError: an address does not fit, or a package is missing.
+            StorageError: the log cannot be written.
+        """
+        listen = None if metrics is None else address(metrics)
+        url = None if otlp is None else collector(otlp)
+        with ExitStack() as opened:
+            watchers: list[Watcher] = [EventLog(logs, study=study, party=party, public=public)]
+            opened.callback(watchers[0].close)
+            if listen is not None:
+                watchers.append(Metrics(study=study, party=party, peers=peers, listen=listen))
+                opened.callback(watchers[-1].close)
+            if url is not None:
+                watchers.append(Traces(url, study=study, party=party))
+            opened.pop_all()
+        return cls(watchers)
 
     def __call__(self, event: Event) -> None:
         """Hand an event on."""
