@@ -15,6 +15,7 @@ from cloister.runtime.events import (
 )
 from cloister.runtime.hub import Hub, Outgoing, Step
 from cloister.runtime.query import FederatedQuery, ask, plan_query
+from cloister.runtime.result import EpochFacts, StudyResult
 from cloister.runtime.roster import (
     COUNTERSIGNATURE_TYPE,
     Countersignature,
@@ -24,7 +25,7 @@ from cloister.runtime.roster import (
 )
 from cloister.runtime.site import Site
 from cloister.runtime.store import RoundEntry, StudyRecord, StudyState, load_study, record_of, save_study
-from cloister.runtime.study import Party, Study, StudyResult
+from cloister.runtime.study import Party, Study
 from cloister.runtime.transport import MemoryNetwork, MemoryTransport
 from cloister.runtime.worker import LocalWorker
 
@@ -33,6 +34,7 @@ __all__ = [
     "Burnt",
     "Channel",
     "Countersignature",
+    "EpochFacts",
     "Event",
     "FederatedQuery",
     "Hub",

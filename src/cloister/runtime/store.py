@@ -25,7 +25,7 @@ from cloister.errors import InputError, IntegrityError
 from cloister.files import new_directory, read_bytes, write_atomic
 from cloister.learning import Plan, load_checkpoint, parse_plan, save_checkpoint
 from cloister.learning.privacy import PrivacyFacts
-from cloister.runtime.study import StudyResult
+from cloister.runtime.result import StudyResult
 from cloister.runtime.studykey import open_study_key
 from cloister.types import check_name
 
@@ -105,7 +105,7 @@ def record_of(result: StudyResult) -> StudyRecord:
         rows=dict(result.rows),
         manifests={name: envelope.decode() for name, envelope in result.manifests.items()},
         countersignatures={name: envelope.decode() for name, envelope in result.countersignatures.items()},
-        epoch=result.epoch,
+        epoch=result.last.number,
         setup_digest=result.setup_digest.hex(),
         rounds=tuple(RoundEntry(done.round, done.attempt, done.survivors) for done in result.rounds),
         privacy=None if result.privacy is None else result.privacy.facts,

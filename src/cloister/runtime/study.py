@@ -11,22 +11,21 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity, StreamRandom
 from cloister.errors import CloisterError, IntegrityError, PlanError, PolicyRefused, ProtocolError
 from cloister.learning import Plan
-from cloister.learning.privacy import PrivacyTerms, private_model
+from cloister.learning.privacy import private_model
 from cloister.privacy.ledger import Ledger
 from cloister.runtime.budget import LedgerBudget, populations_of
 from cloister.runtime.epoch import terms_of
-from cloister.runtime.events import Event, OnEvent, RoundDone
+from cloister.runtime.events import Event, OnEvent
 from cloister.runtime.hub import Hub, Step
+from cloister.runtime.result import EpochFacts, StudyResult
 from cloister.runtime.site import Site
 from cloister.runtime.transport import MemoryNetwork, MemoryTransport
 from cloister.runtime.worker import LocalWorker
@@ -56,53 +55,6 @@ class Party:
     held_out: str | None = None
     trusted: tuple[PublicIdentity, ...] | None = None
     ledger: Ledger | None = None
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """What a finished study leaves behind.
-
-    Attributes:
-        plan: what was agreed.
-        hub: the hub's public identity.
-        members: public identities in roster order.
-        rows: training rows by site.
-        manifests: signed manifests by site.
-        countersignatures: signed agreement to plan and roster by site.
-        epoch: number of the epoch the rounds ran in.
-        setup_digest: 32-byte digest of the secure sum's set-up.
-        study_keys: signed envelope with the study key sealed to every reader.
-        rounds: one record a round.
-        final_metrics: evaluation of the released model over all sites and by site, where rows are declared
-            public.
-        model: float64[d], the model to release, from the hub or, with hub_view = "none", from the first site.
-        study_key: the key of its checkpoints; secret.
-        privacy: what was claimed and accounted for, None where the plan claims nothing.
-        debits: by site, its ledger's signed debit for the study.
-        clamped: by site, how many coordinates exceeded the plan's value_range; a figure computed from rows,
-            so empty unless the plan declares them public. `Site.clamped` tells each owner its own.
-        traffic: bytes by (sender, receiver).
-        transport: "memory".
-    """
-
-    plan: Plan
-    hub: PublicIdentity
-    members: tuple[PublicIdentity, ...]
-    rows: Mapping[str, int]
-    manifests: Mapping[str, bytes]
-    countersignatures: Mapping[str, bytes]
-    epoch: int
-    setup_digest: bytes
-    study_keys: bytes
-    rounds: tuple[RoundDone, ...]
-    final_metrics: tuple[dict[str, float], dict[str, dict[str, float]]] | None
-    model: NDArray[np.float64] = field(repr=False)
-    study_key: bytes = field(repr=False)
-    privacy: PrivacyTerms | None
-    debits: Mapping[str, bytes]
-    clamped: Mapping[str, int]
-    traffic: Mapping[tuple[str, str], int]
-    transport: str = "memory"
 
 
 class Study:
@@ -314,13 +266,17 @@ class Study:
         return StudyResult(
             plan=self.plan,
             hub=self.hub_identity.public,
-            members=epoch.terms.roster.members,
-            rows={name: hub.joined[name].rows for name in names},
-            manifests={name: hub.joined[name].manifest for name in names},
-            countersignatures=dict(epoch.countersignatures),
-            epoch=epoch.terms.number,
-            setup_digest=epoch.secure_sum.setup_digest,
-            study_keys=hub.study_keys,
+            epochs=(
+                EpochFacts(
+                    number=epoch.terms.number,
+                    members=epoch.terms.roster.members,
+                    rows={name: hub.joined[name].rows for name in names},
+                    manifests={name: hub.joined[name].manifest for name in names},
+                    countersignatures=dict(epoch.countersignatures),
+                    setup_digest=epoch.secure_sum.setup_digest,
+                    study_keys=hub.study_keys,
+                ),
+            ),
             rounds=tuple(hub.rounds),
             final_metrics=hub.final_metrics,
             model=source.released(),
