@@ -82,9 +82,50 @@ class StudyView:
         """Bring the view up to date."""
         for line in lines:
             self.study, self.party, self.last = line.study, line.party, line.time
-            taken = getattr(self, f"_on_{line.event}", None) if line.event in _KNOWN else None
-            if taken is not None:
-                taken(line)
+            self._take(line)
+
+    def _take(self, line: Line) -> None:
+        match line.event:
+            case "started":
+                self._started(line)
+            case "connected" | "lost":
+                self._site(line.peer).present = line.event == "connected"
+            case "roster_agreed":
+                self.epoch, self.members = line.epoch, line.members
+                for name in line.members:
+                    self._site(name)
+            case "setup_done":
+                self.epoch, self.state = line.epoch, "running"
+            case "round_done":
+                self._round_done(line)
+            case "refused":
+                self.refused += 1
+            case "refused_more":
+                self.refused += line.count
+            case "lines_lost":
+                self.lines_lost += line.count
+            case "stalled":
+                self.missing = line.missing
+            case "burnt":
+                self.burnt += 1
+            case "epoch_ended":
+                self.reason = line.reason
+            case "resumed":
+                self.state, self.epoch, self.done = "running", line.epoch, line.round
+            case "lease_taken":
+                self.term, self.held = line.term, True
+            case "lease_lost" if line.term >= self.term:  # a stand-by may have taken a newer one before
+                self.held = False
+            case "traffic":
+                self._traffic(line)
+            case "spent" if line.population in self.spent or len(self.spent) < _MOST:
+                self.spent[line.population] = line
+            case "stopped":
+                self.state, self.reason = "stopped", line.reason
+            case "ended":
+                self.state, self.done, self.reason = "ended", line.rounds, ""
+            case _:
+                pass  # of a newer version
 
     def to_json(self) -> dict[str, Any]:
         """Return the view in JSON types."""
@@ -128,7 +169,7 @@ class StudyView:
             return SiteView()
         return self.sites.setdefault(name, SiteView())
 
-    def _on_started(self, line: Line) -> None:
+    def _started(self, line: Line) -> None:
         self.role, self.rounds, self.reason = line.role, line.rounds, ""
         self.state = "running" if self.done else "waiting"
         self.held, self.missing = None, ()
@@ -138,21 +179,7 @@ class StudyView:
         for name in line.members if line.role == "hub" else ():
             self._site(name)
 
-    def _on_connected(self, line: Line) -> None:
-        self._site(line.peer).present = True
-
-    def _on_lost(self, line: Line) -> None:
-        self._site(line.peer).present = False
-
-    def _on_roster_agreed(self, line: Line) -> None:
-        self.epoch, self.members = line.epoch, line.members
-        for name in line.members:
-            self._site(name)
-
-    def _on_setup_done(self, line: Line) -> None:
-        self.epoch, self.state = line.epoch, "running"
-
-    def _on_round_done(self, line: Line) -> None:
+    def _round_done(self, line: Line) -> None:
         self.state, self.reason, self.missing = "running", "", ()
         self.done, self.epoch, self.survivors = line.round + 1, line.epoch, line.survivors
         if line.seconds is not None:
@@ -161,54 +188,14 @@ class StudyView:
         for name in line.survivors:
             self._site(name).last_round = line.round
 
-    def _on_refused(self, line: Line) -> None:
-        self.refused += 1
-
-    def _on_refused_more(self, line: Line) -> None:
-        self.refused += line.count
-
-    def _on_lines_lost(self, line: Line) -> None:
-        self.lines_lost += line.count
-
-    def _on_stalled(self, line: Line) -> None:
-        self.missing = line.missing
-
-    def _on_burnt(self, line: Line) -> None:
-        self.burnt += 1
-
-    def _on_epoch_ended(self, line: Line) -> None:
-        self.reason = line.reason
-
-    def _on_resumed(self, line: Line) -> None:
-        self.state, self.epoch, self.done = "running", line.epoch, line.round
-
-    def _on_lease_taken(self, line: Line) -> None:
-        self.term, self.held = line.term, True
-
-    def _on_lease_lost(self, line: Line) -> None:
-        self.held = False
-
-    def _on_traffic(self, line: Line) -> None:
+    def _traffic(self, line: Line) -> None:
         for name, total in line.sent.items():
             self._site(name).sent += self._growth(name, "sent", total)
         for name, total in line.received.items():
             self._site(name).received += self._growth(name, "received", total)
-
-    def _on_spent(self, line: Line) -> None:
-        if line.population in self.spent or len(self.spent) < _MOST:
-            self.spent[line.population] = line
-
-    def _on_stopped(self, line: Line) -> None:
-        self.state, self.reason = "stopped", line.reason
-
-    def _on_ended(self, line: Line) -> None:
-        self.state, self.done, self.reason = "ended", line.rounds, ""
 
     def _growth(self, name: str, direction: str, total: int) -> int:
         """Return what was added to a total that begins anew with each process."""
         before = self._carried[name, direction]
         self._carried[name, direction] = total
         return total - before if total >= before else total
-
-
-_KNOWN: Final = frozenset(name.removeprefix("_on_") for name in vars(StudyView) if name.startswith("_on_"))
