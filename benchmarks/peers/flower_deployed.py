@@ -1,13 +1,14 @@
-"""A deployed round of Flower: a SuperLink and SuperNodes as processes on loopback; run by the peer's interpreter.
+"""A deployed round of Flower, SuperLink and SuperNodes as processes on loopback; run by the peer's interpreter.
 
     .peers/flower/bin/python benchmarks/peers/flower_deployed.py PARAMETERS NODES ROUNDS [LIMIT]
 
-The app is `flower_app`: each node returns the array of float32 plus one, the server averages with Flower's own
-FedAvg. No TLS, no secure sum, no accounts: the least that Flower does in a round. In its defaults, which is
-what runs, a node without work asks again after 3 s, and so does a server that waits for replies: where a round
-takes 6 s whatever its size, it waited for both. Prints one JSON object;
-`round_s` is the median over all rounds but the first, from the choice of nodes to the average. Gives up after
-LIMIT seconds (240) and ends, by process id, everything that it started.
+The app is `flower_app`: each node returns the array of float32 plus one, the server averages with Flower's
+own FedAvg. No TLS, no secure sum, no accounts: the least that Flower does in a round. It runs in its defaults:
+a node without work asks again after 3 s, and so does a server that waits for replies. A round that takes 6 s
+whatever its size has waited for both.
+
+Prints one JSON object; `round_s` is the median over all rounds but the first, from the choice of nodes to the
+average. Gives up after LIMIT seconds (240) and ends, by process id, everything that it started.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def processes(folder: Path, nodes: int) -> Iterator[tuple[int, list[subprocess.P
 def alive(started: list[subprocess.Popen[bytes]]) -> None:
     for process in started:
         if process.poll() is not None:
-            raise RuntimeError(f"{Path(process.args[0]).name} ended with {process.returncode}")  # type: ignore[index,arg-type]
+            raise RuntimeError(f"one of its processes ended by itself with {process.returncode}")
 
 
 def wait_for_port(port: int, started: list[subprocess.Popen[bytes]]) -> None:
@@ -145,10 +146,8 @@ def submit(folder: Path, link: int, settings: dict[str, object]) -> None:
     """Hand the app to the SuperLink, as `flwr run` does."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "bench"\n\n[superlink.bench]\naddress = "127.0.0.1:{link}"\ninsecure = true\n',
-        encoding="utf-8",
-    )
+    where = f'[superlink.bench]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
+    (home / "config.toml").write_text(where, encoding="utf-8")
     config = " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
     done = subprocess.run(
         [str(BIN / "flwr"), "run", str(APP), "bench", "--run-config", config],
