@@ -80,11 +80,15 @@ def _follow(
 def _live(reader: LogReader, view: StudyView) -> None:
     from rich.live import Live
 
-    with Live(_table(view, datetime.now(UTC)), auto_refresh=False) as live:
+    live = Live(_table(view, datetime.now(UTC)), auto_refresh=False)
+    try:  # and not `with`: Ctrl-C within its first drawing would leave the cursor hidden
+        live.start(refresh=True)
         while view.state not in ("ended", "stopped"):
             time.sleep(_POLL)
             view.take(reader.read())
             live.update(_table(view, datetime.now(UTC)), refresh=True)
+    finally:
+        live.stop()
 
 
 # --- in words ---------------------------------------------------------------------------------------------
@@ -250,7 +254,9 @@ def _table(view: StudyView, now: datetime) -> RenderableType:
         )
     parts: list[RenderableType] = [Text("\n".join(_head(view, now)))]
     if view.rounds:
-        parts.append(ProgressBar(view.rounds, min(view.done, view.rounds), width=60))
+        bar = Table.grid()
+        bar.add_row(ProgressBar(view.rounds, min(view.done, view.rounds), width=60))
+        parts.append(bar)
     if view.sites:
         parts.append(table)
     parts += [Text(line) for line in _foot(view)]
