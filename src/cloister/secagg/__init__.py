@@ -10,6 +10,7 @@ from cloister.secagg.derivation import model_digest
 from cloister.secagg.encoding import RING_BITS, Encoding, RingVector
 from cloister.secagg.hub import SecureSumHub
 from cloister.secagg.parameters import MAX_PARTIES, Params
+from cloister.secagg.restore import SiteSnapshot
 from cloister.secagg.round import RoundSum
 from cloister.secagg.site import MAX_PARAMETERS, SecureSumSite
 
@@ -26,5 +27,6 @@ __all__ = [
     "RoundSum",
     "SecureSumHub",
     "SecureSumSite",
+    "SiteSnapshot",
     "model_digest",
 ]

@@ -14,12 +14,14 @@ Invariants:
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from cloister.crypto import (
     SECRET_ACCESS,
     AgreementKey,
     HoldsSecret,
     Identity,
+    SecretAccess,
     decrypt,
     encrypt,
     sha256,
@@ -45,10 +47,25 @@ class AttemptSecrets(HoldsSecret):
 
     __slots__ = ("_held", "_key", "_seed")
 
-    def __init__(self, key: AgreementKey, seed: bytes) -> None:
-        self._key: AgreementKey | None = key
+    def __init__(self, key: AgreementKey | None, seed: bytes) -> None:
+        self._key = key
         self._seed = bytearray(seed)
         self._held = bytearray()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> AttemptSecrets:
+        """Return what `to_bytes` gave; wiped, where that was empty."""
+        if not data:
+            return cls(None, b"")
+        attempt = cls(AgreementKey.from_bytes(data[:_SECRET_BYTES]), data[_SECRET_BYTES : 2 * _SECRET_BYTES])
+        attempt.hold(bytearray(data[2 * _SECRET_BYTES :]))
+        return attempt
+
+    def to_bytes(self, token: SecretAccess) -> bytes:
+        """Return everything in one piece, empty once wiped; needs `SECRET_ACCESS`."""
+        if self._key is None:
+            return b""
+        return b"".join((self._key.to_bytes(token), self._seed, self._held))
 
     @property
     def key(self) -> AgreementKey:
@@ -113,6 +130,24 @@ class EpochSecrets(HoldsSecret):
         ]
         draws = context.hub_view == "none" and me == 0
         self.epoch_key: bytes = random(_SECRET_BYTES) if draws else b""
+
+    @classmethod
+    def restore(
+        cls, context: EpochContext, me: int, attempts: Sequence[bytes], epoch_key: bytes
+    ) -> EpochSecrets:
+        """Return what a finished set-up left, from each attempt's bytes; empty ones stay wiped.
+
+        Raises:
+            IntegrityError: one is not as long as it must be.
+        """
+        due = 2 * _SECRET_BYTES + _PAIR_BYTES * len(context.roster)
+        if any(len(data) not in (0, due) for data in attempts):
+            raise IntegrityError("what was kept of an epoch is not whole", fix="Wait for the next epoch")
+        secrets = cls.__new__(cls)
+        secrets._context, secrets._me, secrets._share_key = context, me, None
+        secrets.attempts = [AttemptSecrets.from_bytes(data) for data in attempts]
+        secrets.epoch_key = epoch_key
+        return secrets
 
     def announce(self, identity: Identity) -> bytes:
         """Return set-up message 1, signed."""

@@ -13,17 +13,21 @@ Nothing here protects the sites: they protect themselves (`site.py`). What the h
 with a right sum and name who prevents it. Deadlines belong to the caller, who says `lost(site)` of those it
 has given up on, and `burn()` when it gives up altogether. A message that is refused raises and changes
 nothing that others have contributed.
+
+A hub that died goes on from its snapshot, which `restore` checks again, and from what its caller wrote down
+of the attempt: `resume_attempt` collects it anew. Whoever uploaded or answered sends the same bytes again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from cloister.crypto import sha256
+from cloister.crypto import Buffer, sha256
 from cloister.errors import ProtocolError
 from cloister.secagg.context import EpochContext
 from cloister.secagg.derivation import DIGEST_BYTES
 from cloister.secagg.messages import Bundle, Deal, decode, encode
+from cloister.secagg.restore import HubSnapshot, decode_hub_snapshot, encode_hub_snapshot, restored_setup
 from cloister.secagg.round import Round, RoundSum
 from cloister.secagg.setup import (
     Announcements,
@@ -128,6 +132,55 @@ class SecureSumHub:
         """32 bytes, equal at all who were shown the same set-up."""
         return self._ready().digest
 
+    # --- after a restart --------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """Return what `restore` needs of a finished set-up; nothing in it is secret."""
+        setup = self._ready()
+        return encode_hub_snapshot(
+            HubSnapshot(list(setup.announced.signed), list(setup.signed_headers), self._share_hashes)
+        )
+
+    @classmethod
+    def restore(cls, context: EpochContext, snapshot: Buffer) -> SecureSumHub:
+        """Return the hub as it was after the set-up, with no attempt begun.
+
+        Raises:
+            IntegrityError: the snapshot is not one of this epoch.
+        """
+        kept = decode_hub_snapshot(snapshot, context)
+        hub = cls(context)
+        hub._setup = restored_setup(context, kept)
+        hub._announced = hub._setup.announced
+        hub._announcements = dict(zip(context.roster.names, kept.announcements, strict=True))
+        hub._share_hashes = kept.share_hashes
+        return hub
+
+    def resume_attempt(
+        self,
+        attempt: int,
+        model_tag: bytes | None = None,
+        size: int | None = None,
+        survivors: Iterable[str] | None = None,
+    ) -> None:
+        """Open an attempt anew that had begun before a restart; uploads are sent again.
+
+        Args:
+            attempt: its number.
+            model_tag: as for `begin`.
+            size: as for `begin`.
+            survivors: whose vectors had been closed over, in any order; only these count then, and `close`
+                burns the attempt unless all of them are in. None where it had not been closed.
+
+        Raises:
+            ProtocolError: the set-up is not complete, the list cannot have been closed over, or the attempt
+                is used or unknown.
+        """
+        chosen = None
+        if survivors is not None:
+            chosen = self._context.check_survivors(sorted(survivors, key=self._context.roster.index))
+        self._open(attempt, model_tag, size, chosen)
+
     # --- rounds -----------------------------------------------------------------------------------
 
     def begin(self, attempt: int, *, model_tag: bytes | None = None, size: int | None = None) -> None:
@@ -142,15 +195,20 @@ class SecureSumHub:
         Raises:
             ProtocolError: the set-up is not complete, or the attempt is used or unknown.
         """
+        self._open(attempt, model_tag, size, None)
+
+    def _open(
+        self, attempt: int, model_tag: bytes | None, size: int | None, chosen: tuple[int, ...] | None
+    ) -> None:
         setup = self._ready()
         self._context.check_attempt(attempt)
         if self._round is not None and attempt <= self._round.attempt:
             raise ProtocolError(f"attempt {attempt} was used", fix="Attempts only move forward")
         if self._round is not None:
             self._round.burn()
-        self._round = Round(setup, self._share_hashes, attempt, model_tag=model_tag, size=size)
+        self._round = Round(setup, self._share_hashes, attempt, model_tag=model_tag, size=size, chosen=chosen)
 
-    def on_upload(self, sender: str, message: bytes) -> None:
+    def on_upload(self, sender: str, message: Buffer) -> None:
         """Add a site's vector; see `Round.on_upload`."""
         self._current().on_upload(sender, message)
 
@@ -166,6 +224,16 @@ class SecureSumHub:
     def lost(self, member: str) -> None:
         """Note that a site will not answer in this attempt; see `Round.lost`."""
         self._current().lost(member)
+
+    def returned(self, member: str) -> None:
+        """Note that a site that was lost is back; see `Round.returned`."""
+        if self._round is not None:
+            self._round.returned(member)
+
+    def request_for(self, member: str) -> bytes | None:
+        """Return the request that a site has still to answer, to be sent to it again; None where there is
+        none."""
+        return None if self._round is None else self._round.request_for(member)
 
     def on_answer(self, sender: str, message: bytes) -> dict[str, bytes] | None:
         """Take a site's answer; see `Round.on_answer`."""

@@ -22,7 +22,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from cloister.crypto import Identity, PublicIdentity
+from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.crypto.shamir import SHARE_BYTES
 from cloister.errors import IntegrityError, ProtocolError
 from cloister.secagg.context import EpochContext
@@ -193,8 +193,12 @@ def encode(message: _Message) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def decode(data: bytes, kind: type[M], context: EpochContext, peer: str | None) -> M:
-    """Parse strictly. Raises ProtocolError, naming `peer`, for what is not exactly such a message."""
+def decode(data: Buffer, kind: type[M], context: EpochContext, peer: str | None) -> M:
+    """Parse strictly; a vector is a view of `data`, not a copy.
+
+    Raises:
+        ProtocolError: naming `peer`, for what is not exactly such a message.
+    """
     if len(data) > _limit(kind, context):
         raise ProtocolError(
             f"a message of {len(data)} bytes is too long to be of kind {kind.__name__}", peer=peer

@@ -14,7 +14,9 @@ Order and invariants:
 5. With t answers the seeds of survivors and the keys of the dropped are rebuilt and checked against
    commitments and public keys, so a dealer whose shares do not fit is named; the attempt is burnt, since
    its vectors cannot be unmasked.
-6. Whenever fewer than t sites can still answer, the attempt is burnt. A site that signed and died cannot be
+6. After a restart the same attempt is collected anew. Where its survivors were fixed before, their vectors
+   alone are taken, and nothing but all of them is closed over: whoever chose supports no other list.
+7. Whenever fewer than t sites can still answer, the attempt is burnt. A site that signed and died cannot be
    replaced by another list, for those who signed support no other.
 """
 
@@ -25,7 +27,7 @@ from enum import Enum
 
 import numpy as np
 
-from cloister.crypto import AgreementKey, apply_masks, combine, sha256
+from cloister.crypto import AgreementKey, Buffer, apply_masks, combine, sha256
 from cloister.crypto.shamir import SHARE_BYTES
 from cloister.errors import IntegrityError, ProtocolError, RoundBurnt
 from cloister.secagg import derivation
@@ -70,6 +72,7 @@ class Round:
         attempt: its number.
         model_tag: what every upload must carry, or None to take the first one's.
         size: elements of every vector, or None to take the first one's.
+        chosen: roster indices of the survivors, where they were fixed before a restart.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Round:
         *,
         model_tag: bytes | None,
         size: int | None,
+        chosen: tuple[int, ...] | None = None,
     ) -> None:
         self._setup = setup
         self._context = setup.context
@@ -87,13 +91,16 @@ class Round:
         self.attempt = attempt
         self._tag = model_tag
         self._size = size
+        self._chosen = chosen
         self._phase = _Phase.COLLECTING
         self._able = set(range(len(self._context.roster)))
+        self._wrong: set[int] = set()
         self._uploaded: set[int] = set()
         self._total: RingVector | None = None
         self._survivors: tuple[int, ...] = ()
         self._signatures: dict[int, bytes] = {}
         self._answers: dict[int, bytes] = {}
+        self._request: bytes | None = None
         self.result: RoundSum | None = None
 
     @property
@@ -101,14 +108,16 @@ class Round:
         """Names of the sites whose vectors are in the accumulator."""
         return frozenset(self._context.roster.names[site] for site in self._uploaded)
 
-    def on_upload(self, sender: str, message: bytes) -> None:
-        """Add a site's vector. A repeated one, and one after closing, is ignored.
+    def on_upload(self, sender: str, message: Buffer) -> None:
+        """Add a site's vector, read where it lies. A repeated one, and one after closing, is ignored.
 
         Raises:
             ProtocolError: it does not belong here, or its model or size is another.
         """
         site = self._context.roster.index(sender)
         if self._phase is not _Phase.COLLECTING or site in self._uploaded:
+            return
+        if self._chosen is not None and site not in self._chosen:
             return
         upload = decode(message, Upload, self._context, sender)
         if (upload.setup, upload.attempt, upload.sender) != (self._setup.digest, self.attempt, sender):
@@ -135,17 +144,24 @@ class Round:
         """Fix the survivors and return a request for every site.
 
         Raises:
-            RoundBurnt: fewer than m uploaded, or fewer than t can answer.
+            RoundBurnt: fewer than m uploaded, or not all that were fixed before; or fewer than t can answer.
             ProtocolError: closed before.
         """
         self._expect(_Phase.COLLECTING)
-        if len(self._uploaded) < self._context.params.minimum:
+        survivors = tuple(sorted(self._uploaded))
+        if self._chosen not in (None, survivors):
             self.burn()
             raise RoundBurnt(
-                f"{len(self._uploaded)} sites uploaded, the minimum is {self._context.params.minimum}",
+                "a site whose vector was counted before the restart did not send it again",
                 fix="Begin the next attempt",
             )
-        self._survivors = tuple(sorted(self._uploaded))
+        if len(survivors) < self._context.params.minimum:
+            self.burn()
+            raise RoundBurnt(
+                f"{len(survivors)} sites uploaded, the minimum is {self._context.params.minimum}",
+                fix="Begin the next attempt",
+            )
+        self._survivors = survivors
         full = len(self._survivors) == len(self._context.roster)
         self._phase = _Phase.UNMASKING if full else _Phase.CERTIFYING
         self._check_feasible(None)
@@ -160,6 +176,16 @@ class Round:
         self._able.discard(self._context.roster.index(member))
         if self._phase in (_Phase.CERTIFYING, _Phase.UNMASKING):
             self._check_feasible(member)
+
+    def returned(self, member: str) -> None:
+        """Count on a site again that was lost; not on one that answered wrongly."""
+        self._able |= {self._context.roster.index(member)} - self._wrong
+
+    def request_for(self, member: str) -> bytes | None:
+        """Return the request that a site has not answered yet, or None."""
+        site = self._context.roster.index(member)
+        answered = self._signatures if self._phase is _Phase.CERTIFYING else self._answers
+        return None if site in answered else self._request
 
     def on_answer(self, sender: str, message: bytes) -> dict[str, bytes] | None:
         """Take a signature or shares.
@@ -184,6 +210,7 @@ class Round:
             raise
         except ProtocolError:
             self._able.discard(site)
+            self._wrong.add(site)
             self._check_feasible(sender)
             raise
         return None
@@ -191,6 +218,7 @@ class Round:
     def burn(self) -> None:
         """Give the attempt up; what was collected is dropped."""
         self._phase = _Phase.BURNT
+        self._request = None
         self._total = None
         self._answers.clear()
 
@@ -216,8 +244,8 @@ class Round:
         request = Request(
             self._setup.digest, self.attempt, [names[site] for site in self._survivors], signatures
         )
-        message = encode(request)
-        return dict.fromkeys(names, message)
+        self._request = encode(request)
+        return dict.fromkeys(names, self._request)
 
     def _statement(self) -> bytes:
         return derivation.choice_statement(self._setup.digest, self.attempt, self._survivors)
@@ -297,6 +325,7 @@ class Round:
         names = tuple(self._context.roster.names[site] for site in self._survivors)
         self.result = RoundSum(self.attempt, names, self._total)
         self._phase = _Phase.DONE
+        self._request = None
         self._total = None
         self._answers.clear()
 

@@ -43,14 +43,16 @@ ANNOUNCE = "announcement"
 DEAL = "deal header"
 
 
-def read_announcement(context: EpochContext, sender: str, data: bytes) -> Announcement:
+def read_announcement(
+    context: EpochContext, sender: str, data: bytes, *, seen_before: bool = False
+) -> Announcement:
     """Check one signed announcement.
 
     1. The signature of the roster's identity.
     2. This context and sender.
     3. As many keys and commitments as attempts, and a commitment to K_e exactly where one is due.
     4. No key twice.
-    5. No key of small order.
+    5. No key of small order; not looked for again in what was read before.
 
     Raises:
         ProtocolError: naming the sender.
@@ -69,6 +71,8 @@ def read_announcement(context: EpochContext, sender: str, data: bytes) -> Announ
     keys = _keys(body)
     if len(set(keys)) != len(keys):  # 4
         raise ProtocolError("an announcement repeats a key", peer=sender)
+    if seen_before:
+        return body
     probe = AgreementKey.generate()
     for key in keys:  # 5
         try:
@@ -84,11 +88,12 @@ def _keys(body: Announcement) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Announcements:
-    """All checked announcements of an epoch in roster order, and their digest."""
+    """All checked announcements of an epoch in roster order, their digest, and as they were signed."""
 
     context: EpochContext
     bodies: tuple[Announcement, ...]
     digest: bytes
+    signed: tuple[bytes, ...]
 
     def attempt_key(self, member: int, attempt: int) -> bytes:
         """Return a member's public key of an attempt."""
@@ -99,20 +104,32 @@ class Announcements:
         return self.bodies[member].seed_commitments[32 * attempt : 32 * attempt + 32]
 
 
-def read_announcements(context: EpochContext, messages: Sequence[bytes]) -> Announcements:
-    """Check all announcements, given in roster order. Raises ProtocolError naming whose is wrong."""
+def read_announcements(
+    context: EpochContext, messages: Sequence[bytes], *, seen_before: bool = False
+) -> Announcements:
+    """Check all announcements, given in roster order.
+
+    Args:
+        context: the epoch.
+        messages: one of each member.
+        seen_before: whether this party has checked them already, in a process that died.
+
+    Raises:
+        ProtocolError: naming whose is wrong.
+    """
     if len(messages) != len(context.roster):
         raise ProtocolError(f"{len(messages)} announcements came for a roster of {len(context.roster)}")
     bodies = []
     seen: set[bytes] = set()
     for name, message in zip(context.roster.names, messages, strict=True):
-        body = read_announcement(context, name, message)
+        body = read_announcement(context, name, message, seen_before=seen_before)
         keys = _keys(body)
         if not seen.isdisjoint(keys):
             raise ProtocolError("an announcement repeats another member's key", peer=name)
         seen.update(keys)
         bodies.append(body)
-    return Announcements(context, tuple(bodies), derivation.bind("announcements", context.digest, *messages))
+    digest = derivation.bind("announcements", context.digest, *messages)
+    return Announcements(context, tuple(bodies), digest, tuple(messages))
 
 
 def holder_digests(share_hashes: bytes, holders: int) -> bytes:
@@ -149,6 +166,7 @@ class Setup:
     announced: Announcements
     headers: tuple[DealHeader, ...]
     digest: bytes
+    signed_headers: tuple[bytes, ...]
 
     @property
     def context(self) -> EpochContext:
@@ -168,4 +186,5 @@ def set_up(announced: Announcements, signed_headers: Sequence[bytes]) -> Setup:
     headers = tuple(
         read_header(announced, name, data) for name, data in zip(names, signed_headers, strict=True)
     )
-    return Setup(announced, headers, derivation.bind("set-up", announced.digest, *signed_headers))
+    digest = derivation.bind("set-up", announced.digest, *signed_headers)
+    return Setup(announced, headers, digest, tuple(signed_headers))

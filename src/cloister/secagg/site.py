@@ -27,9 +27,11 @@ Invariants, each against a hub that lies:
 Every check comes before any change of state. A refusal is a ProtocolError and changes nothing, save for a
 set-up message that is wrong (1).
 
-What the machine does not do: it keeps nothing across a restart. A site that lost its state must not rebuild
-it: it waits for the next epoch, under a new number. That a site joins one roster an epoch, and trusts the
-identities on it, is seen to by whoever makes the context.
+What the machine does not do: it writes nothing down. Whoever does keeps `snapshot`, and of each attempt that
+it was entered, the upload and the choice, each before a byte that follows from it leaves; `restore` then
+gives the site back as it was. A site that lost any of that must not rebuild it: it waits for the next epoch,
+under a new number. That a site joins one roster an epoch, and trusts the identities on it, is seen to by
+whoever makes the context.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.crypto import HoldsSecret, Identity, apply_masks, sha256
+from cloister.crypto import SECRET_ACCESS, HoldsSecret, Identity, apply_masks, sha256
 from cloister.errors import InputError, ProtocolError
 from cloister.secagg import derivation
 from cloister.secagg.context import EpochContext
@@ -49,6 +51,7 @@ from cloister.secagg.dealing import EpochSecrets, OwnDeal
 from cloister.secagg.encoding import RingVector, ring_dtype
 from cloister.secagg.masking import upload_keys, view_keys
 from cloister.secagg.messages import Endorsement, Request, Shares, Upload, decode, encode, verify
+from cloister.secagg.restore import SiteSnapshot, check_position, restored_secrets, restored_setup
 from cloister.secagg.setup import Announcements, Setup, read_announcements
 from cloister.types import RandomBytes
 
@@ -70,18 +73,24 @@ class SecureSumSite(HoldsSecret):
         InputError: the identity is not on the roster.
     """
 
+    _secrets: EpochSecrets | None
+
     def __init__(
         self, context: EpochContext, identity: Identity, *, insecure_test_random: RandomBytes | None = None
     ) -> None:
+        self._clear(context, identity, insecure_test_random or os.urandom)
+        self._secrets = EpochSecrets(context, self._me, self._random)
+
+    def _clear(self, context: EpochContext, identity: Identity, random: RandomBytes) -> None:
         if identity.public not in context.roster.members:
             raise InputError(
                 "this identity is not on the roster", where=identity.name, fix="Check plan and roster"
             )
         self._context = context
         self._identity = identity
-        self._random = insecure_test_random or os.urandom
+        self._random = random
         self._me = context.roster.index(identity.name)
-        self._secrets: EpochSecrets | None = EpochSecrets(context, self._me, self._random)
+        self._secrets = None
         self._announcement: bytes | None = None
         self._announced: Announcements | None = None
         self._deal: OwnDeal | None = None
@@ -146,6 +155,68 @@ class SecureSumSite(HoldsSecret):
         if self._secrets is not None:
             self._secrets.wipe()
         self._secrets = self._deal = self._setup = self._uploaded = None
+
+    # --- after a restart --------------------------------------------------------------------------
+
+    def snapshot(self) -> SiteSnapshot:
+        """Return what `restore` needs of the epoch, secrets included: how it is kept is said there."""
+        setup, secrets = self._ready(), self._held()
+        return SiteSnapshot(
+            announcements=list(setup.announced.signed),
+            headers=list(setup.signed_headers),
+            epoch_key=secrets.epoch_key,
+            attempts=[attempt.to_bytes(SECRET_ACCESS) for attempt in secrets.attempts],
+        )
+
+    @classmethod
+    def restore(
+        cls,
+        context: EpochContext,
+        identity: Identity,
+        snapshot: SiteSnapshot,
+        attempt: int,
+        uploaded: bytes | None,
+        choice: Sequence[int] | None,
+    ) -> SecureSumSite:
+        """Return the site as it was.
+
+        Args:
+            context: the epoch.
+            identity: the site's.
+            snapshot: made after the set-up; what it says of attempts before `attempt` is not taken up.
+            attempt: the last one entered, -1 before the first.
+            uploaded: what was uploaded in it.
+            choice: the list supported in it, as `choice` gave it.
+
+        Raises:
+            InputError: the identity is not on the roster.
+            IntegrityError: what was kept is not whole, or belongs elsewhere.
+        """
+        site = cls.__new__(cls)
+        site._clear(context, identity, os.urandom)
+        setup = restored_setup(context, snapshot)
+        chosen = None if choice is None else tuple(choice)
+        check_position(setup, site._me, attempt, uploaded, chosen)
+        site._secrets = restored_secrets(setup, site._me, snapshot, attempt)
+        site._announced, site._setup = setup.announced, setup
+        site._announcement = setup.announced.signed[site._me]
+        site._attempt, site._uploaded, site._choice = attempt, uploaded, chosen
+        return site
+
+    @property
+    def attempt(self) -> int:
+        """The attempt it is in, -1 before the first."""
+        return self._attempt
+
+    @property
+    def choice(self) -> tuple[int, ...] | None:
+        """Roster indices of the list it supports in this attempt, None before it supports one."""
+        return self._choice
+
+    @property
+    def uploaded(self) -> bytes | None:
+        """The message it uploaded in this attempt, to be sent again where it was lost; None before."""
+        return self._uploaded
 
     # --- upload -----------------------------------------------------------------------------------
 
