@@ -1,11 +1,11 @@
-"""A deployed round of Flower, SuperLink and SuperNodes as processes on loopback; run by the peer's interpreter.
+"""A deployed round of Flower: SuperLink and SuperNodes are processes on loopback, run by the peer's Python.
 
     .peers/flower/bin/python benchmarks/peers/flower_deployed.py PARAMETERS NODES ROUNDS [LIMIT]
 
 The app is `flower_app`: each node returns the array of float32 plus one, the server averages with Flower's
-own FedAvg. No TLS, no secure sum, no accounts: the least that Flower does in a round. It runs in its defaults:
-a node without work asks again after 3 s, and so does a server that waits for replies. A round that takes 6 s
-whatever its size has waited for both.
+own FedAvg. No TLS, no secure sum, no accounts: the least that Flower does in a round. In its defaults, which
+run here, a node without work asks again after 3 s, and so does a server that waits for replies: a round that
+takes 6 s whatever its size has waited for both.
 
 Prints one JSON object; `round_s` is the median over all rounds but the first, from the choice of nodes to the
 average. Gives up after LIMIT seconds (240) and ends, by process id, everything that it started.
