@@ -1,13 +1,15 @@
 """AES-256-GCM (NIST SP 800-38D). Associated data is mandatory: it says what the bytes are for.
 
-Two ways in, never mixed under one key:
+Three ways in, never mixed under one key:
 
 - `encrypt` and `decrypt`: independent messages, a random nonce in front. At most 2**32 messages a key.
 - `Sealer` and `Opener`: an ordered stream under a key made for it alone. The nonce is the message's number
   and does not travel, so a message that is dropped, repeated, moved or altered does not open. The end of the
   stream is not marked; whoever needs that says "final" in the associated data.
+- `Numbered`: numbered messages under a key made for them alone, in any order, and the same message again when
+  it was lost on the way.
 
-Neither hides the length. GCM does not commit to its key; where several keys might be tried, commit to the key
+None hides the length. GCM does not commit to its key; where several keys might be tried, commit to the key
 beside it.
 """
 
@@ -23,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cloister.crypto._base import Buffer, HoldsSecret, check_length
 from cloister.errors import InputError, IntegrityError
 
-__all__ = ["KEY_BYTES", "NONCE_BYTES", "TAG_BYTES", "Opener", "Sealer", "decrypt", "encrypt"]
+__all__ = ["KEY_BYTES", "NONCE_BYTES", "TAG_BYTES", "Numbered", "Opener", "Sealer", "decrypt", "encrypt"]
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
@@ -178,3 +180,61 @@ class Opener(_Stream):
             raise _altered() from None
         self._number += 1
         return out.toreadonly()
+
+
+class Numbered(HoldsSecret):
+    """Seals and opens messages by their number, which is the nonce, under a key for one direction only.
+
+    A number may be sealed again only with the same plaintext and the same associated data, which gives the
+    same bytes. Two plaintexts under one number would show their difference, and two of anything would give
+    away the key that authenticates: this object keeps no record, so whoever calls it must compare what a
+    repetition gives with a digest of what the first one gave, before a byte of it leaves.
+    """
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, key: bytes) -> None:
+        check_length(key, KEY_BYTES, "an AES-256 key")
+        self._cipher = AESGCM(key)
+
+    def seal(self, number: int, plaintext: Buffer, associated_data: bytes) -> bytes:
+        """Return ciphertext | tag, 16 bytes longer than `plaintext`.
+
+        Raises:
+            InputError: the number is 2**32 or more, the associated data empty, or the plaintext too long.
+        """
+        _check_associated_data(associated_data)
+        data = _as_bytes(plaintext)
+        if len(data) > _MAX_MESSAGE:
+            raise InputError(f"a message is longer than {_MAX_MESSAGE} bytes", fix="Split it")
+        return self._cipher.encrypt(_Stream._nonce(number), data, associated_data)
+
+    def open(self, number: int, sealed: Buffer, associated_data: bytes) -> bytes:
+        """Return the plaintext of message `number`.
+
+        Raises:
+            InputError: the number is 2**32 or more, or the associated data empty.
+            IntegrityError: altered, of another number, or under other associated data.
+        """
+        _check_associated_data(associated_data)
+        try:
+            return self._cipher.decrypt(_Stream._nonce(number), _as_bytes(sealed), associated_data)
+        except InvalidTag:
+            raise _altered() from None
+
+    def open_into(self, number: int, sealed: Buffer, associated_data: bytes, out: memoryview) -> None:
+        """Write the plaintext of message `number` to `out`, which has exactly its length. Where it does not
+        open, `out` is zeros.
+
+        Raises:
+            InputError: the number is 2**32 or more, the associated data empty, or `out` of another length.
+            IntegrityError: altered, of another number, or under other associated data.
+        """
+        _check_associated_data(associated_data)
+        data = _as_bytes(sealed)
+        check_length(data, len(out) + TAG_BYTES, "a sealed message for this buffer")
+        try:
+            self._cipher.decrypt_into(_Stream._nonce(number), data, associated_data, out)
+        except InvalidTag:
+            out[:] = bytes(len(out))
+            raise _altered() from None
