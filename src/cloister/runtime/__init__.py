@@ -1,7 +1,7 @@
 """Hub and sites: state machines that exchange signed, encrypted messages, and a study that runs them in one
 process."""
 
-from cloister.runtime.channel import Channel
+from cloister.runtime.ends import HubEnd, SiteEnd
 from cloister.runtime.events import (
     Burnt,
     Event,
@@ -14,6 +14,7 @@ from cloister.runtime.events import (
     Stopped,
 )
 from cloister.runtime.hub import Hub, Outgoing, Step
+from cloister.runtime.party import Party
 from cloister.runtime.query import FederatedQuery, ask, plan_query
 from cloister.runtime.result import EpochFacts, StudyResult
 from cloister.runtime.roster import (
@@ -25,19 +26,19 @@ from cloister.runtime.roster import (
 )
 from cloister.runtime.site import Site
 from cloister.runtime.store import RoundEntry, StudyRecord, StudyState, load_study, record_of, save_study
-from cloister.runtime.study import Party, Study
+from cloister.runtime.study import Study
 from cloister.runtime.transport import MemoryNetwork, MemoryTransport
 from cloister.runtime.worker import LocalWorker
 
 __all__ = [
     "COUNTERSIGNATURE_TYPE",
     "Burnt",
-    "Channel",
     "Countersignature",
     "EpochFacts",
     "Event",
     "FederatedQuery",
     "Hub",
+    "HubEnd",
     "LocalWorker",
     "MemoryNetwork",
     "MemoryTransport",
@@ -50,6 +51,7 @@ __all__ = [
     "RoundEntry",
     "SetupDone",
     "Site",
+    "SiteEnd",
     "Stalled",
     "Step",
     "Stopped",

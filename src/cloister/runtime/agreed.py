@@ -21,6 +21,7 @@ class Agreed:
         hub: fingerprint of the hub's identity.
         sites: fingerprint of each site's identity, by name.
         attempts: how many sums may be tried.
+        final_roster: whether nobody joins once attempts have begun.
         hub_field, site_field: where in a file these stand, for messages; empty where there is no file.
     """
 
@@ -29,6 +30,7 @@ class Agreed:
     hub: str
     sites: Mapping[str, str]
     attempts: int
+    final_roster: bool = False
     hub_field: str = ""
     site_field: str = ""
 
@@ -42,6 +44,7 @@ def agreed_of(plan: Plan | QueryPlan) -> Agreed:
         hub=plan.hub.identity,
         sites={entry.name: entry.identity for entry in plan.sites},
         attempts=plan.attempts,
+        final_roster=not study,
         hub_field="[hub] identity" if study else "",
         site_field="[[sites]] " if study else "",
     )

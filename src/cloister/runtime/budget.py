@@ -5,8 +5,8 @@
     close()              at the end: blocks that never began are given back; returns the signed debit
 
 The order is the claim: what leaves a site was debited before. A crash between `enter` and the first byte
-costs the block, never the other way round. A study that was interrupted does not begin again under the same
-plan.
+costs the block, never the other way round. A study that was interrupted is not admitted again under the
+same plan; a site that kept its journal goes on in what was admitted (`resume`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class Budget(Protocol):
     def admit(self, plan: Plan, terms: PrivacyTerms) -> None:
         """Reserve the whole plan. Raises PolicyRefused where it does not fit."""
 
+    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
+        """Go on after a break with what was admitted, `attempts_used` attempts of which are spent. Raises
+        PolicyRefused where nothing was."""
+
     def enter(self, attempt: int) -> None:
         """Debit the block that the study's `attempt`-th attempt (0-based) lies in; durable on return."""
 
@@ -47,6 +51,10 @@ class NoBudget:
             where=f"study {plan.study.name}",
             fix="Declare a budget for its rows with `cloister budget`",
         )
+
+    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
+        """Refuse: nothing was admitted."""
+        raise PolicyRefused("nothing was admitted", fix="Admit the plan first")
 
     def enter(self, attempt: int) -> None:
         """Refuse: nothing was admitted."""
@@ -86,6 +94,24 @@ class Reservation:
         self._block = -1
         cost = cost_at(self._ledger.order(self._populations))
         self._admission = self._ledger.admit(self._populations, study, name, cost, blocks)
+
+    def resume(self, study: str, block: int) -> None:
+        """Take up an admission whose blocks up to `block` were started; -1 where none was.
+
+        Raises:
+            PolicyRefused: there is none, it is closed, or later blocks were started too.
+        """
+        admission = self._ledger.resume(study)
+        if admission is None or admission.state == "closed":
+            raise PolicyRefused(
+                "the ledger holds no open admission of this study", fix="Start it anew under another name"
+            )
+        if any(started > block for started in admission.started):
+            raise PolicyRefused(
+                "the ledger has spent more than this site's journal knows of",
+                fix="Start the study anew under another name; what was spent stays spent",
+            )
+        self._admission, self._block = admission, block
 
     def enter(self, block: int) -> None:
         """Debit a block unless it runs already, and commit the one before it; durable on return."""
@@ -132,6 +158,11 @@ class LedgerBudget:
             raise
         except PolicyRefused as error:  # the ledger does not know its owner's name in the study
             raise PolicyRefused(error.what, where=self._site, fix=error.fix) from error
+
+    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
+        """Take up the plan's admission; the running block goes on. Raises PolicyRefused."""
+        self._block_attempts = terms.block_attempts
+        self._reservation.resume(plan.digest.hex(), (attempts_used - 1) // terms.block_attempts)
 
     def enter(self, attempt: int) -> None:
         """Debit the attempt's block, and commit the one before it."""

@@ -12,12 +12,15 @@ sum, and reacting to it would say more than the noise allows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.errors import ProtocolError
 from cloister.learning import Plan, build_algorithm, mean_update, site_weights
+from cloister.learning.algorithms import ServerState
 from cloister.learning.private import AdaptiveClip, server_mean, split_bits
 from cloister.secagg import RingVector
 
@@ -30,6 +33,18 @@ __all__ = ["GlobalModel", "weights_by_site"]
 def weights_by_site(plan: Plan, rows: Mapping[str, int]) -> dict[str, float]:
     """Return each site's weight in (0, 1], from the public row counts of the roster."""
     return dict(zip(rows, site_weights(list(rows.values()), plan.training.weights), strict=True))
+
+
+class _Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The state of a global model; arrays are float64, little-endian."""
+
+    rounds: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    clip: float
+    arrays: Annotated[list[memoryview], msgspec.Meta(min_length=4, max_length=4)]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Snapshot).decode
 
 
 class GlobalModel:
@@ -91,6 +106,31 @@ class GlobalModel:
         return server_mean(
             values, self.params, training=training, divisor=float(training.batch), penalised=self._penalised
         )
+
+    def snapshot(self) -> bytes:
+        """Return the model and all that the next step needs, for who comes later or goes on."""
+        state = self._state
+        arrays = [
+            array.astype("<f8", copy=False).tobytes()
+            for array in (state.params, state.tail, state.first, state.second)
+        ]
+        return _encode(_Snapshot(state.rounds, self.clip, [memoryview(array) for array in arrays]))
+
+    def restore(self, snapshot: bytes | bytearray | memoryview) -> None:
+        """Take over what `snapshot` returned at another party of the same plan.
+
+        Raises:
+            ProtocolError: it is none, or is of another model.
+        """
+        try:
+            read = _decode(snapshot)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError("a model's state does not parse") from error
+        params, tail, first, second = (np.frombuffer(array, "<f8").astype(np.float64) for array in read.arrays)
+        if not all(each.shape == self.params.shape for each in (params, tail, first, second)):
+            raise ProtocolError("a model's state is of another model")
+        self._state = ServerState(params, tail, first, second, read.rounds)
+        self.clip = read.clip
 
     def released(self) -> NDArray[np.float64]:
         """float64[d]: the model the plan releases after its last round. Raises InputError before it."""

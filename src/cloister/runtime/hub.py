@@ -4,6 +4,9 @@ What it shares with every hub of a secure sum, its order and its deadlines, is i
 ciphertext, round metadata, and the sum of updates where the plan says hub_view = "sum". At the end it
 publishes the last outcome and compares the tags of the models the sites ended with.
 
+A site that comes later needs the model. Where the hub may see it, it sends it; else a member seals it to the
+newcomer, and the hub carries what it cannot read. Members vouch for its digest (`voucher`).
+
 Integrity of the sum against the hub itself is out of scope; sites protect their updates from it, not the
 result.
 """
@@ -17,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.crypto import Identity, PublicIdentity
-from cloister.errors import CloisterError, InputError, ProtocolError
+from cloister.crypto import Identity, PublicIdentity, canonical_bytes
+from cloister.errors import CloisterError, InputError, PlanError, ProtocolError
 from cloister.learning import Plan, metrics_from_sums, plan_model, read_sums, start_of
 from cloister.learning.privacy import private_model
 from cloister.runtime.agreed import agreed_of
@@ -26,11 +29,25 @@ from cloister.runtime.budget import check_debit
 from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.runtime.events import Refused, RoundDone
 from cloister.runtime.globalmodel import GlobalModel
-from cloister.runtime.messages import Done, Finish, Outcome, Ready, StudyKeys, Upload
+from cloister.runtime.hubjournal import Checkpoint, Ended, EpochOpened, KeepsHub, Kept, RoundBrief, RoundEnded
+from cloister.runtime.messages import (
+    Concluded,
+    Done,
+    Finish,
+    Message,
+    Outcome,
+    Ready,
+    SealedState,
+    State,
+    StateRequest,
+    StudyKeys,
+    Upload,
+)
+from cloister.runtime.result import EpochFacts, StudyResult, TransportName
+from cloister.runtime.store import record_of
 from cloister.runtime.studykey import open_study_key, read_study_keys
-from cloister.runtime.sumhub import PATIENCE, Outgoing, Step, SumHub
+from cloister.runtime.sumhub import PATIENCE, Epoch, Outgoing, Step, SumHub
 from cloister.secagg import RoundSum, model_digest
-from cloister.types import RandomBytes
 from cloister.vault import Schema
 
 __all__ = ["PATIENCE", "Hub", "Outgoing", "Step"]
@@ -45,7 +62,7 @@ class Hub(SumHub[EpochTerms]):
         sites: public identities of the plan's sites, by name.
         schema: the public schema the plan names; it says what the model's parameters and metrics mean.
         user_code: the Python file of a module of the user's own, which the hub has read and allows.
-        insecure_test_random: source of session keys in tests.
+        journal: keeps what must survive the process; by default it does not.
     """
 
     ACTIVITY = "study"
@@ -58,7 +75,7 @@ class Hub(SumHub[EpochTerms]):
         schema: Schema,
         *,
         user_code: Path | None = None,
-        insecure_test_random: RandomBytes | None = None,
+        journal: KeepsHub | None = None,
     ) -> None:
         super().__init__(
             agreed_of(plan),
@@ -66,7 +83,8 @@ class Hub(SumHub[EpochTerms]):
             sites,
             schema=plan.data.schema,
             deadline_seconds=plan.study.deadline_seconds,
-            insecure_test_random=insecure_test_random,
+            patience=plan.study.patience,
+            journal=journal,
         )
         self._plan = plan
         _, self._learned = plan_model(plan, schema, user_code=user_code)
@@ -76,12 +94,14 @@ class Hub(SumHub[EpochTerms]):
             else None
         )
         self.study_key: bytes | None = None  # only where the plan lets the hub see the model
-        self.study_keys: bytes | None = None  # signed envelope, sealed to every reader
         self.rounds: list[RoundDone] = []
         self.final_metrics: tuple[dict[str, float], dict[str, dict[str, float]]] | None = None
         self._started = 0.0
+        self._last: Outcome | None = None
         self._evaluations: dict[str, NDArray[np.float64]] = {}
         self._done: dict[str, Done] = {}
+        self._ready: dict[str, Ready] = {}
+        self._unsent: set[str] = set()  # newcomers whose sealed model is not here yet
 
     def __repr__(self) -> str:
         return f"Hub({self._identity.name}, {self._phase}, round {self._round})"
@@ -95,20 +115,72 @@ class Hub(SumHub[EpochTerms]):
             self._plan, number, members, rows, self._manifests(names), private_model(self._learned)
         )
 
-    def _offer(self, names: list[str], now: float) -> None:
-        taking_part = sum(name in self.joined and name not in self._excluded for name in names)
-        if taking_part < self._plan.study.minimum_sites:
-            self._stop(f"{taking_part} sites take part, the plan asks for {self._plan.study.minimum_sites}")
-            return
-        super()._offer(names, now)
+    def _too_few(self, names: Sequence[str]) -> str | None:
+        if len(names) < self._plan.study.minimum_sites:
+            return f"{len(names)} sites take part, the plan asks for {self._plan.study.minimum_sites}"
+        try:
+            self._plan.params(len(names))
+        except PlanError as error:
+            return f"{len(names)} sites take part: {error}"
+        return None
+
+    def _may_renew(self, names: Sequence[str]) -> bool:
+        """Under privacy a new roster must leave every figure of the claim as it is."""
+        if self._plan.privacy is None or self._attempt < 0 or self._too_few(names) is not None:
+            return True
+        return self._terms(0, names).privacy == self._current().terms.privacy
 
     def _check_ready(self, peer: str, message: Ready) -> None:
+        self._ready[peer] = message
         if peer == self._members()[0]:
             self._check_study_keys(message.study_keys or b"")
-            self.study_keys = message.study_keys
+            self._current().study_keys = message.study_keys or b""
 
     def _announce_start(self) -> None:
-        self._broadcast(StudyKeys(self.study_keys or b""))
+        self._broadcast(StudyKeys(self._current().study_keys))
+
+    # --- the model, for who comes later -----------------------------------------------------------
+
+    def _begin_epoch(self, now: float) -> None:
+        behind = [name for name in self._members() if self._ready[name].rounds != self._round]
+        vouchers = self._vouchers()
+        if behind and len(vouchers) <= self._current().terms.context.params.colluders:
+            self._stop(f"too few sites hold the model of round {self._round} to vouch for it")
+        elif behind and self.model is None:
+            self._enter("state", now)
+            self._unsent = set(behind)
+            self._send(next(iter(vouchers)), StateRequest(behind))
+        else:
+            for name in behind:
+                assert self.model is not None  # noqa: S101  # the other case is above
+                state = memoryview(self.model.snapshot())
+                self._send(name, State(self._round, state, False, list(vouchers.values())))
+            self._begin(None, now)
+
+    def _vouchers(self) -> dict[str, bytes]:
+        """Return the vouchers of the members that are where the hub is."""
+        return {
+            name: ready.voucher
+            for name, ready in self._ready.items()
+            if name in self._members() and ready.rounds == self._round and ready.voucher is not None
+        }
+
+    def _handle_more(self, peer: str, message: Message, now: float) -> bool:
+        if self._phase != "state" or not isinstance(message, SealedState):
+            return False
+        if message.receiver in self._unsent:
+            self._unsent.remove(message.receiver)
+            vouchers = list(self._vouchers().values())
+            self._send(message.receiver, State(self._round, message.sealed, True, vouchers))
+        if not self._unsent:
+            self._begin(None, now)
+        return True
+
+    def _more_deadlines(self, now: float) -> None:
+        """Nobody handed the model on: begin the epoch again without who was asked."""
+        if self._phase == "state":
+            asked = next(iter(self._vouchers()))
+            self._offer([name for name in self._members() if name != asked], now)
 
     def _check_study_keys(self, envelope: bytes) -> None:
         terms = self._current().terms
@@ -151,19 +223,100 @@ class Hub(SumHub[EpochTerms]):
                 self._burn(str(error), now)
                 return
         metrics, by_site = self._metrics(self._evaluations)
-        done = RoundDone(self._round, self._attempt, result.survivors, now - self._started, metrics, by_site)
+        number = epoch.terms.number
+        done = RoundDone(
+            self._round, self._attempt, result.survivors, now - self._started, metrics, by_site, number
+        )
+        total = epoch.terms.encoding.to_bytes(result.total)
+        outcome = Outcome(self._round, self._attempt, list(result.survivors), memoryview(total))
+        self._journal.append(RoundEnded(number, outcome, done.seconds, metrics, by_site))
         self.rounds.append(done)
         self._note(done)
-        total = epoch.terms.encoding.to_bytes(result.total)
-        outcome = Outcome(self._round, self._attempt, list(result.survivors), total)
         self._round += 1
+        if self._journal.full:
+            self._journal.compact(self._compacted(outcome))
         if self._round < self._plan.training.rounds:
             # sites check that an outcome follows the round it belongs to, so a lost attempt never carries one
             # twice
             self._begin(outcome, now)
         else:
+            self._last = outcome
             self._enter("done", now)
             self._broadcast(Finish(outcome))
+
+    # --- going on after a break -------------------------------------------------------------------
+
+    def _restore(self, record: Kept) -> None:
+        super()._restore(record)
+        match record:
+            case EpochOpened():
+                if self.model is not None:
+                    terms = self._current().terms
+                    self.study_key = open_study_key(
+                        record.study_keys, terms.first, self._identity, self._plan.digest, terms.number
+                    )
+            case RoundEnded():
+                self._restore_round(record)
+            case Checkpoint():
+                self.rounds = [
+                    RoundDone(
+                        each.round, each.attempt, tuple(each.survivors), each.seconds, epoch=each.epoch
+                    )
+                    for each in record.rounds
+                ]
+                self._round, self._attempt, self._last = len(record.rounds), record.attempt, record.last
+                if self.model is not None:
+                    self.model.restore(record.state)
+            case Ended():
+                self.finished = True
+            case _:
+                pass
+
+    def _restore_round(self, record: RoundEnded) -> None:
+        outcome, terms = record.outcome, self._current().terms
+        if self.model is not None:
+            total = terms.encoding.from_bytes(outcome.total, terms.vector_size(self._learned.size))
+            self.model.apply(total, outcome.survivors, terms)
+        survivors = tuple(outcome.survivors)
+        self.rounds.append(
+            RoundDone(
+                outcome.round,
+                outcome.attempt,
+                survivors,
+                record.seconds,
+                record.metrics,
+                record.site_metrics,
+                record.epoch,
+            )
+        )
+        self._round, self._attempt, self._last = outcome.round + 1, outcome.attempt, outcome
+
+    def _go_on(self, now: float) -> None:
+        if self._round < self._plan.training.rounds:
+            super()._go_on(now)
+        else:  # the sites come and are told again
+            self._enter("done", now)
+
+    def _repeat(self, peer: str) -> None:
+        self._send(peer, StudyKeys(self._current().study_keys))
+        super()._repeat(peer)
+        if self._phase == "done" and self._last is not None:
+            self._send(peer, Finish(self._last))
+
+    def _missed(self, rounds: int) -> list[Outcome] | None:
+        missed = super()._missed(rounds)
+        # the last outcome comes with the order to finish
+        return missed[:-1] if missed and self._phase == "done" else missed
+
+    def _compacted(self, last: Outcome) -> list[Kept]:
+        """Return what is still needed once the model itself is kept."""
+        opened = [record for record in self._journal.records() if isinstance(record, EpochOpened)]
+        briefs = [
+            RoundBrief(done.epoch, done.round, done.attempt, list(done.survivors), done.seconds)
+            for done in self.rounds
+        ]
+        state = b"" if self.model is None else self.model.snapshot()
+        return [*opened, Checkpoint(briefs, self._attempt, state, last)]
 
     # --- step 5: the end ------------------------------------------------------------------------
 
@@ -199,8 +352,54 @@ class Hub(SumHub[EpochTerms]):
         metrics, by_site = self._metrics(evaluations)
         if metrics is not None and by_site is not None:
             self.final_metrics = metrics, by_site
+        self._journal.append(Ended(), durable=True)
         self._phase = "finished"
         self.finished = True
+        self._broadcast(Concluded(canonical_bytes(record_of(self.result())), epoch.study_keys))
+
+    def result(
+        self,
+        *,
+        model: NDArray[np.float64] | None = None,
+        study_key: bytes | None = None,
+        clamped: Mapping[str, int] | None = None,
+        traffic: Mapping[tuple[str, str], int] | None = None,
+        transport: TransportName = "memory",
+    ) -> StudyResult:
+        """Return what the study leaves behind.
+
+        Args:
+            model: the released model, where the hub may not see it.
+            study_key: likewise.
+            clamped, traffic, transport: see `StudyResult`.
+        """
+        used = {done.epoch for done in self.rounds} | {self._current().terms.number}
+        return StudyResult(
+            plan=self._plan,
+            hub=self._identity.public,
+            epochs=tuple(self._facts(epoch) for epoch in self.epochs if epoch.terms.number in used),
+            rounds=tuple(self.rounds),
+            final_metrics=self.final_metrics,
+            model=self.model.released() if self.model is not None else np.empty(0) if model is None else model,
+            study_key=study_key or self.study_key or b"",
+            privacy=self._current().terms.privacy,
+            debits=dict(self.debits),
+            clamped=clamped or {},
+            traffic=traffic or {},
+            transport=transport,
+        )
+
+    @staticmethod
+    def _facts(epoch: Epoch[EpochTerms]) -> EpochFacts:
+        return EpochFacts(
+            number=epoch.terms.number,
+            members=epoch.terms.roster.members,
+            rows={name: join.rows for name, join in epoch.joins.items()},
+            manifests={name: join.manifest for name, join in epoch.joins.items()},
+            countersignatures=dict(epoch.countersignatures),
+            setup_digest=epoch.secure_sum.setup_digest,
+            study_keys=epoch.study_keys,
+        )
 
     # --- helpers --------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 One tagged msgpack struct a message; unknown tags, unknown fields, wrong types and trailing bytes are refused.
 In the order of a study:
 
-    site -> hub   Join            who I am, my signed manifest, my row count
+    site -> hub   Join            who I am, my signed manifest, my row count; after a break, where I was
     hub  -> site  RosterOffer     these members, in this order, for this epoch
     site -> hub   Countersign     I agree to this plan with this roster
     hub  -> site  RosterClosed    everybody's countersignature
@@ -13,12 +13,18 @@ In the order of a study:
     hub  -> site  Bundle
     site -> hub   Ready           set-up digest; from the first member also the sealed study keys
     hub  -> site  StudyKeys
+    hub  -> site  StateRequest    hand the model on to these, sealed; only where the hub may not see it
+    site -> hub   SealedState
+    hub  -> site  State           the model as it is, for who comes later, with the vouchers of others
+    hub  -> site  CatchUp         the outcome of a round that was missed
     hub  -> site  RoundStart      round, attempt, and the outcome of the round before
     site -> hub   Upload          masked vector
     hub  -> site  Request         full list, proposal or certified list
     site -> hub   Answer          signature or shares
     hub  -> site  Finish          the last outcome
     site -> hub   Done            the tag of the model it ended with
+    hub  -> site  Concluded       what everybody did, for the site's own record
+    site -> hub   Leave           I take no part, or no further part, with the reason
     hub  -> site  Stop            the study ends early, with the reason
 """
 
@@ -36,18 +42,25 @@ __all__ = [
     "Announcements",
     "Answer",
     "Bundle",
+    "CatchUp",
+    "Concluded",
     "Countersign",
     "Deal",
     "Done",
     "Finish",
     "Join",
+    "Leave",
     "Message",
     "Outcome",
+    "Position",
     "Ready",
     "Request",
     "RosterClosed",
     "RosterOffer",
     "RoundStart",
+    "SealedState",
+    "State",
+    "StateRequest",
     "Stop",
     "StudyKeys",
     "Upload",
@@ -68,12 +81,30 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all messages."""
 
 
+class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a site is in a study whose epoch it still holds the secrets of.
+
+    Attributes:
+        epoch: the epoch's number.
+        setup_digest: of its secure sum's set-up.
+        rounds: rounds whose outcome it has applied.
+        attempt: the last attempt it entered, -1 before the first.
+    """
+
+    epoch: Index
+    setup_digest: Digest
+    rounds: Index
+    attempt: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)]
+
+
 class Join(_Message, tag="join", frozen=True):
-    """A site offers to take part: exported identity (JSON), signed manifest (DSSE), rows it trains on."""
+    """A site offers to take part, or to go on: exported identity (JSON), signed manifest (DSSE), rows it
+    trains on, and where it was, if it still has the epoch's secrets."""
 
     identity: bytes
     manifest: bytes
     rows: Annotated[int, msgspec.Meta(ge=1, lt=2**48)]
+    position: Position | None = None
 
 
 class RosterOffer(_Message, tag="roster-offer", frozen=True):
@@ -122,11 +153,19 @@ class Bundle(_Message, tag="bundle", frozen=True):
 
 
 class Ready(_Message, tag="ready", frozen=True):
-    """A site holds the epoch's secrets. The first member adds the study key, sealed to each who may read
-    checkpoints."""
+    """A site holds the epoch's secrets.
+
+    Attributes:
+        setup_digest: of the secure sum's set-up.
+        rounds: rounds whose outcome it has applied.
+        study_keys: from the first member, the study key sealed to each who may read checkpoints.
+        voucher: signed digest of the model it holds; absent before the first round.
+    """
 
     setup_digest: Digest
+    rounds: Index = 0
     study_keys: bytes | None = None
+    voucher: bytes | None = None
 
 
 class StudyKeys(_Message, tag="study-keys", frozen=True):
@@ -141,7 +180,36 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round: Index
     attempt: Index
     survivors: Names
-    total: bytes
+    total: memoryview
+
+
+class StateRequest(_Message, tag="state-request", frozen=True):
+    """Seal the model to these members, by name: they come later and have none."""
+
+    receivers: Names
+
+
+class SealedState(_Message, tag="sealed-state", frozen=True):
+    """The model and the server's state, sealed to one member."""
+
+    receiver: Name
+    sealed: memoryview
+
+
+class State(_Message, tag="state", frozen=True):
+    """The model and the server's state after `rounds` rounds, with vouchers of c + 1 members for its digest.
+    `sealed` says that a member sealed it to the receiver, and the hub could not read it."""
+
+    rounds: Index
+    state: memoryview
+    sealed: bool
+    vouchers: Bodies
+
+
+class CatchUp(_Message, tag="catch-up", frozen=True):
+    """The outcome of a round, for a site that was away when it ended."""
+
+    outcome: Outcome
 
 
 class RoundStart(_Message, tag="round-start", frozen=True):
@@ -157,7 +225,7 @@ class Upload(_Message, tag="upload", frozen=True):
     """A masked vector. `evaluation` is present only where the plan declares the rows public."""
 
     attempt: Index
-    body: bytes
+    body: memoryview
     evaluation: Annotated[list[float], msgspec.Meta(max_length=64)] | None = None
 
 
@@ -190,6 +258,19 @@ class Done(_Message, tag="done", frozen=True):
     debit: bytes | None = None
 
 
+class Concluded(_Message, tag="concluded", frozen=True):
+    """The study ended as planned: its public record (JSON), and the envelope of the study keys."""
+
+    record: bytes
+    study_keys: bytes
+
+
+class Leave(_Message, tag="leave", frozen=True):
+    """The site takes no part, or no further part."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
+
+
 class Stop(_Message, tag="stop", frozen=True):
     """The study ends before its last round."""
 
@@ -207,12 +288,18 @@ Message = (
     | Bundle
     | Ready
     | StudyKeys
+    | StateRequest
+    | SealedState
+    | State
+    | CatchUp
     | RoundStart
     | Upload
     | Request
     | Answer
     | Finish
     | Done
+    | Concluded
+    | Leave
     | Stop
 )
 
@@ -225,8 +312,8 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def decode_message(data: bytes, *, peer: str) -> Message:
-    """Parse a message strictly.
+def decode_message(data: bytes | bytearray | memoryview, *, peer: str) -> Message:
+    """Parse a message strictly. Large fields are views of `data`, which must stay unchanged.
 
     Raises:
         ProtocolError: not exactly one message of a known kind.

@@ -13,7 +13,6 @@ masked and debited as between organisations, but nothing separates the parties.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,12 +24,12 @@ from cloister.privacy.accounting import renyi
 from cloister.privacy.ledger import Ledger
 from cloister.privacy.statistics import Answer, Query, QueryFile, Release, one_budget
 from cloister.runtime.budget import populations_of
+from cloister.runtime.ends import HubEnd, SiteEnd
 from cloister.runtime.events import Event, OnEvent
 from cloister.runtime.querybudget import LedgerQueryBudget, QueryBudget
 from cloister.runtime.queryhub import QueryHub
 from cloister.runtime.queryplan import QueryMember, QueryPlan, describe
 from cloister.runtime.querysite import QuerySite
-from cloister.runtime.sumhub import Step
 from cloister.types import RandomBytes
 from cloister.vault import Manifest, Vault
 
@@ -225,10 +224,21 @@ class FederatedQuery:
         schema = sites[0].vault.manifest(self._entry(sites[0]).dataset).schema
         plan.release(schema, len(plan.sites))  # what does not fit ends here, and nobody was asked
         self.sites = {party.identity.name: self._site(party, hub.public, public) for party in sites}
-        self.hub = QueryHub(plan, hub, public, schema, insecure_test_random=insecure_test_random)
+        self.hub = QueryHub(plan, hub, public, schema)
+        random = insecure_test_random
+        self._hub_end = HubEnd(self.hub, hub, public, plan.digest, insecure_test_random=random)
+        self._ends = {
+            party.identity.name: SiteEnd(
+                self.sites[party.identity.name],
+                party.identity,
+                hub.public,
+                plan.digest,
+                insecure_test_random=random,
+            )
+            for party in sites
+        }
         self._now = 0.0
         self._sent = 0
-        self._queue: deque[tuple[str, str, bytes]] = deque()
 
     def run(self, on_event: OnEvent | None = None) -> QueryResult:
         """Carry messages until there is an answer.
@@ -242,13 +252,14 @@ class FederatedQuery:
         """
         notify: Callable[[Event], None] = on_event or (lambda event: None)
         try:
-            self._take(self.hub.start(self._now), notify)
+            _tell(self._hub_end.start(self._now), notify)
+            for end in self._ends.values():
+                end.open(self._now)
             while not (self.hub.finished or self.hub.stopped):
-                if self._queue:
-                    self._carry(notify)
-                else:  # in one process nobody is slow: who has not answered by now will not
+                if not self._carry(notify):  # in one process nobody is slow: who has not answered will not
                     self._now += self.plan.deadline_seconds
-                    self._take(self.hub.tick(self._now), notify)
+                    _tell(self._hub_end.tick(self._now), notify)
+            self._carry(notify)
         finally:
             for site in self.sites.values():
                 site.leave()
@@ -258,23 +269,23 @@ class FederatedQuery:
             )
         return self._result(self.hub.answers)
 
-    def _carry(self, notify: Callable[[Event], None]) -> None:
-        sender, receiver, message = self._queue.popleft()
-        self._sent += len(message)
-        if receiver == self._hub_name:
-            self._take(self.hub.receive(message, self._now), notify)
-            return
-        try:
-            replies = self.sites[receiver].receive(message)
-        except PolicyRefused as error:
-            error.where = f"{receiver}, {error.where}" if error.where else receiver
-            raise
-        self._queue.extend((receiver, sender, reply) for reply in replies)
-
-    def _take(self, step: Step, notify: Callable[[Event], None]) -> None:
-        for event in step.events:
-            notify(event)
-        self._queue.extend((self._hub_name, out.receiver, out.message) for out in step.outgoing)
+    def _carry(self, notify: Callable[[Event], None]) -> bool:
+        """Carry what everybody has to send; False where nobody has anything."""
+        carried = False
+        for name, end in self._ends.items():
+            for datagram in end.poll(self._now):
+                carried = True
+                self._sent += len(datagram)
+                _tell(self._hub_end.receive(datagram, self._now), notify)
+        for receiver, datagram in self._hub_end.poll(self._now):
+            carried = True
+            self._sent += len(datagram)
+            try:
+                self._ends[receiver].take(datagram, self._now)
+            except PolicyRefused as error:
+                error.where = f"{receiver}, {error.where}" if error.where else receiver
+                raise
+        return carried
 
     def _result(self, answers: tuple[Answer, ...]) -> QueryResult:
         epoch = self.hub.epoch
@@ -328,3 +339,8 @@ class FederatedQuery:
             budget=budget,
             insecure_test_random=self._random,
         )
+
+
+def _tell(events: Sequence[Event], notify: Callable[[Event], None]) -> None:
+    for event in events:
+        notify(event)

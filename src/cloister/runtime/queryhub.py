@@ -21,7 +21,6 @@ from cloister.runtime.queryplan import QueryPlan
 from cloister.runtime.querysite import QueryEpoch
 from cloister.runtime.sumhub import SumHub
 from cloister.secagg import RoundSum, model_digest
-from cloister.types import RandomBytes
 from cloister.vault import Manifest, Schema
 
 __all__ = ["QueryHub"]
@@ -35,7 +34,6 @@ class QueryHub(SumHub[QueryEpoch]):
         identity: the hub's own keys.
         sites: public identities of the plan's sites, by name.
         schema: the public schema that the plan names.
-        insecure_test_random: source of session keys in tests.
 
     Attributes:
         answers: once there is a sum.
@@ -56,8 +54,6 @@ class QueryHub(SumHub[QueryEpoch]):
         identity: Identity,
         sites: Mapping[str, PublicIdentity],
         schema: Schema,
-        *,
-        insecure_test_random: RandomBytes | None = None,
     ) -> None:
         super().__init__(
             agreed_of(plan),
@@ -65,7 +61,6 @@ class QueryHub(SumHub[QueryEpoch]):
             sites,
             schema=plan.schema,
             deadline_seconds=plan.deadline_seconds,
-            insecure_test_random=insecure_test_random,
         )
         self._plan = plan
         self._schema = schema
@@ -105,7 +100,7 @@ class QueryHub(SumHub[QueryEpoch]):
         self.answers = self.epoch.answers(result.survivors, total)
         self.survivors, self._tag = result.survivors, sha256(total)
         self._enter("done", now)
-        self._broadcast(Finish(Outcome(0, self._attempt, list(result.survivors), total)))
+        self._broadcast(Finish(Outcome(0, self._attempt, list(result.survivors), memoryview(total))))
 
     def _on_done(self, peer: str, message: Done) -> None:
         if message.tag != self._tag:

@@ -26,11 +26,12 @@ from cloister.errors import PolicyRefused, ProtocolError
 from cloister.privacy.statistics import Answer, FederatedRelease
 from cloister.runtime.agreed import agreed_of
 from cloister.runtime.epoch import RosterTerms
-from cloister.runtime.messages import Done, Finish, Message, Request, RosterOffer, RoundStart, Upload
+from cloister.runtime.messages import Done, Finish, Message, Ready, Request, RosterOffer, RoundStart, Upload
 from cloister.runtime.querybudget import QueryBudget
 from cloister.runtime.queryplan import QueryPlan
 from cloister.runtime.sumsite import SumSite
 from cloister.secagg import EpochContext, Roster
+from cloister.crypto import Buffer
 from cloister.types import RandomBytes
 from cloister.vault import Schema, open_manifest
 
@@ -72,13 +73,13 @@ class QueryEpoch(RosterTerms):
         rows = {member.name: named[member.name].rows for member in members}
         return cls(context, rows, manifests, plan.release(schema, len(members)))
 
-    def read_total(self, total: bytes) -> NDArray[np.uint32]:
+    def read_total(self, total: Buffer) -> NDArray[np.uint32]:
         """Return uint32[size] of a sum's bytes. Raises ProtocolError where there are more or fewer."""
         if len(total) != 4 * self.release.size:
             raise ProtocolError(f"a sum of {len(total)} bytes is not what was asked for")
         return np.frombuffer(total, dtype="<u4").astype(np.uint32)
 
-    def answers(self, survivors: tuple[str, ...], total: bytes) -> tuple[Answer, ...]:
+    def answers(self, survivors: tuple[str, ...], total: Buffer) -> tuple[Answer, ...]:
         """Return the answers in a sum. Raises ProtocolError, InputError where it is not one of this
         roster's."""
         rows = sum(self.rows[name] for name in survivors)
@@ -159,8 +160,8 @@ class QuerySite(SumSite[QueryEpoch]):
         # whomever epsilon speaks of, the ledger pays for those who see most
         self._budget.admit(self._plan, terms.release.events("colluders"))
 
-    def _after_setup(self) -> tuple[tuple[type[Message], ...], bytes | None]:
-        return (RoundStart, RosterOffer), None
+    def _after_setup(self) -> tuple[tuple[type[Message], ...], Ready]:
+        return (RoundStart, RosterOffer), Ready(self._secure_sum().setup_digest)
 
     # --- the sum ----------------------------------------------------------------------------------
 
@@ -173,7 +174,7 @@ class QuerySite(SumSite[QueryEpoch]):
         vector = release.contribution(self._open_rows(release.columns), insecure_test_random=self._random)
         body = self._secure_sum().upload(start.attempt, vector, self._plan.digest)
         self._expected = (Request, RoundStart, Finish)
-        return [Upload(start.attempt, body)]
+        return [Upload(start.attempt, memoryview(body))]
 
     def _on_finish(self, message: Finish) -> list[Message]:
         outcome = message.outcome

@@ -11,6 +11,14 @@ Messages and times in, messages and events out:
 What is summed, and what becomes of a sum, is for the hubs of studies and queries, which fill in the methods
 that are named abstract here.
 
+Membership. Who does not answer by a deadline is absent: nobody waits for it until it sends something. A
+site that comes back says in its `Join` where it was. With the epoch's secrets it goes on where the others
+are; without them, and as any other newcomer, it waits for the next epoch, which begins after the round, or
+at once where the round cannot end without it. A revoked member ends the epoch at once.
+
+Journal. What was offered, agreed, begun, chosen and summed is appended before a byte of it leaves, so a hub
+that died goes on with `resume`: whoever was in the middle of something sends it again, byte for byte.
+
 Deadlines. Too few uploads: nothing is chosen yet, so the hub waits on (`Stalled`), up to `PATIENCE`
 deadlines. Too few answers after a choice: the attempt is burnt and a fresh one begins, while the plan has
 attempts left.
@@ -30,21 +38,44 @@ from typing import ClassVar, Generic, NamedTuple, TypeVar
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, PlanError, ProtocolError, RoundBurnt
 from cloister.runtime.agreed import Agreed
-from cloister.runtime.channel import Channel, peek
 from cloister.runtime.epoch import RosterTerms
-from cloister.runtime.events import Burnt, Event, Refused, RosterAgreed, SetupDone, Stalled, Stopped
+from cloister.runtime.events import (
+    Burnt,
+    EpochEnded,
+    Event,
+    Lost,
+    Refused,
+    Resumed,
+    RosterAgreed,
+    SetupDone,
+    Stalled,
+    Stopped,
+)
+from cloister.runtime.hubjournal import (
+    AttemptBegun,
+    EpochOffered,
+    EpochOpened,
+    KeepsHub,
+    Kept,
+    MemoryJournal,
+    RoundEnded,
+    SurvivorsFixed,
+)
 from cloister.runtime.messages import (
     MAX_REASON,
     Announce,
     Announcements,
     Answer,
     Bundle,
+    CatchUp,
     Countersign,
     Deal,
     Done,
     Join,
+    Leave,
     Message,
     Outcome,
+    Position,
     Ready,
     Request,
     RosterClosed,
@@ -52,24 +83,22 @@ from cloister.runtime.messages import (
     RoundStart,
     Stop,
     Upload,
-    decode_message,
-    encode_message,
 )
 from cloister.runtime.roster import manifest_digest, read_countersignature
 from cloister.secagg import RoundSum, SecureSumHub
 from cloister.types import RandomBytes
 from cloister.vault import Manifest, open_manifest
 
-__all__ = ["PATIENCE", "Outgoing", "Step", "SumHub"]
+__all__ = ["PATIENCE", "Epoch", "Outgoing", "Step", "SumHub"]
 
 PATIENCE = 10
 
 
 class Outgoing(NamedTuple):
-    """A message for one site."""
+    """A message for one site. One that goes to several is the same object in each."""
 
     receiver: str
-    message: bytes
+    message: Message
 
 
 @dataclass
@@ -84,12 +113,15 @@ Terms = TypeVar("Terms", bound=RosterTerms)
 
 
 @dataclass
-class _Epoch(Generic[Terms]):
-    """What belongs to one epoch."""
+class Epoch(Generic[Terms]):
+    """What belongs to one epoch, as the hub knows it."""
 
     terms: Terms
     secure_sum: SecureSumHub
+    joins: dict[str, Join]
     countersignatures: dict[str, bytes] = field(default_factory=dict)
+    study_keys: bytes = b""
+    opened: bool = False
 
 
 class SumHub(ABC, Generic[Terms]):
@@ -100,11 +132,12 @@ class SumHub(ABC, Generic[Terms]):
         identity: the hub's own keys.
         sites: public identities of the plan's sites, by name.
         schema: digest of the schema that every dataset must have, hex.
-        deadline_seconds: how long the hub waits before a site counts as dropped out.
-        insecure_test_random: source of session keys in tests.
+        deadline_seconds: how long the hub waits before a site counts as absent.
+        patience: how many deadlines it waits where it cannot go on without somebody.
+        journal: keeps what must survive the process; by default it does not.
 
     Attributes:
-        joined: what each site brought.
+        joined: what each site brought last.
         epochs: every roster that was offered, the newest last.
         debits: signed statement of each site's ledger, as they come in.
         stopped: why it ended before its end, or None.
@@ -125,7 +158,8 @@ class SumHub(ABC, Generic[Terms]):
         *,
         schema: str,
         deadline_seconds: float,
-        insecure_test_random: RandomBytes | None = None,
+        patience: int = PATIENCE,
+        journal: KeepsHub | None = None,
     ) -> None:
         noun = agreed.noun
         if agreed.hub != identity.public.fingerprint:
@@ -146,24 +180,26 @@ class SumHub(ABC, Generic[Terms]):
         self._sites = {name: sites[name] for name in agreed.sites}
         self._schema_digest = schema
         self._deadline_seconds = deadline_seconds
-        self._channels = {
-            name: Channel(
-                identity, site, agreed.digest, initiator=True, insecure_test_random=insecure_test_random
-            )
-            for name, site in self._sites.items()
-        }
+        self._patience = patience
+        self._journal = journal or MemoryJournal()
         self.joined: dict[str, Join] = {}
-        self.epochs: list[_Epoch[Terms]] = []
+        self.epochs: list[Epoch[Terms]] = []
         self.debits: dict[str, bytes] = {}
         self.stopped: str | None = None
         self.finished = False
         self._excluded: set[str] = set()
+        self._present: set[str] = set()
+        self._newcomers: set[str] = set()
+        self._left: dict[str, str] = {}
         self._phase = "join"
         self._deadline = 0.0
         self._waits = 0
         self._round = 0
         self._attempt = -1
         self._answered: set[str] = set()
+        self._fixed: frozenset[str] = frozenset()  # survivors of an attempt that were chosen before
+        self._running = False
+        self._next_epoch = 0
         self._step = Step()
 
     # --- what a hub derives from this must say ----------------------------------------------------
@@ -199,31 +235,107 @@ class SumHub(ABC, Generic[Terms]):
     def _announce_start(self) -> None:
         """Send what members need before the first attempt."""
 
+    def _begin_epoch(self, now: float) -> None:
+        """Begin the attempts of an epoch, all of whose members are ready."""
+        self._begin(None, now)
+
+    def _may_renew(self, names: Sequence[str]) -> bool:
+        """Tell whether a new epoch over these sites may follow the one that runs."""
+        return not self._agreed.final_roster
+
+    def _handle_more(self, peer: str, message: Message, now: float) -> bool:
+        """Take a message that only some hubs know; False where it is out of turn."""
+        return False
+
     # --- inputs -----------------------------------------------------------------------------------
 
-    def start(self, now: float) -> Step:
-        """Greet every site of the plan."""
-        self._wait(now)
-        return Step([Outgoing(name, channel.hello) for name, channel in self._channels.items()])
+    def resume(self, now: float) -> Step:
+        """Go on from the journal; without records in it, begin.
 
-    def receive(self, message: bytes, now: float) -> Step:
-        """Take one message from the network."""
+        Every site is waited for anew: it says where it was, and gets what it misses.
+        """
         self._step = Step()
-        peer = "unknown"
-        try:
-            peer = peek(message)
-            channel = self._channels.get(peer)
-            if channel is None:
-                raise ProtocolError(f"is not in this {self.ACTIVITY}", peer=peer)
-            payloads = channel.receive(message)
-        except CloisterError as error:  # anybody may have sent it: nobody is blamed
-            self._note(Refused(peer, str(error)))
+        self._wait(now)
+        for record in self._journal.records():
+            self._restore(record)
+        if not self.epochs or not self.epochs[-1].opened or self._next_epoch > self._current().terms.number + 1:
+            self.joined = {}  # a set-up was interrupted: everybody begins the next one
             return self._step
-        for payload in payloads:
-            try:
-                self._handle(peer, decode_message(payload, peer=peer), now)
-            except CloisterError as error:
-                self._refuse(peer, error, now)
+        self._present = set(self._members())
+        self._go_on(now)
+        return self._step
+
+    def _restore(self, record: Kept) -> None:
+        """Repeat what a record says was done."""
+        match record:
+            case EpochOffered():
+                self._next_epoch = record.number + 1
+            case EpochOpened():
+                self._reopen(record)
+            case AttemptBegun():
+                self._round, self._attempt = record.round, record.attempt
+                self._running, self._fixed = True, frozenset()
+            case SurvivorsFixed():
+                self._fixed = frozenset(record.survivors)
+            case RoundEnded():
+                self._running, self._fixed = False, frozenset()
+            case _:
+                pass
+
+    def _reopen(self, record: EpochOpened) -> None:
+        self.joined = dict(zip(record.names, record.joins, strict=True))
+        terms = self._terms(record.number, record.names)
+        secure_sum = SecureSumHub.restore(terms.context, record.secure_sum)
+        signed = dict(zip(record.names, record.countersignatures, strict=True))
+        self.epochs.append(
+            Epoch(terms, secure_sum, dict(self.joined), signed, record.study_keys, opened=True)
+        )
+        self._running, self._fixed = False, frozenset()
+
+    def _go_on(self, now: float) -> None:
+        """Take up the attempt that was under way, or begin the one that is due."""
+        if not self._running:
+            self._begin(None, now)
+            return
+        tag, size = self._prepare(now)
+        fixed = self._fixed
+        self._secure_sum().resume_attempt(
+            self._attempt, model_tag=tag, size=size, survivors=sorted(fixed) if fixed else None
+        )
+        self._enter("upload", now)
+        self._fixed = fixed
+
+    def _epoch_record(self) -> EpochOpened:
+        epoch = self._current()
+        names = self._members()
+        return EpochOpened(
+            epoch.terms.number,
+            list(names),
+            [epoch.joins[name] for name in names],
+            [epoch.countersignatures[name] for name in names],
+            epoch.secure_sum.snapshot(),
+            epoch.study_keys,
+        )
+
+    def handle(self, peer: str, message: Message, now: float) -> Step:
+        """Take a message that a site signed."""
+        self._step = Step()
+        try:
+            self._handle(peer, message, now)
+        except CloisterError as error:
+            self._refuse(peer, error, now)
+        return self._step
+
+    def revoke(self, peer: str, now: float) -> Step:
+        """Shut out a site whose identity is trusted no more; what it sent before in this round is dropped."""
+        self._step = Step()
+        if peer in self._sites and peer not in self._excluded:
+            self._excluded.add(peer)
+            self._present.discard(peer)
+            self._newcomers.discard(peer)
+            self._note(Lost(peer))
+            if self.epochs and peer in self._members() and self._phase not in ("join", "done", "stopped"):
+                self._renew(None, now, f"{peer} is trusted no more")
         return self._step
 
     def tick(self, now: float) -> Step:
@@ -233,26 +345,40 @@ class SumHub(ABC, Generic[Terms]):
             return self._step
         match self._phase:
             case "join":
-                self._offer(list(self.joined), now)
+                self._join_deadline(now)
             case "roster" | "announce" | "deal" | "ready":
                 self._offer([name for name in self._members() if name in self._answered], now)
             case "upload":
                 self._upload_deadline(now)
             case "answer":
+                self._present &= self._answered
                 self._burn("too few sites answered", now)
             case "done":
                 self._conclude()
+            case _:
+                self._more_deadlines(now)
         return self._step
+
+    def _more_deadlines(self, now: float) -> None:
+        """Act on the deadline of a phase that only some hubs have."""
 
     # --- dispatch ---------------------------------------------------------------------------------
 
     def _handle(self, peer: str, message: Message, now: float) -> None:
+        if peer in self._excluded or peer not in self._sites:
+            self._note(Refused(peer, f"is not in this {self.ACTIVITY}"))
+            return
+        if isinstance(message, Join):
+            self._on_join(peer, message, now)
+            return
+        if isinstance(message, Leave):
+            self._on_leave(peer, message, now)
+            return
         if self.epochs and peer not in self._members():
             self._note(Refused(peer, "is not on the roster"))
             return
+        self._present.add(peer)
         match message:
-            case Join() if self._phase == "join":
-                self._on_join(peer, message, now)
             case Countersign() if self._phase == "roster":
                 self._on_countersign(peer, message, now)
             case Announce() if self._phase == "announce":
@@ -269,6 +395,8 @@ class SumHub(ABC, Generic[Terms]):
                 self._on_done(peer, message)
             case Answer():
                 pass  # t others were faster
+            case _ if self._handle_more(peer, message, now):
+                pass
             case _:  # too late, most often: it was under way when the phase changed
                 self._note(Refused(peer, f"{type(message).__name__} came out of turn"))
 
@@ -292,8 +420,112 @@ class SumHub(ABC, Generic[Terms]):
             raise ProtocolError(f"brings a dataset with another schema than the {noun}'s", peer=peer)
         self._check_join(peer, join, manifest)
         self.joined[peer] = join
-        if len(self.joined) == len(self._sites):
-            self._offer(list(self._sites), now)
+        self._left.pop(peer, None)
+        match self._phase:
+            case "join":
+                if all(name in self.joined for name in self._sites if name not in self._excluded):
+                    self._offer(list(self.joined), now)
+            case "roster" | "announce" | "deal" | "ready":
+                self._newcomers.add(peer)
+                if peer in self._members():  # it began anew, and what it held of this set-up is gone
+                    self._offer([*self._members(), *self._newcomers], now)
+            case "stopped" | "finished":
+                self._note(Refused(peer, f"came after the {self.ACTIVITY} had ended"))
+            case _:
+                self._on_return(peer, join.position, now)
+
+    # --- who comes back, and who comes later --------------------------------------------------------
+
+    def _on_return(self, peer: str, position: Position | None, now: float) -> None:
+        """Let a site go on where the others are, or wait for the next epoch."""
+        epoch = self._current()
+        held = position is not None and (position.epoch, position.setup_digest) == (
+            epoch.terms.number,
+            epoch.secure_sum.setup_digest,
+        )
+        missed = self._missed(position.rounds) if held and position is not None else None
+        if peer not in self._members() or missed is None:
+            self._present.discard(peer)
+            self._newcomers.add(peer)
+            if self._phase != "done" and len(self._present) < self._minimum():
+                self._renew(None, now, f"{peer} begins anew, and too few others are there")
+            return
+        for outcome in missed:
+            self._send(peer, CatchUp(outcome))
+        self._present.add(peer)
+        self._newcomers.discard(peer)
+        epoch.secure_sum.returned(peer)
+        self._note(Resumed(epoch.terms.number, self._round, self._attempt))
+        self._repeat(peer)
+
+    def _on_leave(self, peer: str, message: Leave, now: float) -> None:
+        """Go on without a site that says it takes no part, or no further part."""
+        self._note(Refused(peer, f"takes no part: {message.reason}"))
+        self._present.discard(peer)
+        self._newcomers.discard(peer)
+        self.joined.pop(peer, None)
+        self._left[peer] = message.reason
+        if self._phase in ("roster", "announce", "deal", "ready") and peer in self._members():
+            self._offer([name for name in self._members() if name != peer], now)
+
+    def _missed(self, rounds: int) -> list[Outcome] | None:
+        """Return the outcomes of the rounds from `rounds` on, or None where they are not kept."""
+        outcomes = [self._journal.outcome(number) for number in range(rounds, self._round)]
+        return None if rounds > self._round or None in outcomes else [each for each in outcomes if each]
+
+    def _repeat(self, peer: str) -> None:
+        """Send what the site may not have got."""
+        if self._phase == "upload" and peer not in self._secure_sum().uploaded:
+            self._send(peer, RoundStart(self._round, self._attempt, None))
+        elif self._phase == "answer" and (request := self._secure_sum().request_for(peer)) is not None:
+            self._send(peer, Request(self._attempt, request))
+
+    def _minimum(self) -> int:
+        return self._current().terms.context.params.minimum
+
+    def _join_deadline(self, now: float) -> None:
+        """Offer a roster over those who joined; while they are too few, wait on."""
+        names = [name for name in self._sites if name in self.joined and name not in self._excluded]
+        if self._too_few(names) is None:
+            self._offer(names, now)
+            return
+        self._waits += 1
+        if self._waits >= self._patience:
+            self._offer(names, now)  # says why it ends here
+            return
+        self._note(Stalled(self._round, tuple(name for name in self._sites if name not in self.joined)))
+        self._wait(now)
+
+    def _too_few(self, names: Sequence[str]) -> str | None:
+        """Say why there can be no roster over these sites, or None."""
+        try:
+            self._terms(0, names)
+        except PlanError as error:
+            return f"{len(names)} sites take part: {error}"
+        return None
+
+    def _renew(self, outcome: Outcome | None, now: float, reason: str) -> None:
+        """End the epoch and begin another over everybody who is there."""
+        names = [name for name in self._sites if name in self._present | self._newcomers]
+        self._note(EpochEnded(self._current().terms.number, reason))
+        if outcome is not None:
+            for name in self._members():
+                if name in self._present:
+                    self._send(name, CatchUp(outcome))
+        if self._too_few(names) is None:
+            self._offer(names, now)
+            return
+        self.joined = {name: self.joined[name] for name in names}
+        self._enter("join", now)
+
+    def _renewal_due(self) -> str | None:
+        """Say why the epoch should end after this round, or None."""
+        names = [name for name in self._sites if name in self._present | self._newcomers]
+        if self._newcomers and self._may_renew(names):
+            return f"{', '.join(sorted(self._newcomers))} takes part from now on"
+        return None
+
+    # --- the roster -------------------------------------------------------------------------------
 
     def _offer(self, names: list[str], now: float) -> None:
         names = [
@@ -301,12 +533,21 @@ class SumHub(ABC, Generic[Terms]):
             for name in self._sites
             if name in names and name in self.joined and name not in self._excluded
         ]
+        number = self._next_epoch
         try:
-            terms = self._terms(len(self.epochs), names)
+            if (few := self._too_few(names)) is not None:
+                self._stop(few)
+                return
+            terms = self._terms(number, names)
         except PlanError as error:
             self._stop(f"{len(names)} sites take part: {error}")
             return
-        self.epochs.append(_Epoch(terms, SecureSumHub(terms.context)))
+        self._next_epoch += 1
+        self._journal.append(EpochOffered(number), durable=True)
+        joins = {name: self.joined[name] for name in names}
+        self.epochs.append(Epoch(terms, SecureSumHub(terms.context), joins))
+        self._present = set(names)
+        self._newcomers -= set(names)
         self._enter("roster", now)
         identities = [member.to_json() for member in terms.roster.members]
         self._broadcast(
@@ -357,17 +598,25 @@ class SumHub(ABC, Generic[Terms]):
         self._check_ready(peer, message)
         self._answered.add(peer)
         if len(self._answered) == len(self._members()):
-            self._note(SetupDone(self._current().terms.number, message.setup_digest))
+            epoch = self._current()
+            epoch.opened = True
+            self._journal.append(self._epoch_record(), durable=True)
+            self._note(SetupDone(epoch.terms.number, message.setup_digest))
             self._announce_start()
-            self._begin(None, now)
+            self._begin_epoch(now)
 
     # --- an attempt -------------------------------------------------------------------------------
 
     def _begin(self, outcome: Outcome | None, now: float) -> None:
+        """Begin an attempt, or the epoch that is due before it."""
+        if (reason := self._renewal_due()) is not None:
+            self._renew(outcome, now, reason)
+            return
         if self._attempt + 1 >= self._agreed.attempts:
             self._stop(self._exhausted())
             return
         self._attempt += 1
+        self._journal.append(AttemptBegun(self._round, self._attempt))
         tag, size = self._prepare(now)
         self._secure_sum().begin(self._attempt, model_tag=tag, size=size)
         self._enter("upload", now)
@@ -377,20 +626,26 @@ class SumHub(ABC, Generic[Terms]):
         return f"all {self._agreed.attempts} attempts of the {self._agreed.noun} are used"
 
     def _on_upload(self, peer: str, message: Upload, now: float) -> None:
-        """Take a masked vector; everybody's end the collecting."""
+        """Take a masked vector; that of the last one who is there ends the collecting."""
         self._secure_sum().on_upload(peer, message.body)
-        if len(self._secure_sum().uploaded) == len(self._members()):
+        uploaded = self._secure_sum().uploaded
+        expected = self._fixed or self._present.intersection(self._members())
+        if uploaded >= expected and len(uploaded) >= self._minimum():
             self._close(now)
 
     def _upload_deadline(self, now: float) -> None:
         uploaded = self._secure_sum().uploaded
-        if len(uploaded) >= self._current().terms.context.params.minimum:
+        self._present &= uploaded
+        if self._fixed:
+            self._burn("a survivor did not send its vector again", now)
+            return
+        if len(uploaded) >= self._minimum():
             self._close(now)
             return
         missing = tuple(name for name in self._members() if name not in uploaded)
         self._waits += 1
-        if self._waits >= PATIENCE:
-            self._stop(f"{self._waiting()} waited {PATIENCE} deadlines for {', '.join(missing)}")
+        if self._waits >= self._patience:
+            self._stop(f"{self._waiting()} waited {self._patience} deadlines for {', '.join(missing)}")
             return
         self._note(Stalled(self._round, missing))
         self._wait(now)
@@ -400,6 +655,8 @@ class SumHub(ABC, Generic[Terms]):
 
     def _close(self, now: float) -> None:
         requests = self._secure_sum().close()
+        self._fixed = frozenset(self._secure_sum().uploaded)
+        self._journal.append(SurvivorsFixed(self._attempt, sorted(self._fixed)))
         self._enter("answer", now)
         for name, body in requests.items():
             self._send(name, Request(self._attempt, body))
@@ -412,6 +669,7 @@ class SumHub(ABC, Generic[Terms]):
             return
         for name, body in (more or {}).items():
             self._send(name, Request(self._attempt, body))
+        self._answered.add(peer)
         result = self._secure_sum().result()
         if result is not None:
             self._on_sum(result, now)
@@ -423,7 +681,7 @@ class SumHub(ABC, Generic[Terms]):
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _current(self) -> _Epoch[Terms]:
+    def _current(self) -> Epoch[Terms]:
         if not self.epochs:
             raise ProtocolError("there is no roster yet", fix="Wait until the sites have joined")
         return self.epochs[-1]
@@ -437,6 +695,8 @@ class SumHub(ABC, Generic[Terms]):
     def _enter(self, phase: str, now: float) -> None:
         self._phase = phase
         self._answered = set()
+        if phase != "answer":
+            self._fixed = frozenset()
         self._waits = 0
         self._wait(now)
 
@@ -447,16 +707,15 @@ class SumHub(ABC, Generic[Terms]):
         self._step.events.append(event)
 
     def _send(self, name: str, message: Message) -> None:
-        self._step.outgoing.append(Outgoing(name, self._channels[name].seal(encode_message(message))))
+        self._step.outgoing.append(Outgoing(name, message))
 
     def _broadcast(self, message: Message) -> None:
         for name in self._members():
-            self._send(name, message)
+            self._send(name, message)  # the absent too: whoever is back reads on, and repairs what it missed
 
     def _stop(self, reason: str) -> None:
         self.stopped = reason
         self._phase = "stopped"
         self._note(Stopped(reason))
-        for name, channel in self._channels.items():
-            if channel.ready:
-                self._send(name, Stop(reason[:MAX_REASON]))
+        for name in self.joined:
+            self._send(name, Stop(reason[:MAX_REASON]))

@@ -10,6 +10,10 @@ Each step is refused out of turn:
 
 What is added up, and what is done with a sum, is for the sites of studies and queries, which fill in the
 methods that are named abstract here. An epoch's secrets are erased when another begins and at the end.
+
+After a break, `join` says where the site was; the hub sends what it missed. A site that still holds the
+secrets of its epoch goes on in it; one that does not waits for the next. What it answers twice it answers
+with the same bytes.
 """
 
 from __future__ import annotations
@@ -22,26 +26,31 @@ from typing import Generic, Protocol, TypeVar
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.runtime.agreed import Agreed
-from cloister.runtime.channel import Channel
 from cloister.runtime.epoch import RosterTerms
+from cloister.runtime.events import Event, RosterAgreed, SetupDone
+from cloister.runtime.journal import EpochKept, KeepsSite, NoJournal
 from cloister.runtime.messages import (
     Announce,
     Announcements,
     Answer,
     Bundle,
+    CatchUp,
+    Concluded,
     Countersign,
     Deal,
     Finish,
     Join,
     Message,
+    Position,
     Ready,
     Request,
     RosterClosed,
     RosterOffer,
     RoundStart,
+    State,
+    StateRequest,
     Stop,
     StudyKeys,
-    decode_message,
     encode_message,
 )
 from cloister.runtime.roster import check_countersignatures, countersign, manifest_digest
@@ -63,7 +72,10 @@ class _Epoch(Generic[Terms]):
     """What belongs to one epoch and dies with it."""
 
     terms: Terms
+    offer: RosterOffer
+    closed: RosterClosed | None = None
     secure_sum: SecureSumSite | None = None
+    ready: bool = False
 
 
 class SumSite(ABC, Generic[Terms]):
@@ -77,6 +89,7 @@ class SumSite(ABC, Generic[Terms]):
         manifest: the signed manifest of the dataset it brings.
         rows: how many rows it brings.
         budget: whom it closes when it leaves.
+        journal: keeps what must survive the process; by default it does not.
         insecure_test_random: source of keys, seeds and shares in tests.
 
     Attributes:
@@ -97,6 +110,7 @@ class SumSite(ABC, Generic[Terms]):
         manifest: bytes,
         rows: int,
         budget: _Closing,
+        journal: KeepsSite | None = None,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         self._agreed = agreed
@@ -108,13 +122,12 @@ class SumSite(ABC, Generic[Terms]):
         self._closing = budget
         self._random = insecure_test_random
         self._check_named()
-        self._channel = Channel(
-            identity, hub, agreed.digest, initiator=False, insecure_test_random=insecure_test_random
-        )
+        self._journal: KeepsSite = journal or NoJournal()
         self._epoch: _Epoch[Terms] | None = None
         self._highest_epoch = -1
         self._attempt = -1
         self._expected: tuple[type[Message], ...] = (RosterOffer,)
+        self._events: list[Event] = []
         self.finished = False
         self.stopped: str | None = None
 
@@ -122,6 +135,21 @@ class SumSite(ABC, Generic[Terms]):
     def name(self) -> str:
         """The site's name in the plan."""
         return self._identity.name
+
+    @property
+    def attempt(self) -> int:
+        """The last attempt of this epoch it knows of, -1 before the first."""
+        return self._attempt
+
+    @property
+    def epoch_number(self) -> int:
+        """The newest epoch it agreed to, -1 before the first."""
+        return self._highest_epoch
+
+    def events(self) -> list[Event]:
+        """Return what happened since this was last asked."""
+        events, self._events = self._events, []
+        return events
 
     @property
     def rows(self) -> int:
@@ -149,8 +177,8 @@ class SumSite(ABC, Generic[Terms]):
         """Reserve what the roster costs. Raises PolicyRefused."""
 
     @abstractmethod
-    def _after_setup(self) -> tuple[tuple[type[Message], ...], bytes | None]:
-        """Return what may follow the set-up, and what is sent with its digest."""
+    def _after_setup(self) -> tuple[tuple[type[Message], ...], Ready]:
+        """Return what may follow the set-up, and what ends it."""
 
     @abstractmethod
     def _on_round_start(self, start: RoundStart) -> list[Message]:
@@ -160,40 +188,42 @@ class SumSite(ABC, Generic[Terms]):
     def _on_finish(self, message: Finish) -> list[Message]:
         """Take the last outcome."""
 
-    def _check_offer(self, offer: RosterOffer) -> None:
-        """Raise ProtocolError where no roster is due."""
+    def _on_more(self, message: StudyKeys | StateRequest | State | CatchUp | Concluded) -> list[Message]:
+        """Take a message that only studies have."""
+        raise ProtocolError(f"sent {type(message).__name__}, which only studies have", peer=self._hub.name)
 
-    def _on_study_keys(self, message: StudyKeys) -> list[Message]:
-        """Take the study key."""
-        raise ProtocolError("sent StudyKeys, which only studies have", peer=self._hub.name)
+    @property
+    def rounds(self) -> int:
+        """Rounds whose outcome this site has applied."""
+        return 0
 
     # --- input ------------------------------------------------------------------------------------
 
-    def receive(self, message: bytes) -> list[bytes]:
-        """Take one message from the hub; return the messages to send back, in order.
+    def join(self) -> Join:
+        """Return what opens every session: who this is, what it brings, and where it was."""
+        epoch, position = self._epoch, None
+        if epoch is not None and epoch.ready and epoch.secure_sum is not None:
+            digest = epoch.secure_sum.setup_digest
+            position = Position(epoch.terms.number, digest, self.rounds, self._attempt)
+        else:
+            self._expected = (RosterOffer,)
+        return Join(self._identity.public.to_json(), self._manifest, self._rows, position)
+
+    def handle(self, message: Message) -> list[Message]:
+        """Take a message that the hub signed; return what to answer, in order.
 
         Raises:
-            ProtocolError, IntegrityError: the message does not verify, which says nothing about the hub and
-                changes nothing; or the hub broke the protocol, and whoever runs the site ends it.
+            ProtocolError, IntegrityError: the hub broke the protocol; whoever runs the site ends it.
             PolicyRefused: the roster is not one its owner agreed to, or the budget does not cover it.
         """
-        opened = not self._channel.ready
-        payloads = self._channel.receive(message)
-        out: list[bytes] = []
-        if opened and self._channel.ready:
-            join = Join(self._identity.public.to_json(), self._manifest, self._rows)
-            out += [self._channel.hello, self._channel.seal(encode_message(join))]
-        for payload in payloads:
-            parsed = decode_message(payload, peer=self._hub.name)
-            if isinstance(parsed, Stop):
-                self.stopped = parsed.reason
-                self._expected = ()
-                self._end_epoch()
-                continue
-            if not isinstance(parsed, self._expected):
-                raise ProtocolError(f"sent {type(parsed).__name__} out of turn", peer=self._hub.name)
-            out += [self._channel.seal(encode_message(reply)) for reply in self._handle(parsed)]
-        return out
+        if isinstance(message, Stop):
+            self.stopped = message.reason
+            self._expected = ()
+            self._end_epoch()
+            return []
+        if not isinstance(message, self._expected):
+            raise ProtocolError(f"sent {type(message).__name__} out of turn", peer=self._hub.name)
+        return self._handle(message)
 
     def leave(self) -> bytes | None:
         """End taking part: secrets are erased, what was not begun is given back; return the signed debit."""
@@ -211,8 +241,8 @@ class SumSite(ABC, Generic[Terms]):
                 return [Deal(self._secure_sum().deal(message.bodies))]
             case Bundle():
                 return self._on_bundle(message)
-            case StudyKeys():
-                return self._on_study_keys(message)
+            case StudyKeys() | StateRequest() | State() | CatchUp() | Concluded():
+                return self._on_more(message)
             case RoundStart():
                 return self._on_round_start(message)
             case Request():
@@ -242,7 +272,16 @@ class SumSite(ABC, Generic[Terms]):
     def _on_roster_offer(self, offer: RosterOffer) -> list[Message]:
         if offer.epoch <= self._highest_epoch:
             raise ProtocolError("offered a second roster for one epoch", peer=self._hub.name)
-        self._check_offer(offer)
+        terms = self._read_offer(offer)
+        self._admit(terms)
+        self._end_epoch()
+        self._journal.promised(offer.epoch)
+        self._highest_epoch, self._epoch = offer.epoch, _Epoch(terms, offer)
+        self._expected = (RosterClosed, RosterOffer)
+        return [Countersign(countersign(self._identity, terms.countersignature(self.name)))]
+
+    def _read_offer(self, offer: RosterOffer) -> Terms:
+        """Return the terms of a roster whose every entry this site accepts."""
         if not len(offer.members) == len(offer.manifests) == len(offer.rows):
             raise ProtocolError("offered a roster with missing entries", peer=self._hub.name)
         members = [self._accept_member(PublicIdentity.from_json(member)) for member in offer.members]
@@ -253,12 +292,7 @@ class SumSite(ABC, Generic[Terms]):
         manifests = dict(zip(names, offer.manifests, strict=True))
         if rows.get(self.name) != self._rows or manifests.get(self.name) != manifest_digest(self._manifest):
             raise ProtocolError("offered a roster that misstates what this site brings", peer=self._hub.name)
-        terms = self._terms(offer.epoch, members, rows, manifests)
-        self._admit(terms)
-        self._end_epoch()
-        self._highest_epoch, self._epoch = offer.epoch, _Epoch(terms)
-        self._expected = (RosterClosed, RosterOffer)
-        return [Countersign(countersign(self._identity, terms.countersignature(self.name)))]
+        return self._terms(offer.epoch, members, rows, manifests)
 
     def _accept_member(self, member: PublicIdentity) -> PublicIdentity:
         if self._agreed.sites.get(member.name) != member.fingerprint:
@@ -279,28 +313,52 @@ class SumSite(ABC, Generic[Terms]):
         epoch = self._current()
         terms = epoch.terms
         check_countersignatures(closed.countersignatures, terms.roster.members, terms.countersignature)
+        epoch.closed = closed
+        self._events.append(RosterAgreed(terms.number, terms.roster.names))
         epoch.secure_sum = SecureSumSite(terms.context, self._identity, insecure_test_random=self._random)
         self._expected = (Announcements, RosterOffer)
         return [Announce(epoch.secure_sum.announce())]
 
     # --- set-up and answers -----------------------------------------------------------------------
 
+    def _take_up(
+        self, terms: Terms, offer: RosterOffer, closed: RosterClosed, secure_sum: SecureSumSite
+    ) -> None:
+        """Go on in an epoch whose secrets were kept."""
+        self._epoch = _Epoch(terms, offer, closed, secure_sum, ready=True)
+
     def _on_bundle(self, message: Bundle) -> list[Message]:
         secure_sum = self._secure_sum()
         secure_sum.finish_setup(message.body)
-        self._expected, enclosed = self._after_setup()
-        return [Ready(secure_sum.setup_digest, enclosed)]
+        epoch = self._current()
+        assert epoch.closed is not None  # noqa: S101  # there is no secure sum before
+        offer, closed = encode_message(epoch.offer), encode_message(epoch.closed)
+        self._journal.begin_epoch(EpochKept(offer, closed, secure_sum.snapshot()))
+        epoch.ready = True
+        self._events.append(SetupDone(epoch.terms.number, secure_sum.setup_digest))
+        self._expected, ready = self._after_setup()
+        return [ready]
 
     def _on_request(self, request: Request) -> list[Message]:
-        if request.attempt != self._attempt:
+        if request.attempt < self._attempt:
             raise ProtocolError("asked about an attempt that is not running", peer=self._hub.name)
-        return [Answer(request.attempt, self._secure_sum().answer(request.body))]
+        secure_sum = self._secure_sum()
+        answer = Answer(request.attempt, secure_sum.answer(request.body))
+        self._attempt = request.attempt  # a later one: this site was away, and counts as dropped in it
+        self._journal.chosen(request.attempt, secure_sum.choice)
+        return [answer]
 
     # --- helpers ----------------------------------------------------------------------------------
 
     def _end_epoch(self) -> None:
         if self._epoch is not None and self._epoch.secure_sum is not None:
+            self._before_epoch_ends()
             self._epoch.secure_sum.end()
+            self._epoch.ready = False
+            self._journal.end_epoch()
+
+    def _before_epoch_ends(self) -> None:
+        """Keep what can be read only within the epoch."""
 
     def _current(self) -> _Epoch[Terms]:
         if self._epoch is None:

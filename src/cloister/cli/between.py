@@ -1,0 +1,86 @@
+"""What the commands between organisations share: connecting, trusting, and keeping what must survive."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from cloister.cli import common
+
+if TYPE_CHECKING:
+    from cloister.crypto import PublicIdentity
+
+__all__ = [
+    "MetricsOption",
+    "NatsOption",
+    "NetworkOption",
+    "OtlpOption",
+    "TrustNow",
+    "network_folder",
+    "run_until_told",
+]
+
+NatsOption = Annotated[
+    list[str], typer.Option("--nats", metavar="URL", help="Server of the network; repeat for a cluster's.")
+]
+NetworkOption = Annotated[
+    Path | None,
+    typer.Option("--network", metavar="DIR", help="Folder of the network's certificate; HOME/network."),
+]
+MetricsOption = Annotated[
+    str | None, typer.Option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics there.")
+]
+OtlpOption = Annotated[
+    str | None, typer.Option("--otlp", metavar="URL", help="Send OpenTelemetry traces there.")
+]
+
+T = TypeVar("T")
+
+
+def network_folder(named: Path | None) -> Path:
+    """Return where the certificate for the network is."""
+    return common.home() / "network" if named is None else named
+
+
+class TrustNow:
+    """The identities a home trusts, read again whenever the folder has changed.
+
+    Asked before every message: who is taken out with `cloister keys untrust` is out at the next one.
+
+    Args:
+        always: identities that need not be in the folder; one's own.
+    """
+
+    def __init__(self, *always: PublicIdentity) -> None:
+        self._always = {identity.fingerprint: identity for identity in always}
+        self._folder = common.home() / "trust"
+        self._seen: tuple[int, int] | None = None
+        self._trusted: Mapping[str, PublicIdentity] = {}
+
+    def __call__(self) -> Mapping[str, PublicIdentity]:
+        """Return them by fingerprint."""
+        state = self._folder.stat() if self._folder.is_dir() else None
+        seen = (0, 0) if state is None else (state.st_mtime_ns, state.st_ino)
+        if seen != self._seen:
+            listed = {each.fingerprint: each for each in common.trust_store().list()}
+            self._trusted, self._seen = self._always | listed, seen
+        return self._trusted
+
+
+def run_until_told(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a party; SIGTERM, as a service manager sends it, ends it as Ctrl-C does, with everything whole."""
+
+    async def watched() -> T:
+        task = asyncio.ensure_future(main())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(watched())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None

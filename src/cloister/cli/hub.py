@@ -1,0 +1,174 @@
+"""`cloister hub`: carry a study between organisations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cloister.cli import common
+from cloister.cli.between import (
+    MetricsOption,
+    NatsOption,
+    NetworkOption,
+    OtlpOption,
+    TrustNow,
+    network_folder,
+    run_until_told,
+)
+from cloister.cli.common import JsonOption, emit, say
+from cloister.cli.eventwords import in_words
+from cloister.errors import InputError, ProtocolError
+
+if TYPE_CHECKING:
+    from cloister.crypto import Identity
+    from cloister.learning import Plan
+    from cloister.runtime import Event, Hub
+    from cloister.vault import Schema
+
+
+def hub(
+    plan: Annotated[Path, typer.Argument(help="The plan, as `study init` writes one.")],
+    nats: NatsOption,
+    schema: Annotated[Path, typer.Option(help="The public schema that the plan names.")],
+    network: NetworkOption = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the journal, which a second hub can take over; HOME/journal/hub."),
+    ] = None,
+    allow_user_code: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Allow this Python file, whose module the plan trains."),
+    ] = None,
+    metrics: MetricsOption = None,
+    otlp: OtlpOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the hub of a study: invite its sites, add what they send, keep the model encrypted.
+
+    Killed at any moment, it goes on when it is started again. A second one waits until the first is dead.
+    """
+    from cloister.learning import load_plan
+    from cloister.runtime.observe import Observer
+    from cloister.runtime.store import save_study
+    from cloister.vault import load_schema
+
+    agreed, public = load_plan(plan), load_schema(schema)
+    studies = common.home() / "studies"
+    if (studies / agreed.study.name).exists():
+        raise InputError(
+            f"a study {agreed.study.name!r} is kept here already",
+            where=str(studies),
+            fix="Give the plan another name, or remove the old folder",
+        )
+    identity = common.load_identity()
+    with ExitStack() as stack:
+        observer = stack.enter_context(
+            Observer.of(
+                common.home() / "logs",
+                study=agreed.study.name,
+                party=identity.name,
+                peers=[site.name for site in agreed.sites],
+                public=agreed.data.public_rows,
+                metrics=metrics,
+                otlp=otlp,
+            )
+        )
+        told = _tell(agreed, observer, shown=not as_json)
+        machine = run_until_told(
+            lambda: _serve(
+                agreed,
+                identity,
+                public,
+                nats=nats,
+                network=network_folder(network),
+                journal=journal or common.home() / "journal" / "hub",
+                user_code=allow_user_code,
+                on_event=told,
+            )
+        )
+    if machine.stopped is not None:
+        raise ProtocolError(
+            f"the study stopped: {machine.stopped}",
+            fix="Nothing was released; started again it goes on from its journal once that is mended",
+        )
+    result = machine.result(transport="nats")
+    kept = None
+    if machine.model is not None:
+        kept = save_study(studies, result, identity)
+    summary = {
+        "study": agreed.study.name,
+        "rounds": len(result.rounds),
+        "epochs": [epoch.number for epoch in result.epochs],
+        "sites": [member.name for member in result.members],
+        "folder": None if kept is None else str(kept),
+        "metrics": None if result.final_metrics is None else result.final_metrics[0],
+        "transport": "nats",
+    }
+    where = (
+        "The sites keep the model, which this hub has not seen."
+        if kept is None
+        else f"The model is kept encrypted in {kept}."
+    )
+    text = f"{len(result.rounds)} rounds over {len(result.members)} sites. {where}"
+    emit(summary, as_json=as_json, text=text)
+
+
+async def _serve(
+    plan: Plan,
+    identity: Identity,
+    schema: Schema,
+    *,
+    nats: list[str],
+    network: Path,
+    journal: Path,
+    user_code: Path | None,
+    on_event: Callable[[Event], None],
+) -> Hub:
+    from cloister.runtime.hubjournal import open_hub_log
+    from cloister.runtime.nats import Lease, TlsFiles, connect
+    from cloister.runtime.service import HubService
+
+    trusted = TrustNow(identity.public)
+    sites = {}
+    for entry in plan.sites:
+        known = trusted().get(entry.identity)
+        if known is None:
+            raise InputError(
+                "the plan names a site that is not trusted here",
+                where=entry.name,
+                fix="`cloister keys trust` the identity it exported",
+            )
+        sites[entry.name] = known
+    transport = await connect(nats, TlsFiles.in_folder(network, common.passphrase()), name=identity.name)
+    try:
+        service = HubService(
+            plan,
+            identity,
+            sites,
+            schema,
+            transport,
+            open_log=lambda: open_hub_log(journal, plan.digest, identity),
+            lease=Lease(transport, plan.digest.hex()),
+            trusted=trusted,
+            user_code=user_code,
+            on_event=on_event,
+        )
+        transport.on_reconnect = service.reconnected
+        say(f"Hub of {plan.study.name}: waiting for {', '.join(sites)}.")
+        return await service.run()
+    finally:
+        await transport.close()
+
+
+def _tell(plan: Plan, observer: Callable[[Event], None], *, shown: bool) -> Callable[[Event], None]:
+    """Return what takes the events: the log, and lines for people."""
+    def on_event(event: Event) -> None:
+        observer(event)
+        if shown and (line := in_words(event, rounds=True)):
+            say(line)
+
+    return on_event

@@ -1,0 +1,168 @@
+"""What `cloister site` puts together for each study: policy, vault, ledger, journal, log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cloister.cli import common
+from cloister.cli.eventwords import in_words
+from cloister.errors import InputError, PolicyRefused
+
+if TYPE_CHECKING:
+    from cloister.crypto import Identity, PublicIdentity
+    from cloister.privacy.ledger import Ledger
+    from cloister.runtime import Event, Party, Site
+    from cloister.runtime.invite import Invitation
+    from cloister.runtime.observe import Observer
+    from cloister.runtime.sitepolicy import Decision
+    from cloister.vault import Vault
+
+__all__ = ["SiteParts"]
+
+
+class SiteParts:
+    """One home as a site.
+
+    Args:
+        identity: the home's.
+        trusted: the identities its owner trusts now.
+        stack: closes what was opened.
+        held_out: dataset to evaluate on.
+        user_code: Python files the owner allows.
+        metrics, otlp: where figures and traces go.
+        say: tells people a line.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        trusted: Callable[[], Mapping[str, PublicIdentity]],
+        stack: ExitStack,
+        *,
+        held_out: str | None,
+        user_code: Sequence[Path],
+        metrics: str | None,
+        otlp: str | None,
+        say: Callable[[str], None],
+    ) -> None:
+        from cloister.runtime.approvals import Approvals
+        from cloister.vault import Vault
+
+        self.identity, self.trusted, self.say = identity, trusted, say
+        self._stack = stack
+        self._held_out = held_out
+        self._user_code = tuple(user_code)
+        self._metrics, self._otlp = metrics, otlp
+        self._approvals = Approvals(common.home() / "approvals", identity.public)
+        self._vault: Vault = Vault.unlock(common.home() / "vault", identity, common.passphrase())
+        self._ledger: Ledger | None = None
+        self._observers: dict[str, Observer] = {}
+
+    def decide(self, invitation: Invitation) -> Decision:
+        """Return what policy and owner say of an invitation; read anew each time, so a change counts at once."""
+        from cloister.runtime.approvals import admit
+        from cloister.runtime.sitepolicy import load_site_policy
+
+        return admit(
+            invitation.plan,
+            invitation.hub,
+            load_site_policy(common.home(), self.identity.public),
+            self.trusted(),
+            self._approvals,
+            own=self.identity.fingerprint,
+        )
+
+    def open_site(self, invitation: Invitation) -> Site:
+        """Return the machine of a study; what its journal kept is taken up."""
+        from cloister.runtime import Party
+        from cloister.runtime.journal import open_site_journal
+        from cloister.runtime.party import site_of
+
+        plan = invitation.plan
+        if (common.home() / "studies" / plan.study.name).exists():
+            raise PolicyRefused(
+                f"a study {plan.study.name!r} is kept here already",
+                where=str(common.home() / "studies"),
+                fix="Have the plan named otherwise, or remove the old folder",
+            )
+        party = Party(
+            self.identity,
+            self._vault,
+            held_out=self._held_out,
+            trusted=tuple(self.trusted().values()),
+            ledger=self._open_ledger(invitation),
+        )
+        journal = open_site_journal(common.home() / "journal" / "site", plan.digest, self.identity)
+        self._stack.callback(journal.close)
+        return site_of(plan, invitation.hub, party, user_code=self._code_of(invitation), journal=journal)
+
+    def on_event(self, study: str, event: Event) -> None:
+        """Write an event to the study's log, and tell people."""
+        if study in self._observers:
+            self._observers[study](event)
+        if line := in_words(event):
+            self.say(f"{study}: {line}" if study else line)
+
+    def begin(self, invitation: Invitation) -> None:
+        """Open the log of a study."""
+        from cloister.runtime.observe import Observer
+
+        plan = invitation.plan
+        if plan.study.name not in self._observers:
+            self._observers[plan.study.name] = self._stack.enter_context(
+                Observer.of(
+                    common.home() / "logs",
+                    study=plan.study.name,
+                    party=self.identity.name,
+                    peers=[plan.hub.name],
+                    public=plan.data.public_rows,
+                    metrics=self._metrics,
+                    otlp=self._otlp,
+                )
+            )
+
+    def on_end(self, invitation: Invitation, site: Site) -> None:
+        """Keep what a finished study left, model and record, in this home."""
+        from cloister.runtime.store import save_conclusion
+
+        if site.concluded is None or site.study_key is None:
+            return
+        folder = save_conclusion(
+            common.home() / "studies",
+            invitation.plan,
+            site.concluded.record,
+            site.concluded.study_keys,
+            site.study_key,
+            site.model.released(),
+            self.identity,
+        )
+        self.say(f"{invitation.plan.study.name}: kept encrypted in {folder}.")
+
+    def _open_ledger(self, invitation: Invitation) -> Ledger | None:
+        """Return the home's ledger; one that is not needed still says whether rows have a budget."""
+        from cloister.privacy.ledger import ledger_exists
+
+        if self._ledger is None and (
+            invitation.plan.privacy is not None or ledger_exists(common.home() / "ledger")
+        ):
+            self._ledger = self._stack.enter_context(common.open_ledger(common.home(), self.identity))
+        return self._ledger
+
+    def _code_of(self, invitation: Invitation) -> Path | None:
+        """Return the file the plan's module is in, if the owner allowed it."""
+        from cloister.crypto import digest_file
+
+        wanted = invitation.plan.model.code
+        if not isinstance(wanted, str):
+            return None
+        for path in self._user_code:
+            if digest_file(path).hex() == wanted:
+                return path
+        raise InputError(
+            "the plan trains a module whose code was not allowed here",
+            where=wanted[:16],
+            fix="Read the file, then give it with --allow-user-code",
+        )

@@ -1,0 +1,59 @@
+"""What turns the ends of links into running parties: a loop each, over a transport and a clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from cloister.runtime.ends import HubEnd, SiteEnd
+from cloister.runtime.events import Event
+from cloister.types import Transport
+
+__all__ = ["IDLE_SECONDS", "drive_hub", "drive_site", "flush_hub"]
+
+IDLE_SECONDS = 0.05
+"""How long a party sleeps at most where nothing comes and no timer is due."""
+
+
+async def drive_hub(
+    end: HubEnd, transport: Transport, on_event: Callable[[Event], None], *, until: Callable[[], bool]
+) -> None:
+    """Carry a hub's messages until `until`, which is asked between two of them.
+
+    Raises:
+        StorageError: the journal or the network refused.
+    """
+    clock = time.monotonic
+    for event in end.start(clock()):
+        on_event(event)
+    while not until():
+        await flush_hub(end, transport)
+        received = await transport.receive(_pause(end.wake_at()))
+        now = clock()
+        for event in [*(end.receive(received, now) if received is not None else []), *end.tick(now)]:
+            on_event(event)
+    await flush_hub(end, transport)
+
+
+async def flush_hub(end: HubEnd, transport: Transport) -> None:
+    """Send what a hub has to send."""
+    for receiver, datagram in end.poll(time.monotonic()):
+        await transport.send(receiver, datagram)
+
+
+async def drive_site(end: SiteEnd, transport: Transport, hub: str, *, until: Callable[[], bool]) -> None:
+    """Carry a site's messages until `until`. Raises as the site does where the hub broke the protocol."""
+    clock = time.monotonic
+    end.open(clock())
+    while not until():
+        for datagram in end.poll(clock()):
+            await transport.send(hub, datagram)
+        received = await transport.receive(_pause(end.link.wake_at()))
+        if received is not None:
+            end.take(received, clock())
+    for datagram in end.poll(clock()):
+        await transport.send(hub, datagram)
+
+
+def _pause(wake_at: float) -> float:
+    return min(max(wake_at - time.monotonic(), 0.0), IDLE_SECONDS)

@@ -1,0 +1,247 @@
+"""A hub or a site behind its links: datagrams in, datagrams out; no sockets, no clocks.
+
+    hub machine -- HubEnd -- Link ... datagrams ... Link -- SiteEnd -- site machine
+
+What does not verify is nobody's message and changes nothing. What a peer signed goes to the machine. A hub
+takes one large message at a time, or as many as fit its budget, so its memory does not grow with the number
+of sites; a message for everybody is encoded once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cloister.crypto import Identity, PublicIdentity
+from cloister.errors import CloisterError, ProtocolError
+from cloister.runtime.events import Connected, Event, Lost, Refused
+from cloister.runtime.link import Link, peek
+from cloister.runtime.messages import Message, decode_message, encode_message
+from cloister.runtime.sumhub import Step, SumHub
+from cloister.runtime.sumsite import SumSite
+from cloister.crypto import Buffer
+from cloister.types import RandomBytes
+
+__all__ = ["HubEnd", "SiteEnd"]
+
+INCOMING_BYTES = 1 << 20
+"""Large messages in transfer to a hub at once; one is let through whatever its size."""
+
+
+class HubEnd:
+    """A hub and its links to every site of the plan.
+
+    Args:
+        machine: the hub.
+        identity: the hub's own keys.
+        sites: public identities of the plan's sites, by name.
+        study: 32-byte digest of the plan.
+        term: of the hub's lease; sites obey the highest they have seen.
+        silence_seconds: a link on which nothing was acknowledged for so long is given up; its site opens
+            another when it is back.
+        insecure_test_random: source of session keys in tests.
+    """
+
+    def __init__(
+        self,
+        machine: SumHub[Any],
+        identity: Identity,
+        sites: Mapping[str, PublicIdentity],
+        study: bytes,
+        *,
+        term: int = 0,
+        silence_seconds: float = 60.0,
+        insecure_test_random: RandomBytes | None = None,
+    ) -> None:
+        self.machine = machine
+        self._silence = silence_seconds
+        self.links = {
+            name: Link(
+                identity,
+                site,
+                study,
+                initiator=False,
+                term=term,
+                auto_grant=False,
+                insecure_test_random=insecure_test_random,
+            )
+            for name, site in sites.items()
+        }
+        self._heard = dict.fromkeys(self.links, -math.inf)
+
+    def start(self, now: float) -> list[Event]:
+        """Begin, or go on where the journal ends."""
+        return self._take(self.machine.resume(now))
+
+    def receive(self, datagram: Buffer, now: float) -> list[Event]:
+        """Take a datagram from the network."""
+        peer = "unknown"
+        try:
+            peer = peek(datagram).sender
+            link = self.links.get(peer)
+            if link is None:
+                raise ProtocolError(f"is not in this {self.machine.ACTIVITY}", peer=peer)
+            received = link.receive(datagram, now)
+        except CloisterError as error:  # anybody may have sent it: nobody is blamed
+            return [Refused(peer, str(error))]
+        self._heard[peer] = now
+        events: list[Event] = [Connected(peer)] if received.opened else []
+        for payload in received.payloads:
+            try:
+                message = decode_message(payload, peer=peer)
+            except CloisterError as error:
+                events.append(Refused(peer, str(error)))
+                continue
+            events += self._take(self.machine.handle(peer, message, now))
+        self._grant()
+        return events
+
+    def tick(self, now: float) -> list[Event]:
+        """Let time pass."""
+        events = self._take(self.machine.tick(now))
+        for name, link in self.links.items():
+            if link.ready and link.outgoing and now - self._heard[name] > self._silence:
+                link.close()
+                events.append(Lost(name))
+        self._grant()
+        return events
+
+    def revoke(self, peer: str, now: float) -> list[Event]:
+        """Shut a site out."""
+        events = self._take(self.machine.revoke(peer, now))
+        link = self.links.pop(peer, None)
+        if link is not None:
+            link.close()
+        return events
+
+    def poll(self, now: float) -> Iterator[tuple[str, bytes]]:
+        """Yield (receiver, datagram) while there is something to send, every site in its turn."""
+        waiting = list(self.links.items())
+        while waiting:
+            left = []
+            for name, link in waiting:
+                datagram = link.poll(now)
+                if datagram is not None:
+                    yield name, datagram
+                    left.append((name, link))
+            waiting = left
+
+    def nudge(self, now: float) -> None:
+        """Send again at once what was not acknowledged: the network is back."""
+        for link in self.links.values():
+            link.nudge(now)
+
+    def wake_at(self) -> float:
+        """When there may be something to send without anything having come."""
+        return min((link.wake_at() for link in self.links.values()), default=math.inf)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was sent has arrived."""
+        return not any(link.outgoing for link in self.links.values() if link.ready)
+
+    def connected(self, name: str) -> bool:
+        """Whether a session with this site is open."""
+        link = self.links.get(name)
+        return link is not None and link.ready
+
+    def _take(self, step: Step) -> list[Event]:
+        encoded: dict[int, bytes] = {}
+        for receiver, message in step.outgoing:
+            link = self.links.get(receiver)
+            if link is None or not link.ready:
+                continue  # it says where it was when it is back
+            data = encoded.get(id(message))
+            if data is None:
+                data = encoded[id(message)] = encode_message(message)
+            link.send(data)
+        return list(step.events)
+
+    def _grant(self) -> None:
+        """Let as many large messages come as the budget allows, and one at least."""
+        asking = [link for link in self.links.values() if link.incoming]
+        granted = sum(link.incoming for link in asking if link.granted)
+        for link in asking:
+            if not link.granted and (granted == 0 or granted + link.incoming <= INCOMING_BYTES):
+                link.grant()
+                granted += link.incoming
+
+
+class SiteEnd:
+    """A site and its link to the hub.
+
+    Args:
+        machine: the site.
+        identity: the site's own keys.
+        hub: the hub the plan names.
+        study: 32-byte digest of the plan.
+        least_term: a hub with an older lease is not listened to.
+        insecure_test_random: source of session keys in tests.
+
+    Attributes:
+        refused: datagrams that did not verify.
+    """
+
+    def __init__(
+        self,
+        machine: SumSite[Any],
+        identity: Identity,
+        hub: PublicIdentity,
+        study: bytes,
+        *,
+        least_term: int = 0,
+        insecure_test_random: RandomBytes | None = None,
+    ) -> None:
+        self.machine = machine
+        self._hub = hub
+        self.link = Link(
+            identity,
+            hub,
+            study,
+            initiator=True,
+            least_term=least_term,
+            insecure_test_random=insecure_test_random,
+        )
+        self.refused = 0
+
+    def open(self, now: float) -> None:
+        """Open a session, also in the place of one that broke."""
+        self.link.open(now)
+
+    def receive(self, datagram: Buffer, now: float) -> tuple[bool, list[Message]]:
+        """Take a datagram.
+
+        Returns:
+            Whether a session opened, whose first message is the machine's `join`; and what the hub said, in
+            order.
+
+        Raises:
+            ProtocolError: the hub signed something that is no message.
+        """
+        try:
+            received = self.link.receive(datagram, now)
+        except CloisterError:  # anybody may have sent it
+            self.refused += 1
+            return False, []
+        return received.opened, [
+            decode_message(payload, peer=self._hub.name) for payload in received.payloads
+        ]
+
+    def answer(self, messages: Sequence[Message]) -> None:
+        """Send these to the hub."""
+        for message in messages:
+            self.link.send(encode_message(message))
+
+    def take(self, datagram: Buffer, now: float) -> None:
+        """Take a datagram and answer it. Raises as the machine does, where the hub broke the protocol."""
+        opened, messages = self.receive(datagram, now)
+        if opened:
+            self.answer([self.machine.join()])
+        for message in messages:
+            self.answer(self.machine.handle(message))
+
+    def poll(self, now: float) -> Iterator[bytes]:
+        """Yield datagrams for the hub while there is something to send."""
+        while (datagram := self.link.poll(now)) is not None:
+            yield datagram

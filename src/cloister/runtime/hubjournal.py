@@ -1,0 +1,224 @@
+"""What a hub writes down before it acts, so that a process that is killed can go on, or another in its place.
+
+One record a step, in the order of the study:
+
+    EpochOffered      a roster goes out under this number, which is never used again
+    EpochOpened       its set-up is complete: all that is needed to add under it
+    AttemptBegun      an attempt is used, whatever becomes of it
+    SurvivorsFixed    whose vectors the attempt adds up; no other list may follow
+    RoundEnded        the sum, before anybody is told
+    Checkpoint        the model and the rounds so far, in the place of the records before it
+    Ended             the study came to its end; nothing is to be done again
+
+Offers and openings are on the disk when `append` returns. The others survive the process and not the machine:
+a hub that lost the last of them is behind its sites, who refuse an attempt that was used, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Protocol
+
+import msgspec
+
+from cloister.errors import IntegrityError
+from cloister.runtime.journal import EncryptedLog
+from cloister.runtime.messages import Index, Join, Name, Names, Outcome
+
+__all__ = [
+    "AttemptBegun",
+    "Checkpoint",
+    "Ended",
+    "EpochOffered",
+    "EpochOpened",
+    "FileJournal",
+    "KeepsHub",
+    "Kept",
+    "MemoryJournal",
+    "RoundEnded",
+    "SurvivorsFixed",
+]
+
+COMPACT_BYTES = 256 << 20
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all records."""
+
+
+class EpochOffered(_Record, tag="offered", frozen=True):
+    """A roster is about to be offered under `number`."""
+
+    number: Index
+
+
+class EpochOpened(_Record, tag="opened", frozen=True):
+    """An epoch whose set-up is complete.
+
+    Attributes:
+        number: of the epoch.
+        joins: what each member brought, in roster order.
+        countersignatures: their signed agreement, in the same order.
+        secure_sum: snapshot of the secure sum's set-up; nothing in it is secret.
+        study_keys: the sealed study keys, empty where there are none.
+    """
+
+    number: Index
+    names: Names
+    joins: list[Join]
+    countersignatures: list[bytes]
+    secure_sum: bytes
+    study_keys: bytes
+
+
+class AttemptBegun(_Record, tag="begun", frozen=True):
+    """An attempt at a round."""
+
+    round: Index
+    attempt: Index
+
+
+class SurvivorsFixed(_Record, tag="fixed", frozen=True):
+    """Whose vectors an attempt adds up."""
+
+    attempt: Index
+    survivors: Names
+
+
+class RoundEnded(_Record, tag="ended", frozen=True):
+    """A round's sum, and what was measured beside it."""
+
+    epoch: Index
+    outcome: Outcome
+    seconds: float
+    metrics: dict[str, float] | None = None
+    site_metrics: dict[str, dict[str, float]] | None = None
+
+
+class RoundBrief(_Record, frozen=True):
+    """What is kept of a round whose sum is in the checkpoint."""
+
+    epoch: Index
+    round: Index
+    attempt: Index
+    survivors: Names
+    seconds: float
+
+
+class Checkpoint(_Record, tag="checkpoint", frozen=True):
+    """The model after some rounds; `state` is empty where the hub may not see it.
+
+    `last` is the outcome of the last of them, which a site may still be missing.
+    """
+
+    rounds: list[RoundBrief]
+    attempt: Annotated[int, msgspec.Meta(ge=-1)]
+    state: bytes
+    last: Outcome
+
+
+class Ended(_Record, tag="study-ended", frozen=True):
+    """The study is over."""
+
+
+Kept = EpochOffered | EpochOpened | AttemptBegun | SurvivorsFixed | RoundEnded | Checkpoint | Ended
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[Kept] = msgspec.msgpack.Decoder(Kept)
+
+
+class KeepsHub(Protocol):
+    """Where a hub keeps its records."""
+
+    def append(self, record: Kept, *, durable: bool = False) -> None:
+        """Keep a record; with `durable` it is on the disk on return. Raises StorageError where it cannot."""
+
+    def records(self) -> Iterator[Kept]:
+        """Yield what is kept, oldest first."""
+
+    def outcome(self, round: int) -> Outcome | None:
+        """Return the sum of a round, None where it is no longer kept."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time for a checkpoint."""
+
+    def compact(self, records: Sequence[Kept]) -> None:
+        """Keep these in the place of all others."""
+
+
+class MemoryJournal:
+    """Keeps the last sum for as long as the process lives, and nothing else: for a study in one process."""
+
+    full = False
+
+    def __init__(self) -> None:
+        self._last: Outcome | None = None
+
+    def append(self, record: Kept, *, durable: bool = False) -> None:
+        """Note the last sum."""
+        if isinstance(record, RoundEnded):
+            self._last = record.outcome
+
+    def records(self) -> Iterator[Kept]:
+        """Yield nothing."""
+        yield from ()
+
+    def outcome(self, round: int) -> Outcome | None:
+        """Return the last round's."""
+        return self._last if self._last is not None and self._last.round == round else None
+
+    def compact(self, records: Sequence[Kept]) -> None:
+        """Do nothing."""
+
+
+class FileJournal:
+    """Keeps everything in an encrypted, append-only file.
+
+    Args:
+        log: the file; nobody else writes to it.
+    """
+
+    def __init__(self, log: EncryptedLog) -> None:
+        self._log = log
+        self._bytes = 0
+
+    def append(self, record: Kept, *, durable: bool = False) -> None:
+        """Append a record."""
+        data = _encode(record)
+        self._log.append(data)
+        self._bytes += len(data)
+        if durable:
+            self._log.sync()
+
+    def records(self) -> Iterator[Kept]:
+        """Yield what is kept. Raises IntegrityError where a record is none."""
+        for data in self._log.records():
+            try:
+                yield _decoder.decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise IntegrityError(
+                    "the hub's journal holds a record that does not parse", fix="Run the version that wrote it"
+                ) from error
+
+    def outcome(self, round: int) -> Outcome | None:
+        """Return the sum of a round, read back from the file."""
+        for record in self.records():
+            match record:
+                case RoundEnded() if record.outcome.round == round:
+                    return record.outcome
+                case Checkpoint() if record.last.round == round:
+                    return record.last
+                case _:
+                    pass
+        return None
+
+    @property
+    def full(self) -> bool:
+        """Whether sums have piled up."""
+        return self._bytes > COMPACT_BYTES
+
+    def compact(self, records: Sequence[Kept]) -> None:
+        """Write the file anew."""
+        self._log.replace([_encode(record) for record in records])
+        self._bytes = 0

@@ -1,0 +1,155 @@
+"""How a site and a hub find each other before they share a study.
+
+    site -> hub   Knock    I am here; is there anything for me?
+    hub  -> site  Invite   this plan, by this hub, under this lease; signed, and sealed to the site
+
+Both are signed. What a plan says is for its sites alone, so it is sealed to each of them. A knock or an invite
+that is replayed tells nobody anything new: a hub answers a knock with an invite, and a site that knows the
+plan, and this instance of the hub, does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+from cloister.crypto import Identity, PublicIdentity, canonical_bytes, hpke_open, hpke_seal
+from cloister.errors import CloisterError, ProtocolError
+from cloister.learning import Plan, parse_plan
+from cloister.crypto import Buffer
+
+__all__ = ["Invitation", "Knock", "is_greeting", "make_invite", "make_knock", "read_invite", "read_knock"]
+
+_LABEL = b"cloister/invite/v1"
+_MAX_PLAN = 4 << 20
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,63}\Z")]
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Nonce = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+
+
+class Knock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="knock"):
+    """A site says that it is there."""
+
+    site: Name
+    hub: Name
+    nonce: Nonce
+    signature: bytes
+
+
+class _Invite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="invite"):
+    hub: Hex32
+    site: Name
+    term: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    instance: Nonce
+    sealed: Annotated[bytes, msgspec.Meta(max_length=_MAX_PLAN)]
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What a site was invited to.
+
+    Attributes:
+        hub: who invites; trusted by the site's owner.
+        plan: the study's plan.
+        term: of the hub's lease.
+        instance: 16 bytes that differ whenever the hub's process does.
+    """
+
+    hub: PublicIdentity
+    plan: Plan
+    term: int
+    instance: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[Knock | _Invite] = msgspec.msgpack.Decoder(Knock | _Invite)
+
+
+def is_greeting(datagram: Buffer) -> bool:
+    """Tell a knock or an invite, which are maps, from what belongs to a session, which is an array."""
+    return bool(datagram) and datagram[0] & 0xF0 == 0x80
+
+
+def _decode(datagram: Buffer) -> Knock | _Invite:
+    try:
+        return _decoder.decode(datagram)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("sent bytes that are no greeting") from error
+
+
+def _knock_bytes(site: str, hub: str, nonce: bytes) -> bytes:
+    return _LABEL + b"/knock" + canonical_bytes({"site": site, "hub": hub}) + nonce
+
+
+def make_knock(identity: Identity, hub: str, nonce: bytes) -> bytes:
+    """Return the datagram with which a site makes itself known to a hub."""
+    signature = identity.sign(_knock_bytes(identity.name, hub, nonce))
+    return _encode(Knock(identity.name, hub, nonce, signature))
+
+
+def read_knock(datagram: Buffer, hub: str, sites: Mapping[str, PublicIdentity]) -> str:
+    """Return the name of the site that knocked.
+
+    Raises:
+        ProtocolError, IntegrityError: it is no knock, not for this hub, or not by one of `sites`.
+    """
+    knock = _decode(datagram)
+    if not isinstance(knock, Knock) or knock.hub != hub:
+        raise ProtocolError("sent something else than a knock for this hub")
+    site = sites.get(knock.site)
+    if site is None:
+        raise ProtocolError("knocked, and is not in this study", peer=knock.site)
+    site.verify(knock.signature, _knock_bytes(knock.site, hub, knock.nonce))
+    return knock.site
+
+
+def _invite_bytes(hub: str, site: str, term: int, instance: bytes, sealed: bytes) -> bytes:
+    return _LABEL + canonical_bytes({"hub": hub, "site": site, "term": term}) + instance + sealed
+
+
+def make_invite(identity: Identity, site: PublicIdentity, plan: Plan, term: int, instance: bytes) -> bytes:
+    """Return the datagram that invites a site to a study."""
+    hub = identity.fingerprint
+    bound = canonical_bytes({"hub": hub, "site": site.fingerprint})
+    sealed = hpke_seal(site.sealing_key, plan.to_toml().encode(), info=_LABEL, associated_data=bound)
+    signature = identity.sign(_invite_bytes(hub, site.name, term, instance, sealed))
+    return _encode(_Invite(hub, site.name, term, instance, sealed, signature))
+
+
+def read_invite(datagram: Buffer, identity: Identity, trusted: Mapping[str, PublicIdentity]) -> Invitation:
+    """Return what this site is invited to.
+
+    Args:
+        datagram: from the network.
+        identity: the site's own keys.
+        trusted: identities its owner trusts, by fingerprint.
+
+    Raises:
+        ProtocolError, IntegrityError: it is no invite for this site by a hub that its owner trusts, or the
+            plan in it is none, or names another hub.
+    """
+    invite = _decode(datagram)
+    if not isinstance(invite, _Invite) or invite.site != identity.name:
+        raise ProtocolError("sent something else than an invite for this site")
+    hub = trusted.get(invite.hub)
+    if hub is None:
+        raise ProtocolError(
+            f"an invite by an unknown hub {invite.hub[:16]}", fix="`cloister keys trust` it, if you know it"
+        )
+    hub.verify(
+        invite.signature, _invite_bytes(invite.hub, invite.site, invite.term, invite.instance, invite.sealed)
+    )
+    bound = canonical_bytes({"hub": hub.fingerprint, "site": identity.fingerprint})
+    try:
+        text = hpke_open(identity.sealing, invite.sealed, info=_LABEL, associated_data=bound)
+        plan = parse_plan(text)
+    except CloisterError as error:
+        raise ProtocolError(f"sent a plan that cannot be used: {error.what}", peer=hub.name) from error
+    if plan.hub.identity != hub.fingerprint:
+        raise ProtocolError("invites to the study of another hub", peer=hub.name)
+    return Invitation(hub, plan, invite.term, invite.instance)

@@ -1,0 +1,164 @@
+"""A site and what it brings: from an owner's identity, vault and ledger to a site machine.
+
+Before anything is promised it is checked that the rows may be used: the purpose is one of the dataset's, a
+budget that the rows have is not gone around, and what they are evaluated on is not charged elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from cloister.crypto import Identity, PublicIdentity, StreamRandom
+from cloister.errors import IntegrityError, PlanError, PolicyRefused
+from cloister.learning import Plan
+from cloister.privacy.ledger import Ledger
+from cloister.runtime.budget import LedgerBudget, populations_of
+from cloister.runtime.journal import KeepsSite
+from cloister.runtime.site import Site
+from cloister.runtime.worker import LocalWorker
+from cloister.types import RandomBytes
+from cloister.vault import Manifest, Vault
+
+__all__ = ["Party", "dataset_of", "site_of"]
+
+
+@dataclass(frozen=True)
+class Party:
+    """A site and what it brings.
+
+    Attributes:
+        identity: the site's keys; its name is the name in the plan.
+        vault: where its rows are; the plan names the dataset.
+        held_out: dataset of rows to evaluate on, or None.
+        trusted: the identities its owner trusts; None where one owner runs everybody and trusts all of them.
+        ledger: what its owner has spent and may spend; needed where the plan claims privacy. Where the plan
+            claims none, rows that have a budget in it are refused.
+    """
+
+    identity: Identity
+    vault: Vault
+    held_out: str | None = None
+    trusted: tuple[PublicIdentity, ...] | None = None
+    ledger: Ledger | None = None
+
+
+def dataset_of(plan: Plan, name: str) -> str:
+    """Return the dataset that a plan asks of a site. Raises PlanError where it does not name it."""
+    for entry in plan.sites:
+        if entry.name == name:
+            return entry.dataset
+    raise PlanError("the plan does not name this site", where=name, fix="Add it to [[sites]]")
+
+
+def site_of(
+    plan: Plan,
+    hub: PublicIdentity,
+    party: Party,
+    everybody: tuple[PublicIdentity, ...] = (),
+    *,
+    user_code: Path | None = None,
+    journal: KeepsSite | None = None,
+    insecure_test_random: RandomBytes | None = None,
+) -> Site:
+    """Return the machine of a site.
+
+    Args:
+        plan: the study's plan.
+        hub: the hub the plan names.
+        party: the site and what it brings.
+        everybody: whom it trusts where `party.trusted` is None.
+        user_code: the Python file of a module of the user's own, which its owner allows.
+        journal: keeps what must survive the process.
+        insecure_test_random: replaces the operating system's randomness, in tests alone.
+
+    Raises:
+        PolicyRefused: rows, budget or evaluation do not allow it.
+        PlanError: the plan does not name this site, or is not complete.
+    """
+    trusted = everybody if party.trusted is None else (party.identity.public, *party.trusted)
+    with party.vault.open(dataset_of(plan, party.identity.name), purpose=plan.study.purpose) as dataset:
+        manifest, envelope = dataset.manifest, dataset.envelope
+    budget = _budget(plan, party, manifest)
+    _check_evaluation(plan, party)
+    worker = LocalWorker(
+        plan,
+        manifest.schema,
+        _reader(plan, party.vault, manifest.name, envelope),
+        user_code=user_code,
+        evaluation=None if party.held_out is None else _reader(plan, party.vault, party.held_out, None),
+        insecure_test_random=None if insecure_test_random is None else StreamRandom(insecure_test_random(32)),
+    )
+    return Site(
+        plan,
+        party.identity,
+        hub,
+        trusted={identity.fingerprint: identity for identity in trusted},
+        manifest=envelope,
+        rows=manifest.rows,
+        worker=worker,
+        budget=budget,
+        journal=journal,
+        insecure_test_random=insecure_test_random,
+    )
+
+
+def _budget(plan: Plan, party: Party, manifest: Manifest) -> LedgerBudget | None:
+    """Return the site's budget: bound to the population whose rows the dataset holds.
+
+    A budget is about everything that is ever released from its rows. So where they have one, a plan without
+    `[privacy]` does not train on them: who writes a plan may not go around what their owner promised.
+    """
+    ledger, where = party.ledger, f"dataset {manifest.name!r} of {party.identity.name}"
+    if ledger is None:
+        return None
+    if plan.privacy is None:
+        populations = ledger.bound(manifest.dataset_id) or ledger.overlap(
+            party.vault.fingerprints(manifest.name)
+        )
+        if populations:
+            raise PolicyRefused(
+                f"these rows have a budget ({', '.join(populations)}), and the plan claims no privacy",
+                where=where,
+                fix="Have [privacy] added to the plan, or do not take part",
+            )
+        return None
+    try:
+        populations = populations_of(ledger, party.vault, manifest)
+    except PolicyRefused as error:  # it does not know whose ledger it is
+        raise PolicyRefused(error.what, where=where, fix=error.fix) from error
+    return LedgerBudget(ledger, populations, party.identity.name)
+
+
+def _check_evaluation(plan: Plan, party: Party) -> None:
+    """Refuse to show, uncharged, how well the model fits rows that have a budget."""
+    if not plan.data.public_rows or party.held_out is None or party.ledger is None:
+        return
+    if party.ledger.bound(party.vault.manifest(party.held_out).dataset_id):
+        raise PolicyRefused(
+            "the rows to evaluate on have a budget, and evaluation is not charged to it",
+            where=f"dataset {party.held_out!r} of {party.identity.name}",
+            fix="Hold out rows that are public, or none",
+        )
+
+
+def _reader(plan: Plan, vault: Vault, name: str, envelope: bytes | None) -> Callable[[], pa.Table]:
+    """Return what opens a dataset for the plan's purpose and reads the columns it uses, no others."""
+    columns = [*plan.data.features, plan.data.label]
+    if plan.privacy is not None and not plan.privacy.by_record:
+        columns.append(plan.privacy.unit)
+
+    def read() -> pa.Table:
+        with vault.open(name, purpose=plan.study.purpose) as dataset:
+            if envelope not in (None, dataset.envelope):
+                raise IntegrityError(
+                    "the dataset was replaced after its manifest was shown to the study",
+                    where=name,
+                    fix="Start the study again",
+                )
+            return dataset.table(columns)
+
+    return read

@@ -1,0 +1,100 @@
+"""A hub's end that also finds its sites: it invites those who are not there, and shuts out who is revoked."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from cloister.crypto import Identity, PublicIdentity
+from cloister.errors import CloisterError
+from cloister.learning import Plan
+from cloister.runtime.ends import HubEnd
+from cloister.runtime.events import Event, Refused
+from cloister.runtime.invite import is_greeting, make_invite, read_knock
+from cloister.runtime.sumhub import SumHub
+from cloister.crypto import Buffer
+
+__all__ = ["INVITE_SECONDS", "InvitingEnd"]
+
+INVITE_SECONDS = 5.0
+"""How often a site that is not there is invited again."""
+_KNOCK_SECONDS = 0.5  # a site that knocks more often is answered as if it did not
+
+
+class InvitingEnd(HubEnd):
+    """A `HubEnd` over a network on which sites come and go.
+
+    Args:
+        machine: the hub.
+        identity: the hub's own keys.
+        sites: public identities of the plan's sites, by name.
+        plan: what they are invited to.
+        term: of the hub's lease.
+        trusted: returns the fingerprints that are trusted now; asked before every message.
+    """
+
+    def __init__(
+        self,
+        machine: SumHub[Any],
+        identity: Identity,
+        sites: Mapping[str, PublicIdentity],
+        plan: Plan,
+        *,
+        term: int,
+        trusted: Callable[[], Collection[str]],
+        silence_seconds: float,
+    ) -> None:
+        super().__init__(
+            machine, identity, sites, plan.digest, term=term, silence_seconds=silence_seconds
+        )
+        self._identity = identity
+        self._sites = dict(sites)
+        self._plan = plan
+        self._term = term
+        self._trusted = trusted
+        self._instance = os.urandom(16)
+        self._invited = dict.fromkeys(self._sites, -math.inf)
+        self._invites: list[tuple[str, bytes]] = []
+
+    def receive(self, datagram: Buffer, now: float) -> list[Event]:
+        """Take a datagram: a knock, or one of a session."""
+        events = self._shut_out(now)
+        if not is_greeting(datagram):
+            return events + super().receive(datagram, now)
+        try:
+            site = read_knock(datagram, self._identity.name, self._sites)
+        except CloisterError as error:
+            return [*events, Refused("unknown", str(error))]
+        if now - self._invited[site] > _KNOCK_SECONDS:
+            self._invite(site, now)
+        return events
+
+    def tick(self, now: float) -> list[Event]:
+        """Let time pass: who is not there is invited again."""
+        events = self._shut_out(now) + super().tick(now)
+        for name in self._sites:
+            if not self.connected(name) and now - self._invited[name] > INVITE_SECONDS:
+                self._invite(name, now)
+        return events
+
+    def poll(self, now: float) -> Iterator[tuple[str, bytes]]:
+        """Yield what there is to send."""
+        while self._invites:
+            yield self._invites.pop()
+        yield from super().poll(now)
+
+    def _invite(self, name: str, now: float) -> None:
+        self._invited[name] = now
+        invite = make_invite(self._identity, self._sites[name], self._plan, self._term, self._instance)
+        self._invites.append((name, invite))
+
+    def _shut_out(self, now: float) -> list[Event]:
+        trusted = self._trusted()
+        gone = [name for name, site in self._sites.items() if site.fingerprint not in trusted]
+        events: list[Event] = []
+        for name in gone:
+            del self._sites[name]
+            events += self.revoke(name, now)
+        return events

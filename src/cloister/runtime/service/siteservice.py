@@ -1,0 +1,244 @@
+"""A running site: it makes itself known, looks at what it is invited to, and takes part in what its owner's
+policy lets it.
+
+Each study is a session of its own: a machine, a link, and a thread for what takes long, so that a site that
+trains still answers for the others. A session ends with its study, with a refusal, or when the hub breaks the
+protocol; the service goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cloister.crypto import Identity, PublicIdentity
+from cloister.errors import CloisterError
+from cloister.runtime.ends import SiteEnd
+from cloister.runtime.events import Connected, Ended, Event, Refused, Resumed, RoundDone, Stopped
+from cloister.runtime.invite import Invitation, is_greeting, make_knock, read_invite
+from cloister.runtime.link import peek
+from cloister.runtime.messages import MAX_REASON, Leave, Message
+from cloister.runtime.site import Site
+from cloister.runtime.sitepolicy import Decision
+from cloister.crypto import Buffer
+from cloister.types import Transport
+
+__all__ = ["SiteService"]
+
+KNOCK_SECONDS = 5.0
+_IDLE_SECONDS = 0.05
+
+
+@dataclass
+class _Session:
+    """One study this site takes part in."""
+
+    invitation: Invitation
+    site: Site
+    end: SiteEnd
+    inbox: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)  # None: a session opened
+    task: asyncio.Task[None] | None = None
+    over: bool = False
+    round_ended: float = field(default_factory=time.monotonic)
+
+
+class SiteService:
+    """One organisation's site.
+
+    Args:
+        identity: the site's own keys.
+        hubs: names of the hubs to make itself known to.
+        transport: the network.
+        trusted: returns the identities the owner trusts now, by fingerprint; asked before every message.
+        decide: the owner's word on an invitation; asked again with every repetition of it.
+        open_site: makes the machine of a study, from vault, ledger and journal.
+        on_event: is told what happens, by study.
+        on_end: is told that a study has ended here, however it did.
+
+    Attributes:
+        ended: names of studies that came to their end here, and why: None where as planned.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        hubs: Sequence[str],
+        transport: Transport,
+        *,
+        trusted: Callable[[], Mapping[str, PublicIdentity]],
+        decide: Callable[[Invitation], Decision],
+        open_site: Callable[[Invitation], Site],
+        on_event: Callable[[str, Event], None] = lambda study, event: None,
+        on_end: Callable[[Invitation, Site], None] = lambda invitation, site: None,
+    ) -> None:
+        self._identity, self._hubs, self._transport = identity, tuple(hubs), transport
+        self._trusted, self._decide, self._open_site = trusted, decide, open_site
+        self._on_event, self._on_end = on_event, on_end
+        self._sessions: dict[bytes, _Session] = {}
+        self._refused: set[tuple[bytes, bytes]] = set()  # (plan, hub's instance)
+        self._asked: set[tuple[bytes, bytes]] = set()
+        self._knocked = -KNOCK_SECONDS
+        self.ended: dict[str, str | None] = {}
+
+    def reconnected(self) -> None:
+        """The network is back: send again what was not acknowledged."""
+        for session in self._sessions.values():
+            session.end.link.nudge(time.monotonic())
+        self._knocked = -KNOCK_SECONDS
+
+    async def run(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Serve until `until`; sessions that are under way can be taken up again by another run.
+
+        Raises:
+            StorageError: the network refused.
+        """
+        try:
+            while not until():
+                await self._knock()
+                for session in list(self._sessions.values()):
+                    await self._flush(session)
+                datagram = await self._transport.receive(self._pause())
+                if datagram is not None:
+                    await self._take(datagram)
+        finally:
+            for session in self._sessions.values():
+                if session.task is not None:
+                    session.task.cancel()
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _pause(self) -> float:
+        wake = min((session.end.link.wake_at() for session in self._sessions.values()), default=float("inf"))
+        return min(max(wake - time.monotonic(), 0.0), _IDLE_SECONDS)
+
+    async def _knock(self) -> None:
+        now = time.monotonic()
+        if now - self._knocked < KNOCK_SECONDS or any(s.end.link.ready for s in self._sessions.values()):
+            return
+        self._knocked = now
+        for hub in self._hubs:
+            await self._transport.send(hub, make_knock(self._identity, hub, os.urandom(16)))
+
+    async def _take(self, datagram: Buffer) -> None:
+        try:
+            if is_greeting(datagram):
+                await self._on_invite(read_invite(datagram, self._identity, self._trusted()))
+                return
+            session = self._sessions.get(peek(datagram).study)
+        except CloisterError as error:  # anybody may have sent it
+            self._on_event("", Refused("unknown", str(error)))
+            return
+        if session is None:
+            return
+        if session.invitation.hub.fingerprint not in self._trusted():
+            await self._end(session, f"{session.invitation.hub.name} is trusted no more", tell=False)
+            return
+        try:
+            opened, messages = session.end.receive(datagram, time.monotonic())
+        except CloisterError as error:
+            await self._end(session, str(error))
+            return
+        if opened:
+            self._on_event(session.site.study, Connected(session.invitation.hub.name))
+            while not session.inbox.empty():  # what the hub said before it says again
+                session.inbox.get_nowait()
+            session.inbox.put_nowait(None)
+        for message in messages:
+            session.inbox.put_nowait(message)
+
+    async def _on_invite(self, invitation: Invitation) -> None:
+        digest = invitation.plan.digest
+        session = self._sessions.get(digest)
+        if session is not None:
+            if invitation.term >= session.invitation.term and (
+                invitation.instance != session.invitation.instance or not session.end.link.ready
+            ):
+                session.invitation = invitation
+                session.end.open(time.monotonic())
+            return
+        if (digest, invitation.instance) in self._refused:
+            return
+        try:
+            decision = self._decide(invitation)
+            if decision.verdict != "accept":
+                self._not_now(invitation, decision)
+                return
+            site = await asyncio.to_thread(self._open_site, invitation)
+        except CloisterError as error:
+            self._refused.add((digest, invitation.instance))
+            self._on_event(invitation.plan.study.name, Refused(invitation.hub.name, str(error)))
+            return
+        self._begin(invitation, site)
+
+    def _not_now(self, invitation: Invitation, decision: Decision) -> None:
+        """Wait for the owner, who is asked; or do not take part. Either is said once."""
+        key = invitation.plan.digest, invitation.instance
+        if decision.verdict == "refuse":
+            self._refused.add(key)
+        elif key in self._asked:
+            return
+        self._asked.add(key)
+        reason = f"{decision.verdict}: {'; '.join(decision.reasons)}"
+        self._on_event(invitation.plan.study.name, Refused(invitation.hub.name, reason))
+
+    def _begin(self, invitation: Invitation, site: Site) -> None:
+        end = SiteEnd(
+            site, self._identity, invitation.hub, invitation.plan.digest, least_term=invitation.term
+        )
+        session = self._sessions[invitation.plan.digest] = _Session(invitation, site, end)
+        session.task = asyncio.create_task(self._work(session))
+        if site.resumed:
+            self._on_event(site.study, Resumed(site.epoch_number, site.rounds, site.attempt))
+        end.open(time.monotonic())
+
+    async def _work(self, session: _Session) -> None:
+        """Answer what the hub says, one message after another."""
+        site = session.site
+        while not session.over:
+            message = await session.inbox.get()
+            link = session.end.link
+            asked_in = link.session
+            try:
+                replies = [site.join()] if message is None else await asyncio.to_thread(site.handle, message)
+            except CloisterError as error:
+                await self._end(session, str(error))
+                return
+            for event in site.events():
+                self._on_event(site.study, self._timed(session, event))
+            if link.ready and link.session == asked_in:  # else it is asked again in the new session
+                session.end.answer(replies)
+                await self._flush(session)
+            if site.finished or site.stopped is not None:
+                await self._end(session, site.stopped, tell=False)
+                return
+
+    @staticmethod
+    def _timed(session: _Session, event: Event) -> Event:
+        """Say how long a round took, as seen from here."""
+        if not isinstance(event, RoundDone):
+            return event
+        before, session.round_ended = session.round_ended, time.monotonic()
+        return replace(event, seconds=session.round_ended - before)
+
+    async def _flush(self, session: _Session) -> None:
+        for datagram in session.end.poll(time.monotonic()):
+            await self._transport.send(session.invitation.hub.name, datagram)
+
+    async def _end(self, session: _Session, reason: str | None, *, tell: bool = True) -> None:
+        """End a session; the hub is told why, unless it knows."""
+        if session.over:
+            return
+        session.over = True
+        name, invitation = session.site.study, session.invitation
+        self._refused.add((invitation.plan.digest, invitation.instance))
+        if tell and reason is not None and session.end.link.ready:
+            session.end.answer([Leave(reason[:MAX_REASON])])
+        await self._flush(session)
+        self._sessions.pop(invitation.plan.digest, None)
+        await asyncio.to_thread(session.site.leave)
+        self._on_event(name, Ended(session.site.rounds) if reason is None else Stopped(reason))
+        self.ended[name] = reason
+        self._on_end(invitation, session.site)
