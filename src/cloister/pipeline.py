@@ -72,6 +72,7 @@ from cloister.privacy.ledger import Cap, Ledger
 from cloister.report import (
     Aggregation,
     Certificate,
+    Epoch,
     Language,
     Metrics,
     Participant,
@@ -343,7 +344,7 @@ def _release(
         sha256=released.certificate.digest.hex(),
         model_sha256=statement.subjects()["model.safetensors"],
         cosignatures=released.cosignatures,
-        cosignatures_required=statement.predicate.aggregation.colluders + 1,
+        cosignatures_required=max(epoch.colluders for epoch in statement.predicate.aggregation.epochs) + 1,
         log_entries=released.log_size,
     )
     return facts, tuple(in_words(statement, lang))
@@ -374,6 +375,7 @@ def _report(
     lang: Language,
 ) -> Report:
     params = plan.params(len(result.members))
+    rows = {name: count for epoch in result.epochs for name, count in epoch.rows.items()}
     aggregation = plan.aggregation
     metrics, testing = _metrics(plan, result, data, schema)
     return Report(
@@ -384,7 +386,9 @@ def _report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         stages=tuple(stages),
         participants=tuple(
-            Participant(name, result.rows[name], data.sites[name].test.num_rows) for name in case.sites
+            Participant(name, rows[name], data.sites[name].test.num_rows)
+            for name in case.sites
+            if name in rows
         ),
         metrics=metrics,
         certificate=certificate,
@@ -398,6 +402,7 @@ def _report(
             fewest_sites=min(len(done.survivors) for done in result.rounds),
             plan_sha256=plan.digest.hex(),
             average_last=plan.training.average_last,
+            epochs=_epochs(result),
         ),
         aggregation=Aggregation(
             parties=params.parties,
@@ -415,6 +420,19 @@ def _report(
         }
         | {"cloister": cloister.__version__},
         certificate_in_words=words,
+    )
+
+
+def _epochs(result: StudyResult) -> tuple[Epoch, ...]:
+    """Return who took part in which rounds."""
+    ran = [
+        (epoch, [done.round + 1 for done in result.rounds if done.epoch == epoch.number])
+        for epoch in result.epochs
+    ]
+    return tuple(
+        Epoch(rounds[0], rounds[-1], tuple(member.name for member in epoch.members))
+        for epoch, rounds in ran
+        if rounds
     )
 
 

@@ -10,6 +10,7 @@ import base64
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -47,6 +48,7 @@ from cloister.inference import ModelArtifact
 from cloister.inference.tensors import read_vector, write_vector
 from cloister.log import HEAD_TYPE
 from cloister.runtime import COUNTERSIGNATURE_TYPE, Countersignature
+from cloister.secagg import Roster
 
 Files = dict[str, bytes]
 
@@ -84,7 +86,7 @@ def test_the_forger_of_these_tests_forges_well(world: World, files: Files) -> No
         (MODEL, 4),
         (PLAN, 4),
         (manifest_path("site0"), 4),
-        (countersignature_path("site3"), 4),
+        (countersignature_path(0, "site3"), 4),
         (CERTIFICATE, 2),
         (PROOF, 11),
     ],
@@ -121,13 +123,13 @@ def test_a_pickle_called_safetensors_is_refused_and_not_run(
 
 
 def test_files_of_two_sites_exchanged(world: World, files: Files) -> None:
-    for path in (manifest_path, countersignature_path):
+    for path in (manifest_path, partial(countersignature_path, 0)):
         one, two = path("site0"), path("site1")
         assert failure(world.verify({**files, one: files[two], two: files[one]})) == (4, "files")
 
 
 def test_a_file_taken_away_or_added(world: World, files: Files) -> None:
-    for name in (manifest_path("site2"), countersignature_path("site2")):
+    for name in (manifest_path("site2"), countersignature_path(0, "site2")):
         assert failure(world.verify({k: v for k, v in files.items() if k != name})) == (4, "files")
     assert failure(world.verify({**files, manifest_path("site9"): b"x"})) == (4, "files")
     assert failure(world.verify({**files, "notes.txt": b"x"})) == (1, "folder")
@@ -269,6 +271,9 @@ def set_at(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+EPOCH = ("aggregation", "epochs", 0)
+
+
 def replan(world: World, **changes: Any) -> tuple[Files, Callable[[dict[str, Any]], None]]:
     """Another plan file, with its digest in the certificate."""
     plan = make_plan(world.hub, world.sites, **changes)
@@ -287,25 +292,25 @@ def replan(world: World, **changes: Any) -> tuple[Files, Callable[[dict[str, Any
         (set_at("aggregation", "hub_view", value="none"), (5, "plan")),
         (set_at("aggregation", "value_range", value=1.0), (5, "plan")),
         (set_at("signer", value="0" * 64), (3, "statement")),
-        (set_at("roster", value="0" * 64), (6, "roster")),
+        (set_at(*EPOCH, "roster", value="0" * 64), (6, "roster")),
         (set_at("participants", 0, "rows", value=1_000_000), (6, "roster")),
-        (set_at("participants", 0, "name", value="site7"), (6, "roster")),
+        (set_at("participants", 0, "name", value="site7"), (3, "statement")),
         (set_at("participants", 0, "fingerprint", value="0" * 64), (6, "roster")),
         (set_at("participants", 0, "manifest", value="0" * 64), (6, "roster")),
-        (set_at("participants", 0, "countersignature", value="0" * 64), (6, "roster")),
-        (set_at("aggregation", "epoch", value=1), (6, "roster")),
-        (set_at("aggregation", "colluders", value=0), (8, "aggregation")),
-        (set_at("aggregation", "threshold", value=2), (8, "aggregation")),
-        (set_at("aggregation", "threshold", value=4), (8, "aggregation")),
-        (set_at("aggregation", "minimum", value=2), (8, "aggregation")),
-        (set_at("aggregation", "minimum", value=4), (8, "aggregation")),
-        (set_at("aggregation", "rounds", 1, "dropped", value=["site0", "site1"]), (8, "aggregation")),
-        (set_at("aggregation", "rounds", 2, "attempt", value=40), (8, "aggregation")),
+        (set_at(*EPOCH, "countersignatures", "site0", value="0" * 64), (6, "roster")),
+        (set_at(*EPOCH, "number", value=1), (6, "roster")),
+        (set_at(*EPOCH, "colluders", value=0), (8, "aggregation")),
+        (set_at(*EPOCH, "threshold", value=2), (8, "aggregation")),
+        (set_at(*EPOCH, "threshold", value=4), (8, "aggregation")),
+        (set_at(*EPOCH, "minimum", value=2), (8, "aggregation")),
+        (set_at(*EPOCH, "minimum", value=4), (8, "aggregation")),
+        (set_at(*EPOCH, "rounds", 1, "dropped", value=["site0", "site1"]), (8, "aggregation")),
+        (set_at(*EPOCH, "rounds", 2, "attempt", value=40), (8, "aggregation")),
         (set_at("privacy", value={"epsilon": 1.0}), (3, "statement")),
         (set_at("absent", "privacy", value="epsilon = 1 was applied"), (10, "privacy")),
         (set_at("absent", "enclave", value="attested"), (10, "privacy")),
         (set_at("training", "rounds", value=4), (3, "statement")),
-        (set_at("aggregation", "parties", value=5), (3, "statement")),
+        (set_at(*EPOCH, "parties", value=5), (3, "statement")),
     ],
 )
 def test_a_false_field_is_refused_at_its_step(
@@ -318,8 +323,8 @@ def test_fields_that_only_the_signer_knows_are_its_word(world: World, files: Fil
     """Stated openly: these the sites have not signed, so a hub can state others. `Verdict.unchecked` names them."""
     for change in (
         set_at("created", value="2030-01-01T00:00:00Z"),
-        set_at("aggregation", "setup", value="1" * 64),
-        set_at("aggregation", "rounds", 1, "dropped", value=["site0"]),
+        set_at(*EPOCH, "setup", value="1" * 64),
+        set_at(*EPOCH, "rounds", 1, "dropped", value=["site0"]),
         set_at("training", "software", value={"cloister": "9"}),
     ):
         assert world.verify(forge(world, files, change)).ok
@@ -336,8 +341,11 @@ def test_participants_in_another_order_or_number(world: World, files: Files) -> 
     def leave_out(statement: dict[str, Any]) -> None:
         predicate = statement["predicate"]
         gone = predicate["participants"].pop()["name"]
-        predicate["aggregation"]["parties"] = 3
-        for run in predicate["aggregation"]["rounds"]:
+        epoch = predicate["aggregation"]["epochs"][0]
+        epoch["parties"] = 3
+        epoch["members"].remove(gone)
+        del epoch["countersignatures"][gone]
+        for run in epoch["rounds"]:
             run["dropped"] = [name for name in run["dropped"] if name != gone]
         statement["subject"] = [s for s in statement["subject"] if gone not in s["name"]]
 
@@ -397,14 +405,14 @@ def countersigned(world: World, site: Identity, changes: dict[str, Any]) -> File
     study = world.study
     agreed = Countersignature(
         study.plan.digest.hex(),
-        study.roster.digest.hex(),
+        Roster(study.epochs[0].members).digest.hex(),
         0,
         site.name,
         sha256(study.manifests[site.name]).hex(),
         100,
     )
     payload = canonical_bytes(msgspec.structs.replace(agreed, **changes))
-    return {countersignature_path(site.name): sign_envelope(COUNTERSIGNATURE_TYPE, payload, [site])}
+    return {countersignature_path(0, site.name): sign_envelope(COUNTERSIGNATURE_TYPE, payload, [site])}
 
 
 @pytest.mark.parametrize(
@@ -425,20 +433,20 @@ def test_a_countersignature_over_something_else(world: World, files: Files, chan
 
 def test_a_countersignature_that_is_no_text(world: World, files: Files) -> None:
     site = world.sites[1]
-    payload = base64.b64decode(json.loads(world.study.countersignatures[site.name])["payload"])
+    payload = base64.b64decode(json.loads(world.study.epochs[0].countersignatures[site.name])["payload"])
     for junk in (payload.replace(site.name.encode(), b"\xff\xff"), b"[" * 5000):
-        replace = {countersignature_path(site.name): sign_envelope(COUNTERSIGNATURE_TYPE, junk, [site])}
+        replace = {countersignature_path(0, site.name): sign_envelope(COUNTERSIGNATURE_TYPE, junk, [site])}
         assert failure(world.verify(forge(world, files, replace=replace))) == (6, "roster")
 
 
 def test_a_countersignature_by_somebody_else(world: World, files: Files) -> None:
     site, hub = world.sites[1], world.hub
-    payload = base64.b64decode(json.loads(world.study.countersignatures[site.name])["payload"])
+    payload = base64.b64decode(json.loads(world.study.epochs[0].countersignatures[site.name])["payload"])
     for signer in (hub, world.sites[2], identity("stranger")):
-        path = countersignature_path(site.name)
+        path = countersignature_path(0, site.name)
         replace = {path: sign_envelope(COUNTERSIGNATURE_TYPE, payload, [signer])}
         assert failure(world.verify(forge(world, files, replace=replace))) == (6, "roster")
-    as_manifest = {countersignature_path(site.name): world.study.manifests[site.name]}
+    as_manifest = {countersignature_path(0, site.name): world.study.manifests[site.name]}
     assert failure(world.verify(forge(world, files, replace=as_manifest))) == (6, "roster")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from cloister.crypto import Identity, canonical_bytes, countersign, sha256, sign_envelope
 from cloister.governance import Released, TrainedStudy, TrustAnchors, Verdict, release, verify_files
 from cloister.governance.certificate import PAYLOAD_TYPE, Certificate, Statement
-from cloister.governance.folder import CERTIFICATE, PROOF
+from cloister.governance.folder import CERTIFICATE, PROOF, countersignature_path, manifest_path
 from cloister.governance.proof import Proof, log_entry
 from cloister.learning import Plan, pin_initial, plan_model
 from cloister.learning.sections import (
@@ -29,13 +29,14 @@ from cloister.learning.sections import (
     TrainingSection,
 )
 from cloister.log import HEAD_TYPE, Cosigner, Log, MerkleTree, TreeHead, sign_head
-from cloister.runtime import Countersignature, RoundEntry
+from cloister.runtime import Countersignature, EpochFacts, RoundEntry
 from cloister.runtime import countersign as countersign_plan
 from cloister.secagg import Roster
 from cloister.vault import Manifest, Schema, load_schema
 from cloister.vault.checkedfile import FileDigests
 from cloister.vault.manifest import sign_manifest
 
+Rosters = dict[int, tuple[int, tuple[int, ...]]]
 PURPOSE = "heart disease research"
 CREATED = "2026-03-01T12:00:00Z"
 SCHEMA = b"""
@@ -107,10 +108,8 @@ def make_manifest(site: Identity, **changes: Any) -> bytes:
     return sign_manifest(msgspec.structs.replace(manifest, **changes), site)
 
 
-def make_study(
-    plan: Plan, hub: Identity, sites: Sequence[Identity], *, lost: dict[int, set[str]] | None = None
-) -> TrainedStudy:
-    """`lost` maps a 0-based round to the sites that dropped out of it."""
+def make_epoch(plan: Plan, number: int, sites: Sequence[Identity]) -> EpochFacts:
+    """An epoch that all these sites countersigned."""
     roster = Roster(tuple(site.public for site in sites))
     manifests = {site.name: make_manifest(site) for site in sites}
     agreed = {
@@ -119,7 +118,7 @@ def make_study(
             Countersignature(
                 plan.digest.hex(),
                 roster.digest.hex(),
-                0,
+                number,
                 site.name,
                 sha256(manifests[site.name]).hex(),
                 100,
@@ -127,23 +126,36 @@ def make_study(
         )
         for site in sites
     }
+    rows = {site.name: 100 for site in sites}
+    return EpochFacts(number, roster.members, rows, manifests, agreed, sha256(b"set-up %d" % number))
+
+
+def make_study(
+    plan: Plan,
+    hub: Identity,
+    sites: Sequence[Identity],
+    *,
+    lost: dict[int, set[str]] | None = None,
+    rosters: Rosters | None = None,
+) -> TrainedStudy:
+    """`lost` maps a 0-based round to the sites that dropped out of it, `rosters` the first round of each epoch to
+    its number and the places of its members among the sites; else there is one epoch over all of them."""
+    began = rosters or {0: (0, tuple(range(len(sites))))}
+    epochs = {first: make_epoch(plan, n, [sites[i] for i in who]) for first, (n, who) in began.items()}
+    of_round = [epochs[max(f for f in epochs if f <= number)] for number in range(plan.training.rounds)]
     _, model = plan_model(plan, schema())
     return TrainedStudy(
         plan=plan,
         hub=hub.public,
-        members=roster.members,
-        rows={site.name: 100 for site in sites},
-        manifests=manifests,
-        countersignatures=agreed,
-        epoch=0,
-        setup_digest=bytes(32),
+        epochs=tuple(epochs.values()),
         rounds=tuple(
             RoundEntry(
                 round=number,
                 attempt=number,
-                survivors=tuple(s.name for s in sites if s.name not in (lost or {}).get(number, ())),
+                survivors=tuple(m.name for m in epoch.members if m.name not in (lost or {}).get(number, ())),
+                epoch=epoch.number,
             )
-            for number in range(plan.training.rounds)
+            for number, epoch in enumerate(of_round)
         ),
         privacy=None,
         debits={},
@@ -180,10 +192,15 @@ class World:
 
 
 def make_world(
-    root: Path, *, sites: int = 4, lost: dict[int, set[str]] | None = None, **changes: Any
+    root: Path,
+    *,
+    sites: int = 4,
+    lost: dict[int, set[str]] | None = None,
+    rosters: Rosters | None = None,
+    **changes: Any,
 ) -> World:
     hub, members = identity("hub"), [identity(f"site{number}") for number in range(sites)]
-    study = make_study(make_plan(hub, members, **changes), hub, members, lost=lost)
+    study = make_study(make_plan(hub, members, **changes), hub, members, lost=lost, rosters=rosters)
     log = Log(root / "log" / "releases.log", hub.fingerprint)
     cosigners = [Cosigner(root / "heads" / site.name, site) for site in members]
     return World(root, hub, members, study, log, cosigners)
@@ -228,10 +245,14 @@ def forge(
         if subject["name"] in (replace or {}):
             subject["digest"]["sha256"] = sha256(forged[subject["name"]]).hex()
     for person in statement["predicate"]["participants"]:
-        for folder, field in (("manifests", "manifest"), ("countersignatures", "countersignature")):
-            path = f"{folder}/{person['name']}.dsse.json"
+        path = manifest_path(person["name"])
+        if path in forged:
+            person["manifest"] = sha256(forged[path]).hex()
+    for epoch in statement["predicate"]["aggregation"]["epochs"]:
+        for name in epoch["members"]:
+            path = countersignature_path(epoch["number"], name)
             if path in forged:
-                person[field] = sha256(forged[path]).hex()
+                epoch["countersignatures"][name] = sha256(forged[path]).hex()
     change(statement)
     forged[CERTIFICATE] = sign_envelope(PAYLOAD_TYPE, canonical_bytes(statement), [key])
     forged[PROOF] = prove(forged[CERTIFICATE], key, world.sites)

@@ -114,18 +114,19 @@ def test_a_value_of_another_type_is_refused(statement: dict[str, Any]) -> None:
 
 PREDICATE = ("predicate",)
 AGGREGATION = ("predicate", "aggregation")
+EPOCH = (*AGGREGATION, "epochs", 0)
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
         (("_type",), "https://in-toto.io/Statement/v0.1"),
-        (("predicateType",), "urn:cloister:release:v2"),
+        (("predicateType",), "urn:cloister:release:v1"),
         (("subject", 0, "digest", "sha256"), "A" * 64),
         (("subject", 0, "digest", "sha256"), "a" * 64 + "\n"),
         (("subject", 0, "name"), "../model.safetensors"),
         (("subject", 0, "name"), "/etc/passwd"),
-        (("subject", 0, "name"), "a/b/c.json"),
+        (("subject", 0, "name"), "a/b/c/d.json"),
         (("subject",), []),
         ((*PREDICATE, "study"), "Heart"),
         ((*PREDICATE, "purpose"), ""),
@@ -141,8 +142,11 @@ AGGREGATION = ("predicate", "aggregation")
         ((*AGGREGATION, "bits"), 8),
         ((*AGGREGATION, "hub_view"), "all"),
         ((*AGGREGATION, "value_range"), 0),
-        ((*AGGREGATION, "rounds"), []),
-        ((*AGGREGATION, "rounds", 0, "count"), 0),
+        ((*AGGREGATION, "epochs"), []),
+        ((*EPOCH, "number"), -1),
+        ((*EPOCH, "members"), ["site0"]),
+        ((*EPOCH, "rounds"), []),
+        ((*EPOCH, "rounds", 0, "count"), 0),
     ],
 )
 def test_a_value_out_of_range_is_refused(
@@ -157,14 +161,14 @@ def test_a_value_out_of_range_is_refused(
     [
         (("subject", 1, "name"), "certificate.dsse.json", None),
         ((*PREDICATE, "participants", 1, "name"), "site0", "participant twice"),
-        ((*AGGREGATION, "parties"), 5, "counts other parties"),
-        ((*AGGREGATION, "rounds", 0, "first"), 2, "round 1 is missing"),
-        ((*AGGREGATION, "rounds", 1, "first"), 4, "round 3 is missing"),
-        ((*AGGREGATION, "rounds", 1, "first"), 2, "round 3 is missing or told twice"),
-        ((*AGGREGATION, "rounds", 0, "count"), 1, "round 2 is missing"),
-        ((*AGGREGATION, "rounds", 1, "attempt"), 1, "reuses an attempt"),
-        ((*AGGREGATION, "rounds", 1, "dropped"), ["site9"], "no participant"),
-        ((*AGGREGATION, "rounds", 1, "dropped"), ["site1", "site1"], "twice"),
+        ((*EPOCH, "parties"), 5, "counts other parties"),
+        ((*EPOCH, "rounds", 0, "first"), 2, "round 1 is missing"),
+        ((*EPOCH, "rounds", 1, "first"), 4, "round 3 is missing"),
+        ((*EPOCH, "rounds", 1, "first"), 2, "round 3 is missing or told twice"),
+        ((*EPOCH, "rounds", 0, "count"), 1, "round 2 is missing"),
+        ((*EPOCH, "rounds", 1, "attempt"), 1, "reuses an attempt"),
+        ((*EPOCH, "rounds", 1, "dropped"), ["site9"], "no member of its epoch"),
+        ((*EPOCH, "rounds", 1, "dropped"), ["site1", "site1"], "twice"),
         ((*PREDICATE, "training", "rounds"), 6, "not as many"),
     ],
 )

@@ -75,7 +75,11 @@ def test_no_policy_is_no_permission(facts: Predicate) -> None:
 
 def test_the_built_in_policy_asks_for_three(facts: Predicate) -> None:
     gate(facts)
-    few = msgspec.structs.replace(facts, participants=facts.participants[:2])
+    summed = facts.aggregation
+    epoch = msgspec.structs.replace(summed.epochs[0], members=summed.epochs[0].members[:2])
+    few = msgspec.structs.replace(
+        facts, aggregation=msgspec.structs.replace(summed, epochs=(*summed.epochs, epoch))
+    )
     with pytest.raises(PolicyRefused, match=r"minimum_sites.*minimum_survivors"):
         gate(few)
     assert DEFAULT_POLICY.minimum_sites == 3

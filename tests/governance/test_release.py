@@ -22,14 +22,14 @@ from cloister.log import Cosigner, Log
 def test_a_release_is_whole_and_verifies(tmp_path: Path) -> None:
     world = make_world(tmp_path, lost={1: {"site3"}})
     released = world.release()
-    names = {f"{kind}/site{n}.dsse.json" for kind in ("manifests", "countersignatures") for n in range(4)}
+    names = {f"{kind}/site{n}.dsse.json" for kind in ("manifests", "countersignatures/0") for n in range(4)}
     assert set(released.files) == {MODEL, PLAN, CERTIFICATE, PROOF} | names
     assert read_release(released.folder) == released.files
     assert verify_release(released.folder, world.anchors).ok
     assert (released.cosignatures, released.log_size, released.missing) == (4, 1, ())
     assert world.log.entry(0) == log_entry(released.certificate)
     facts = released.certificate.statement.predicate
-    runs = [(run.first, run.count, run.attempt, run.dropped) for run in facts.aggregation.rounds]
+    runs = [(run.first, run.count, run.attempt, run.dropped) for _, run in facts.aggregation.runs()]
     assert runs == [(1, 1, 0, ()), (2, 1, 1, ("site3",)), (3, 3, 2, ())]
     assert not list(tmp_path.glob(".release*"))
 
@@ -37,12 +37,12 @@ def test_a_release_is_whole_and_verifies(tmp_path: Path) -> None:
 def test_burnt_attempts_show_as_gaps(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     entries = tuple(
-        type(entry)(entry.round, entry.attempt + (entry.round >= 2), entry.survivors)
+        type(entry)(entry.round, entry.attempt + (entry.round >= 2), entry.survivors, entry.epoch)
         for entry in world.study.rounds
     )
     object.__setattr__(world.study, "rounds", entries)
-    runs = world.release().certificate.statement.predicate.aggregation.rounds
-    assert [(run.first, run.count, run.attempt) for run in runs] == [(1, 2, 0), (3, 3, 3)]
+    runs = world.release().certificate.statement.predicate.aggregation.runs()
+    assert [(run.first, run.count, run.attempt) for _, run in runs] == [(1, 2, 0), (3, 3, 3)]
 
 
 def test_a_second_release_continues_the_log(tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ def test_a_missing_file_is_named(name: str, released: Released, world: World, tm
         "manifests/../certificate.dsse.json",
         "manifests/UPPER.dsse.json",
         "other/site0.dsse.json",
+        "countersignatures/site0.dsse.json",
+        "countersignatures/00/site0.dsse.json",
+        "countersignatures/x/site0.dsse.json",
+        "countersignatures/0/0/site0.dsse.json",
+        "manifests/0/site0.dsse.json",
         SEALED_MODEL,
     ],
 )
@@ -139,7 +144,7 @@ def test_a_file_that_does_not_belong_is_refused(
         assert failure(verify_files(files, world.anchors)) == (1, "folder")
         return
     target = copy_of(released, tmp_path) / name
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(b"x")
     assert failure(verify_release(tmp_path, world.anchors)) == (1, "folder")
 
@@ -178,11 +183,17 @@ def test_a_file_beyond_its_limit_is_refused_unread(released: Released, world: Wo
     assert "larger" in verdict.failed.detail
 
 
-def test_too_many_files_are_refused(released: Released, world: World, tmp_path: Path) -> None:
+def test_too_many_files_are_refused(
+    released: Released, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy_of(released, tmp_path)
-    for number in range(1001):
-        (tmp_path / "manifests" / f"s{number}.dsse.json").touch()
-    assert failure(verify_release(tmp_path, world.anchors)) == (1, "folder")
+    monkeypatch.setattr("cloister.governance.folder.MOST_FILES", len(released.files))
+    assert verify_release(tmp_path, world.anchors).ok
+    (tmp_path / "manifests" / "more.dsse.json").touch()
+    verdict = verify_release(tmp_path, world.anchors)
+    assert failure(verdict) == (1, "folder")
+    assert verdict.failed is not None
+    assert "more than" in verdict.failed.detail
 
 
 def test_files_beyond_the_limit_together_are_refused_unread(

@@ -24,7 +24,9 @@ def test_both_languages_say_the_same(key: str) -> None:
     assert missing <= {"site", "sites"}, f"{key} loses {missing} in Chinese"
 
 
-@pytest.mark.parametrize("key", [key for key in TEXTS if key not in ("comma", "measure_auc", "stop")])
+@pytest.mark.parametrize(
+    "key", [key for key in TEXTS if key not in ("comma", "measure_auc", "semicolon", "stop")]
+)
 def test_chinese_is_chinese_and_english_is_not(key: str) -> None:
     assert re.search(r"[\u4e00-\u9fff]", TEXTS[key].zh)
     assert not re.search(r"[\u4e00-\u9fff]", TEXTS[key].en)

@@ -155,11 +155,12 @@ def _release(folder: Path, trust: list[Path] | None) -> _Subject:
     verdict.require()
     if verdict.certificate is None:  # a release that verifies has one
         raise InputError("the release has no certificate", where=str(folder), fix="Get it again")
-    participants = verdict.certificate.statement.predicate.participants
+    facts = verdict.certificate.statement.predicate
+    participants, last = facts.participants, facts.aggregation.epochs[-1]
     first = participants[0]
     member = anchors.by_fingerprint()[first.fingerprint]
     schema = open_manifest(verdict.files[manifest_path(first.name)], member).schema
-    rows = {participant.name: participant.rows for participant in participants}
+    rows = {each.name: each.rows for each in participants if each.name in last.members}
     return _Subject(parse_plan(verdict.files[PLAN], allow_two=True), schema, rows)
 
 
@@ -177,7 +178,8 @@ def _study(name: str, homes: list[Path]) -> _Subject:
             refusal = error
             continue
         trained = TrainedStudy.of_state(state)
-        rows = {each: trained.rows[each] for each in trained.roster.names}
+        last = trained.epochs[-1]
+        rows = {member.name: last.rows[member.name] for member in last.members}
         return _Subject(trained.plan, trained.schema, rows)
     raise InputError(
         "the study does not open with the keys that are here",

@@ -128,13 +128,14 @@ def _trained(name: str, own: Identity, sites: list[Identity]) -> TrainedStudy:
         except ProtocolError as error:  # the study key is not sealed to this reader
             refusal = error
             continue
-        members = {member.fingerprint for member in state.members}
+        trained = TrainedStudy.of_state(state)
+        members = {member.fingerprint for member in trained.members}
         for each in sites:
             if each.fingerprint not in members:
                 raise InputError(
                     f"{each.name} is no member of the study", fix="Give homes of members with --site"
                 )
-        return TrainedStudy.of_state(state)
+        return trained
     raise InputError(
         "the study's model does not open with the keys that are here",
         where=f"study {name}",
@@ -145,7 +146,8 @@ def _trained(name: str, own: Identity, sites: list[Identity]) -> TrainedStudy:
 def _require_cosigners(trained: TrainedStudy, cosigners: list[Identity]) -> None:
     """Refuse before anything is signed or logged what its readers would refuse."""
     count = len({each.fingerprint for each in cosigners})
-    needed = trained.plan.params(len(trained.members)).colluders + 1
+    colluders = (trained.plan.params(len(epoch.members)).colluders for epoch in trained.epochs)
+    needed = max(colluders) + 1
     if count < needed:
         raise InputError(
             f"{needed} members other than the signer must cosign the log, {count} can with the homes given",

@@ -8,7 +8,7 @@ from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import VerificationError
 from cloister.governance.certificate import Certificate, Predicate
 from cloister.learning import Plan
-from cloister.secagg import Params, Roster
+from cloister.secagg import Params
 from cloister.vault import Schema
 
 __all__ = ["Case", "require"]
@@ -24,7 +24,8 @@ class Case:
         reader: a recipient of a sealed model, or None.
         allow_two: whether a study of two sites is accepted.
         unchecked: what could not be told; steps add to it.
-        signer, payload, certificate, plan, roster, schema: set by the step that makes each trusted.
+        signer, payload, certificate, plan, members, schema: set by the step that makes each trusted.
+        params: n, c, t, m of each epoch.
         size: parameters of the model, where it could be read.
     """
 
@@ -37,9 +38,9 @@ class Case:
     payload: bytes = field(init=False)
     certificate: Certificate | None = None
     plan: Plan = field(init=False)
-    roster: Roster = field(init=False)
+    members: tuple[PublicIdentity, ...] = field(init=False)
     schema: Schema = field(init=False)
-    params: Params = field(init=False)
+    params: tuple[Params, ...] = field(init=False)
     size: int | None = None
 
     @property

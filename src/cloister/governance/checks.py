@@ -17,7 +17,7 @@ from cloister.crypto import (
     sha256,
 )
 from cloister.governance.case import Case, require
-from cloister.governance.certificate import ABSENT, PAYLOAD_TYPE, Certificate, decode_statement
+from cloister.governance.certificate import ABSENT, PAYLOAD_TYPE, Certificate, Epoch, decode_statement
 from cloister.governance.folder import (
     CERTIFICATE,
     MODEL,
@@ -128,43 +128,57 @@ def _roster(case: Case) -> str:
             participant.fingerprint in case.trusted,
             f"you do not trust {name}, {participant.fingerprint[:16]}",
         )
-    case.roster = Roster(tuple(case.trusted[participant.fingerprint] for participant in facts.participants))
-    require(
-        case.roster.digest.hex() == facts.roster,
-        "the participants are not the roster that the certificate states",
-    )
-    require(
-        len(case.roster) >= case.plan.study.minimum_sites, "fewer sites than the plan's minimum took part"
-    )
-    places = [manifest_path, countersignature_path, *([] if facts.privacy is None else [debit_path])]
-    sites = {place(name) for name in case.roster.names for place in places}
+    names = [participant.name for participant in facts.participants]
+    present = set(names)
+    require(names == [name for name in planned if name in present], "the participants stand in another order")
+    case.members = tuple(case.trusted[participant.fingerprint] for participant in facts.participants)
+    require(names == [member.name for member in case.members], "you know a participant by another name")
+    epochs = facts.aggregation.epochs
+    places = [manifest_path, *([] if facts.privacy is None else [debit_path])]
+    sites = {place(member.name) for member in case.members for place in places}
+    sites |= {countersignature_path(epoch.number, name) for epoch in epochs for name in epoch.members}
     for path in sorted(sites | {name for name in case.files if "/" in name}):
         require(path in case.files, f"{path} is missing")
         require(path in sites, f"{path} is of no participant")
-    for participant, member in zip(facts.participants, case.roster.members, strict=True):
-        envelope = case.files[countersignature_path(member.name)]
+    for epoch in epochs:
+        _check_roster(case, epoch)
+    often = "" if len(epochs) == 1 else f" of {len(epochs)} epochs"
+    return f"{len(case.members)} trusted sites countersigned plan and roster{often}"
+
+
+def _check_roster(case: Case, epoch: Epoch) -> None:
+    """Require an epoch's roster to be as stated, and every member's signature over it and this plan."""
+    facts, known = case.facts, {member.name: member for member in case.members}
+    said = {participant.name: participant for participant in facts.participants}
+    where = f"epoch {epoch.number}"
+    require(
+        len(epoch.members) >= case.plan.study.minimum_sites,
+        f"fewer sites than the plan's minimum took part in {where}",
+    )
+    roster = Roster(tuple(known[name] for name in epoch.members))
+    require(
+        roster.digest.hex() == epoch.roster,
+        f"the members of {where} are not the roster that the certificate states",
+    )
+    for member in roster.members:
+        envelope = case.files[countersignature_path(epoch.number, member.name)]
         require(
-            sha256(envelope).hex() == participant.countersignature,
-            f"{member.name}'s countersignature is another",
+            sha256(envelope).hex() == epoch.countersignatures[member.name],
+            f"{member.name}'s countersignature of {where} is another",
         )
+        brought = said[member.name]
         agreed = Countersignature(
-            facts.plan,
-            facts.roster,
-            facts.aggregation.epoch,
-            member.name,
-            participant.manifest,
-            participant.rows,
+            facts.plan, epoch.roster, epoch.number, member.name, brought.manifest, brought.rows
         )
         require(
             read_countersignature(envelope, member) == agreed,
-            f"{member.name} did not countersign this plan, roster, manifest and row count",
+            f"{member.name} did not countersign this plan, roster, manifest and row count in {where}",
         )
-    return f"{len(case.roster)} trusted sites countersigned plan and roster"
 
 
 def _manifests(case: Case) -> str:
     # 7. each site's own signature over its dataset
-    for participant, member in zip(case.facts.participants, case.roster.members, strict=True):
+    for participant, member in zip(case.facts.participants, case.members, strict=True):
         envelope = case.files[manifest_path(member.name)]
         require(
             sha256(envelope).hex() == participant.manifest,
@@ -188,23 +202,27 @@ def _manifests(case: Case) -> str:
 
 
 def _aggregation(case: Case) -> str:
-    # 8. n, c, t, m by the formula; m survivors in every round
+    # 8. n, c, t, m by the formula in every epoch; m survivors in every round
     summed = case.facts.aggregation
-    params = case.params = case.plan.params(len(case.roster))
-    stated = Params(summed.parties, summed.colluders, summed.threshold, summed.minimum)
-    require(stated == params, "n, c, t or m do not follow from the plan")
-    for run in summed.rounds:
-        survivors = params.parties - len(run.dropped)
+    case.params = tuple(case.plan.params(len(epoch.members)) for epoch in summed.epochs)
+    for epoch, params in zip(summed.epochs, case.params, strict=True):
+        stated = Params(epoch.parties, epoch.colluders, epoch.threshold, epoch.minimum)
+        require(stated == params, f"n, c, t or m of epoch {epoch.number} do not follow from the plan")
+    for epoch, run in summed.runs():
+        survivors = epoch.survivors(run)
         require(
-            survivors >= params.minimum,
-            f"round {run.first} has {survivors} survivors, {params.minimum} are the minimum",
+            survivors >= epoch.minimum,
+            f"round {run.first} has {survivors} survivors, {epoch.minimum} are the minimum",
         )
-    last = summed.rounds[-1]
+    _, last = summed.runs()[-1]
     attempts = last.attempt + last.count
     require(
         attempts <= case.plan.attempts, f"{attempts} attempts were made, the plan has {case.plan.attempts}"
     )
-    numbers = f"n {params.parties}, c {params.colluders}, t {params.threshold}, m {params.minimum}"
+    numbers = "; ".join(
+        f"n {each.parties}, c {each.colluders}, t {each.threshold}, m {each.minimum}"
+        for each in dict.fromkeys(case.params)
+    )
     return f"{numbers}; every round had m survivors"
 
 
@@ -254,8 +272,8 @@ def _privacy(case: Case) -> str:
 def _log(case: Case) -> str:
     # 11. under a head of the releaser's log
     proof = decode_proof(case.files[PROOF])
-    keys = keyring([case.signer, *case.roster.members])
-    head, _ = check_head(proof, case.signer.fingerprint, keyring(case.roster.members), keys)
+    keys = keyring([case.signer, *case.members])
+    head, _ = check_head(proof, case.signer.fingerprint, keyring(case.members), keys)
     check_inclusion(proof, case.known, head)
     return f"entry {proof.index} of {head.size} in the log of {case.signer.name}"
 
@@ -263,9 +281,9 @@ def _log(case: Case) -> str:
 def _cosignatures(case: Case) -> str:
     # 12. c + 1 others have seen that head
     proof = decode_proof(case.files[PROOF])
-    keys = keyring([case.signer, *case.roster.members])
-    _, count = check_head(proof, case.signer.fingerprint, keyring(case.roster.members), keys)
-    needed = case.params.colluders + 1
+    keys = keyring([case.signer, *case.members])
+    _, count = check_head(proof, case.signer.fingerprint, keyring(case.members), keys)
+    needed = max(params.colluders for params in case.params) + 1
     require(
         count >= needed, f"{count} members other than the keeper cosign the tree head, {needed} are needed"
     )

@@ -5,7 +5,7 @@ does not belong.
     model.safetensors.sealed             the model sealed to its recipients
     plan.toml                            the plan that every site countersigned
     manifests/SITE.dsse.json             each site's signed manifest of its dataset
-    countersignatures/SITE.dsse.json     each site's signed consent to plan and roster
+    countersignatures/EPOCH/SITE.dsse.json  each member's signed consent to plan and roster of an epoch
     debits/SITE.dsse.json                each ledger's signed debit, where the plan claims privacy
     certificate.dsse.json                the certificate; its subjects are all of the above
     proof.json                           that the certificate is in the log
@@ -16,6 +16,7 @@ Links, other files and other folders are refused: what the certificate does not 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from pathlib import Path
 from cloister.errors import CloisterError, InputError, VerificationError
 from cloister.files import read_bytes
 from cloister.governance.certificate import CERTIFICATE_LIMIT
+from cloister.governance.statement import MOST_FILES
 from cloister.inference import MODEL_LIMIT
 from cloister.learning import MAX_PLAN_BYTES
 from cloister.types import check_name
@@ -47,7 +49,9 @@ CERTIFICATE = "certificate.dsse.json"
 PROOF = "proof.json"
 
 _ENDING = ".dsse.json"
-_FOLDERS = ("manifests", "countersignatures", "debits")
+_FOLDERS = ("manifests", "debits")
+_AGREED = "countersignatures"
+_EPOCH = re.compile(r"0|[1-9][0-9]{0,14}")
 _ENVELOPE_LIMIT = 16 << 20
 _LIMITS = {
     MODEL: MODEL_LIMIT,
@@ -56,7 +60,6 @@ _LIMITS = {
     CERTIFICATE: CERTIFICATE_LIMIT,
     PROOF: 16 << 20,
 }
-_MOST_FILES = 1000
 _MOST_BYTES = 1 << 30
 
 
@@ -65,9 +68,9 @@ def manifest_path(site: str) -> str:
     return f"manifests/{site}{_ENDING}"
 
 
-def countersignature_path(site: str) -> str:
-    """Where a site's countersignature lies in the folder."""
-    return f"countersignatures/{site}{_ENDING}"
+def countersignature_path(epoch: int, site: str) -> str:
+    """Where a site's countersignature of an epoch's roster lies in the folder."""
+    return f"{_AGREED}/{epoch}/{site}{_ENDING}"
 
 
 def debit_path(site: str) -> str:
@@ -94,7 +97,7 @@ def _list(folder: Path) -> list[str]:
 def _limit(name: str) -> int | None:
     """Return the size limit of a path in the folder, None for one that does not belong."""
     folder, _, file = name.rpartition("/")
-    if folder in _FOLDERS and file.endswith(_ENDING):
+    if (folder in _FOLDERS or _is_epoch(folder)) and file.endswith(_ENDING):
         try:
             check_name(file.removesuffix(_ENDING))
         except CloisterError:
@@ -103,8 +106,23 @@ def _limit(name: str) -> int | None:
     return _LIMITS.get(name)
 
 
+def _is_epoch(folder: str) -> bool:
+    parent, _, number = folder.rpartition("/")
+    return parent == _AGREED and _EPOCH.fullmatch(number) is not None
+
+
 def _is(path: Path, kind: int) -> bool:
     return stat.S_IFMT(path.lstat().st_mode) == kind
+
+
+def _names(folder: Path, inside: str = "") -> list[str]:
+    """Return everything in the folder, and in those of its folders that belong, whatever it is."""
+    names: list[str] = []
+    for entry in _list(folder / inside):
+        name = f"{inside}/{entry}" if inside else entry
+        belongs = name in (*_FOLDERS, _AGREED) or _is_epoch(name)
+        names += _names(folder, name) if belongs and _is(folder / name, stat.S_IFDIR) else [name]
+    return names
 
 
 def read_release(folder: Path) -> dict[str, bytes]:
@@ -115,14 +133,9 @@ def read_release(folder: Path) -> dict[str, bytes]:
         VerificationError: something in it does not belong, is not a plain file, is missing, or is too large,
             alone or together.
     """
-    names = []
-    for name in _list(folder):
-        if name in _FOLDERS and _is(folder / name, stat.S_IFDIR):
-            names += [f"{name}/{inner}" for inner in _list(folder / name)]
-        else:
-            names.append(name)
-    if len(names) > _MOST_FILES:
-        raise _refuse(f"the release has more than {_MOST_FILES} files", folder)
+    names = _names(folder)
+    if len(names) > MOST_FILES:
+        raise _refuse(f"the release has more than {MOST_FILES} files", folder)
     limits: dict[str, int] = {}
     total = 0
     for name in names:

@@ -31,7 +31,7 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
         recipients: fingerprints the model may be sealed to; not empty means that it must be sealed, and
             to none else.
         purposes: the study's purpose must be one of these.
-        minimum_sites: sites that take part.
+        minimum_sites: sites that take part, in every epoch.
         minimum_survivors: sites in the sum of every round.
         minimum_rows: rows of every site.
         maximum_rounds: rounds of training; more rounds tell more about the rows.
@@ -105,8 +105,9 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
 
     def _participants(self, subject: Predicate) -> list[str]:
         reasons = []
-        if len(subject.participants) < self.minimum_sites:
-            took_part = f"{len(subject.participants)} sites took part"
+        fewest = min(len(epoch.members) for epoch in subject.aggregation.epochs)
+        if fewest < self.minimum_sites:
+            took_part = f"{fewest} sites took part"
             reasons.append(f"minimum_sites: {took_part}, {self.minimum_sites} are asked for")
         small = [p.name for p in subject.participants if p.rows < self.minimum_rows]
         if small:
@@ -118,8 +119,8 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
         if self.maximum_rounds is not None and subject.training.rounds > self.maximum_rounds:
             ran = f"{subject.training.rounds} rounds were run"
             reasons.append(f"maximum_rounds: {ran}, at most {self.maximum_rounds} may be")
-        for run in subject.aggregation.rounds:
-            survivors = len(subject.participants) - len(run.dropped)
+        for epoch, run in subject.aggregation.runs():
+            survivors = epoch.survivors(run)
             if survivors < self.minimum_survivors:
                 sites = f"{survivors} sites in the sum of round {run.first}"
                 reasons.append(f"minimum_survivors: {sites}, {self.minimum_survivors} are asked for")

@@ -3,11 +3,12 @@
 The claim rests on events: frozen descriptions of what was done to the rows. Verification takes none of the
 stated figures on trust:
 
-a. the events follow from plan, roster and model (for a module of the user's own its float error, which this
-   reader cannot know, is taken as stated, and its size where the model is sealed);
+a. the events follow from plan, roster and model, and are the same in every epoch (for a module of the user's
+   own its float error, which this reader cannot know, is taken as stated, and its size where the model is
+   sealed);
 b. both epsilons are calculated again from the events, and are not above what is stated;
 c. what the plan promised its sites is kept: epsilon <= [privacy] epsilon;
-d. every site's ledger signed a debit for this plan, of at least the blocks that the rounds needed, at a cost
+d. every site's ledger signed a debit for this plan, of at least the blocks that its rounds needed, at a cost
    that is not below what the events cost at that ledger's order;
 e. an audit, where one is stated, found a bound that does not contradict the claim.
 
@@ -28,7 +29,7 @@ from cloister.governance.case import Case, require
 from cloister.governance.certificate import Audited, Privacy
 from cloister.governance.folder import debit_path
 from cloister.governance.study import TrainedStudy
-from cloister.learning import plan_model
+from cloister.learning import PrivacySection, plan_model
 from cloister.learning.privacy import PrivacyFacts, PrivacyTerms, private_model
 from cloister.privacy.accounting import IntegerGaussian, renyi
 from cloister.privacy.ledger import open_debit
@@ -48,7 +49,7 @@ def privacy_of(study: TrainedStudy, audit: Audited | None) -> Privacy | None:
         claim=claim,
         epsilon_hub=upwards(claim.epsilon_hub),
         epsilon_colluders=upwards(claim.epsilon_colluders),
-        debits={name: sha256(study.debits[name]).hex() for name in study.roster.names},
+        debits={member.name: sha256(study.debits[member.name]).hex() for member in study.members},
         audit=audit,
     )
 
@@ -67,7 +68,7 @@ def check_privacy(case: Case) -> str:
         )
         return "none claimed, nothing to recompute: no differential privacy was applied"
     claim = stated.claim
-    _check_events(case, claim)  # a
+    _check_events(case, plan.privacy, claim)  # a
     hub, colluders = upwards(claim.epsilon_hub), upwards(claim.epsilon_colluders)  # b
     require(
         hub <= stated.epsilon_hub and colluders <= stated.epsilon_colluders,
@@ -78,7 +79,7 @@ def check_privacy(case: Case) -> str:
         promised is None or claim.epsilon_claimed <= promised,
         f"the plan promised epsilon {promised}, the events give {claim.epsilon_claimed:.4f}",
     )
-    for member in case.roster.members:  # d
+    for member in case.members:  # d
         _check_debit(case, member, claim, stated.debits[member.name])
     if stated.audit is None:  # e
         case.unchecked.append("audit: no attack was run against the claim of privacy")
@@ -87,24 +88,28 @@ def check_privacy(case: Case) -> str:
     case.unchecked.append("privacy: that each site added its noise, and keeps one ledger, is its word")
     return (
         f"epsilon {hub} against the hub, {colluders} with colluding sites, at delta {claim.delta:g}, "
-        f"recomputed; {len(case.roster)} debits"
+        f"recomputed; {len(case.members)} debits"
     )
 
 
-def _check_events(case: Case, claim: PrivacyFacts) -> None:
+def _check_events(case: Case, section: PrivacySection, claim: PrivacyFacts) -> None:
+    """Require the events to follow from plan and model, alike for the roster of every epoch."""
     if case.plan.model.kind != "torch":
-        _, model = plan_model(case.plan, case.schema)
-        due = PrivacyTerms.of(case.plan, case.params, private_model(model))
+        _, learned = plan_model(case.plan, case.schema)
+        model = private_model(learned)
+        size, error = model.size, model.float_bound(section.microbatch)
     else:
-        due = _terms_of_module(case, claim)
-    require(
-        _same(msgspec.to_builtins(due.facts), msgspec.to_builtins(claim)),
-        "the events do not follow from plan, roster and model",
-    )
+        size, error = _shape_of_module(case, claim)
+    for params in dict.fromkeys(case.params):
+        due = PrivacyTerms.derive(case.plan, params, size, error)
+        require(
+            _same(msgspec.to_builtins(due.facts), msgspec.to_builtins(claim)),
+            "the events do not follow from plan, roster and model",
+        )
 
 
-def _terms_of_module(case: Case, claim: PrivacyFacts) -> PrivacyTerms:
-    """Return the terms of a module that this reader does not run.
+def _shape_of_module(case: Case, claim: PrivacyFacts) -> tuple[int, float]:
+    """Return size and float error of a module that this reader does not run.
 
     Its size, where the model is sealed, and its float error are taken as stated; all else follows.
     """
@@ -121,7 +126,7 @@ def _terms_of_module(case: Case, claim: PrivacyFacts) -> PrivacyTerms:
     require(case.size in (None, size), "the events have another number of coordinates than the model")
     error = (stated.sensitivity - math.sqrt(size)) / claim.clip_units - 1.0
     require(error >= -_CLOSE, "the events have a sensitivity below the clip")
-    return PrivacyTerms.derive(case.plan, case.params, size, max(error, 0.0))
+    return size, max(error, 0.0)
 
 
 def _check_debit(case: Case, member: PublicIdentity, claim: PrivacyFacts, digest: str) -> None:
@@ -132,11 +137,17 @@ def _check_debit(case: Case, member: PublicIdentity, claim: PrivacyFacts, digest
     debit = open_debit(envelope, keyring([member]))
     require(debit.study == case.plan.digest.hex(), f"{member.name}'s ledger debited another study")
     per_block = case.plan.block_attempts
-    last = case.facts.aggregation.rounds[-1]
-    needed = -(-(last.attempt + last.count) // per_block)
+    needed = len(
+        {
+            block
+            for epoch, run in case.facts.aggregation.runs()
+            if member.name in epoch.members and member.name not in run.dropped
+            for block in range(run.attempt // per_block, (run.attempt + run.count - 1) // per_block + 1)
+        }
+    )
     require(
         debit.started >= needed,
-        f"{member.name}'s ledger debited {debit.started} blocks, the rounds needed {needed}",
+        f"{member.name}'s ledger debited {debit.started} blocks, its rounds needed {needed}",
     )
     whole = renyi(claim.events_colluders, debit.order)
     due = whole.rdp * per_block * debit.started / case.plan.attempts

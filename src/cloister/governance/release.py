@@ -39,6 +39,7 @@ from cloister.governance.certificate import (
     Audited,
     Certificate,
     Digest,
+    Epoch,
     Participant,
     Predicate,
     Recipient,
@@ -63,6 +64,8 @@ from cloister.governance.study import TrainedStudy, round_runs
 from cloister.governance.verify import TrustAnchors, verify_files
 from cloister.inference import ModelArtifact
 from cloister.log import Log, TreeHead, sign_head
+from cloister.runtime import EpochFacts
+from cloister.secagg import Roster
 
 __all__ = ["HeadCosigner", "Released", "release", "statement_of"]
 
@@ -153,7 +156,8 @@ def release(
         files |= {CERTIFICATE: certificate.envelope, PROOF: proof.to_bytes()}
         # 6. as its reader will
         anchors = TrustAnchors.of([signer.public, *study.members])
-        verify_files(files, anchors, allow_two=len(study.members) == 2).require()
+        two = any(len(epoch.members) == 2 for epoch in study.epochs)
+        verify_files(files, anchors, allow_two=two).require()
         # 7. written
         for name, content in files.items():
             write_atomic(part / name, content)
@@ -184,7 +188,7 @@ def _files(
         VerificationError: the study claims privacy, and a site's ledger has not shown what it paid.
     """
     artefact = {SEALED_MODEL: seal_bytes(model, recipients)} if recipients else {MODEL: model}
-    names = study.roster.names
+    names = [member.name for member in study.members]
     silent = [name for name in names if study.privacy is not None and name not in study.debits]
     if silent:
         raise VerificationError(
@@ -196,7 +200,11 @@ def _files(
         **artefact,
         PLAN: study.plan.to_toml().encode(),
         **{manifest_path(name): study.manifests[name] for name in names},
-        **{countersignature_path(name): study.countersignatures[name] for name in names},
+        **{
+            countersignature_path(epoch.number, member.name): epoch.countersignatures[member.name]
+            for epoch in study.epochs
+            for member in epoch.members
+        },
         **{debit_path(name): study.debits[name] for name in names if study.privacy is not None},
     }, sha256(model).hex()
 
@@ -222,17 +230,16 @@ def statement_of(
         audit: what an attack against the claim of privacy showed.
     """
     privacy = privacy_of(study, audit)
-    plan, params, summed = study.plan, study.plan.params(len(study.members)), study.plan.aggregation
+    plan, summed = study.plan, study.plan.aggregation
     digests = {name: sha256(content).hex() for name, content in files.items()} | {MODEL: model_digest}
     return Statement(
         type_="https://in-toto.io/Statement/v1",
         subject=tuple(Subject(name, Digest(digests[name])) for name in sorted(digests)),
-        predicate_type="urn:cloister:release:v1",
+        predicate_type="urn:cloister:release:v2",
         predicate=Predicate(
             study=plan.study.name,
             purpose=plan.study.purpose,
             plan=plan.digest.hex(),
-            roster=study.roster.digest.hex(),
             signer=signer.fingerprint,
             participants=tuple(
                 Participant(
@@ -240,22 +247,15 @@ def statement_of(
                     fingerprint=member.fingerprint,
                     rows=study.rows[member.name],
                     manifest=digests[manifest_path(member.name)],
-                    countersignature=digests[countersignature_path(member.name)],
                 )
                 for member in study.members
             ),
             aggregation=Aggregation(
                 secure=True,
-                epoch=study.epoch,
-                setup=study.setup_digest.hex(),
-                parties=params.parties,
-                colluders=params.colluders,
-                threshold=params.threshold,
-                minimum=params.minimum,
                 bits=summed.bits,
                 hub_view=summed.hub_view,
                 value_range=summed.value_range,
-                rounds=round_runs(study),
+                epochs=tuple(_epoch_of(study, epoch, digests) for epoch in study.epochs),
             ),
             training=Training(plan.training.algorithm, plan.model.kind, plan.training.rounds, _software()),
             privacy=privacy,
@@ -265,6 +265,22 @@ def statement_of(
             recipients=tuple(Recipient(reader.name, reader.fingerprint) for reader in recipients),
             created=created,
         ),
+    )
+
+
+def _epoch_of(study: TrainedStudy, epoch: EpochFacts, digests: Mapping[str, str]) -> Epoch:
+    params, names = study.plan.params(len(epoch.members)), [member.name for member in epoch.members]
+    return Epoch(
+        number=epoch.number,
+        roster=Roster(epoch.members).digest.hex(),
+        setup=epoch.setup_digest.hex(),
+        members=tuple(names),
+        countersignatures={name: digests[countersignature_path(epoch.number, name)] for name in names},
+        parties=params.parties,
+        colluders=params.colluders,
+        threshold=params.threshold,
+        minimum=params.minimum,
+        rounds=round_runs(study, epoch),
     )
 
 

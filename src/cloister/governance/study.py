@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister.crypto import PublicIdentity
+from cloister.errors import VerificationError
 from cloister.governance.certificate import Rounds
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyFacts
-from cloister.runtime import RoundEntry, StudyResult, StudyState
-from cloister.secagg import Roster
+from cloister.runtime import EpochFacts, RoundEntry, StudyResult, StudyState
 from cloister.vault import Schema, open_manifest
 
 __all__ = ["TrainedStudy", "round_runs"]
@@ -23,15 +23,12 @@ __all__ = ["TrainedStudy", "round_runs"]
 class TrainedStudy:
     """A finished study.
 
+    A site's rows stay the same through a study: it brings one manifest to all its epochs.
+
     Attributes:
         plan: what was agreed.
         hub: the hub's public identity.
-        members: the sites' public identities in roster order.
-        rows: training rows by site.
-        manifests: signed manifest of each site's dataset, DSSE.
-        countersignatures: each site's signed consent to plan and roster, DSSE.
-        epoch: the epoch the rounds ran in.
-        setup_digest: 32-byte digest of its set-up.
+        epochs: those in which a round was finished, in the order they ran.
         rounds: one entry a round, 0-based as they were run.
         privacy: what was claimed and accounted for, None where the plan claims nothing.
         debits: by site, its ledger's signed debit.
@@ -40,30 +37,32 @@ class TrainedStudy:
 
     plan: Plan
     hub: PublicIdentity
-    members: tuple[PublicIdentity, ...]
-    rows: Mapping[str, int]
-    manifests: Mapping[str, bytes]
-    countersignatures: Mapping[str, bytes]
-    epoch: int
-    setup_digest: bytes
+    epochs: tuple[EpochFacts, ...]
     rounds: tuple[RoundEntry, ...]
     privacy: PrivacyFacts | None
     debits: Mapping[str, bytes]
     parameters: NDArray[np.float64] = field(repr=False)
 
+    def __post_init__(self) -> None:
+        why = _contradiction(self)
+        if why is not None:
+            raise VerificationError(
+                f"the study's record contradicts itself: {why}",
+                where=f"study {self.plan.study.name}",
+                fix="Run the study again; this one cannot be released",
+            )
+
     @classmethod
     def of_result(cls, result: StudyResult) -> TrainedStudy:
         """Take over what `Study.run` returned."""
+        rounds = tuple(
+            RoundEntry(done.round, done.attempt, done.survivors, done.epoch) for done in result.rounds
+        )
         return cls(
             plan=result.plan,
             hub=result.hub,
-            members=result.members,
-            rows=result.rows,
-            manifests=result.manifests,
-            countersignatures=result.countersignatures,
-            epoch=result.epoch,
-            setup_digest=result.setup_digest,
-            rounds=tuple(RoundEntry(done.round, done.attempt, done.survivors) for done in result.rounds),
+            epochs=_with_rounds(result.epochs, rounds),
+            rounds=rounds,
             privacy=None if result.privacy is None else result.privacy.facts,
             debits=result.debits,
             parameters=result.model,
@@ -76,14 +75,7 @@ class TrainedStudy:
         return cls(
             plan=state.plan,
             hub=state.hub,
-            members=state.members,
-            rows=record.rows,
-            manifests={name: envelope.encode() for name, envelope in record.manifests.items()},
-            countersignatures={
-                name: envelope.encode() for name, envelope in record.countersignatures.items()
-            },
-            epoch=record.epoch,
-            setup_digest=bytes.fromhex(record.setup_digest),
+            epochs=_with_rounds(state.epochs, record.rounds),
             rounds=record.rounds,
             privacy=record.privacy,
             debits={name: envelope.encode() for name, envelope in record.debits.items()},
@@ -91,9 +83,23 @@ class TrainedStudy:
         )
 
     @property
-    def roster(self) -> Roster:
-        """The members as the secure sum and the countersignatures name them."""
-        return Roster(self.members)
+    def members(self) -> tuple[PublicIdentity, ...]:
+        """Everybody who was a member of an epoch, in the plan's order."""
+        place = {site.name: number for number, site in enumerate(self.plan.sites)}
+        known = {member.name: member for epoch in self.epochs for member in epoch.members}
+        return tuple(
+            known[name] for name in sorted(known, key=lambda name: (place.get(name, len(place)), name))
+        )
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Training rows of every member."""
+        return {name: rows for epoch in self.epochs for name, rows in epoch.rows.items()}
+
+    @property
+    def manifests(self) -> Mapping[str, bytes]:
+        """Signed manifest of every member's dataset, DSSE."""
+        return {name: manifest for epoch in self.epochs for name, manifest in epoch.manifests.items()}
 
     @property
     def schema(self) -> Schema:
@@ -102,11 +108,58 @@ class TrainedStudy:
         return open_manifest(self.manifests[first.name], first).schema
 
 
-def round_runs(study: TrainedStudy) -> tuple[Rounds, ...]:
-    """Return the rounds, those in a row that lost the same sites put together; 1-based."""
+def _with_rounds(epochs: Iterable[EpochFacts], rounds: Iterable[RoundEntry]) -> tuple[EpochFacts, ...]:
+    """Leave out an epoch that was agreed on and finished no round: nothing of it is in the model."""
+    used = {entry.epoch for entry in rounds}
+    return tuple(epoch for epoch in epochs if epoch.number in used)
+
+
+def _contradiction(study: TrainedStudy) -> str | None:
+    """Say what cannot be so, or None.
+
+    Whatever could be put right silently on the way into a certificate is refused here: a certificate states
+    who dropped out, so a survivor from elsewhere would not show in it.
+    """
+    numbers = [epoch.number for epoch in study.epochs]
+    if not numbers or numbers != sorted(set(numbers)):
+        return "there is no epoch, or their numbers do not ascend"
+    members = {epoch.number: {member.name for member in epoch.members} for epoch in study.epochs}
+    last = numbers[0]
+    for due, entry in enumerate(study.rounds):
+        if entry.round != due:
+            return f"round {due + 1} is missing, double or out of place"
+        if entry.epoch not in members or entry.epoch < last:
+            return f"round {due + 1} is of epoch {entry.epoch}, which did not run then"
+        if (
+            len(set(entry.survivors)) != len(entry.survivors)
+            or not set(entry.survivors) <= members[entry.epoch]
+        ):
+            return f"round {due + 1} has a survivor who is not a member of its epoch, or one twice"
+        last = entry.epoch
+    return _changed_site(study)
+
+
+def _changed_site(study: TrainedStudy) -> str | None:
+    """Say which site's keys or rows are not the same in all its epochs, or None."""
+    seen: dict[str, tuple[str, bytes, int]] = {}
+    for epoch in study.epochs:
+        for member in epoch.members:
+            name = member.name
+            if name not in epoch.manifests or name not in epoch.rows or name not in epoch.countersignatures:
+                return f"{name}'s manifest, rows or countersignature in epoch {epoch.number} are missing"
+            brought = (member.fingerprint, epoch.manifests[name], epoch.rows[name])
+            if seen.setdefault(name, brought) != brought:
+                return f"{name} has other keys or rows in epoch {epoch.number} than before"
+    return None
+
+
+def round_runs(study: TrainedStudy, epoch: EpochFacts) -> tuple[Rounds, ...]:
+    """Return an epoch's rounds, those in a row that lost the same sites put together; 1-based."""
     runs: list[Rounds] = []
     for entry in study.rounds:
-        dropped = tuple(name for name in study.roster.names if name not in entry.survivors)
+        if entry.epoch != epoch.number:
+            continue
+        dropped = tuple(member.name for member in epoch.members if member.name not in entry.survivors)
         last = runs[-1] if runs else None
         if last and (last.dropped, last.attempt + last.count) == (dropped, entry.attempt):
             runs[-1] = Rounds(last.first, last.count + 1, last.attempt, dropped)

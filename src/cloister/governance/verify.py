@@ -7,13 +7,15 @@ that does not.
     4.  files         every file beside it is one of its subjects with that digest, and none is missing
     5.  plan          the plan parses, its digest is the certificate's, and what the certificate says of it
                       is so; whoever signed is its hub, or a site where the hub must not see the model
-    6.  roster        every participant is trusted and in the plan, and together they are the roster; each
-                      has countersigned this plan, roster, manifest and row count
+    6.  roster        every participant is trusted and in the plan; in every epoch the members are the
+                      roster, at least the plan's minimum, and each has countersigned this plan, roster,
+                      manifest and row count
     7.  manifests     each is signed by its site, with the plan's schema, its purpose, and the rows stated
-    8.  aggregation   n, c, t and m follow from the plan by the formula; every round has m survivors or
-                      more, and there were no more attempts than planned
+    8.  aggregation   n, c, t and m of every epoch follow from the plan by the formula; every round has m
+                      survivors or more, members of its epoch, and there were no more attempts than planned
     9.  model         it is a safetensors model of this plan and schema (sealed: when a recipient verifies)
-    10. privacy       both epsilons recomputed from events that follow from the plan; every site's debit
+    10. privacy       both epsilons recomputed from events that follow from the plan, alike in every epoch;
+                      every site's debit
     11. log           the releaser has signed a tree head, and the certificate is under it
     12. cosignatures  at least c + 1 other members cosign that head
 

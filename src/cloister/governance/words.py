@@ -6,10 +6,11 @@ hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from cloister.errors import InputError
-from cloister.governance.certificate import Predicate, Statement
+from cloister.governance.certificate import Epoch, Predicate, Statement
 
 __all__ = ["Language", "in_words"]
 
@@ -24,8 +25,13 @@ _ENGLISH: Final = {
     "set and its consent to the plan.",
     "row": "{name} ({rows} rows)",
     "more": "{count} more",
+    "epochs": "The secure sum was set up {epochs} times, each time over the sites that countersigned it: "
+    "{when}.",
+    "when": "rounds {first} to {last} by {list}",
+    "more epochs": "{count} more times",
+    "semicolon": "; ",
     "masks": "Updates were added under masks: what one site sent cannot be read as long as at most "
-    "{colluders} of {sites} sites work together with the hub.",
+    "{colluders} of {parties} sites work together with the hub.",
     "hub_view sum": "The hub saw the sum of each round and the model, and never one site's update.",
     "hub_view none": "The hub carried a model that it could not read, as long as no site works with it.",
     "no drops": "No site dropped out of a round; every round needed at least {minimum} sites.",
@@ -54,7 +60,11 @@ _CHINESE: Final = {
     "sites": "共 {sites} 方、{total} 行数据参与：{list}。各方分别签署了自己的数据清单和对方案的同意书。",
     "row": "{name}（{rows} 行）",
     "more": "另有 {count} 方",
-    "masks": "更新在掩码之下相加：只要 {sites} 方中与中心串通的不超过 {colluders} 方，"
+    "epochs": "安全求和先后建立 {epochs} 次，每次由签署同意书的各方组成：{when}。",
+    "when": "第 {first} 至 {last} 轮：{list}",
+    "more epochs": "另有 {count} 次",
+    "semicolon": "；",
+    "masks": "更新在掩码之下相加：只要 {parties} 方中与中心串通的不超过 {colluders} 方，"
     "任何一方发出的内容都无法读出。",
     "hub_view sum": "中心看到每轮更新之和以及模型，看不到任何一方的单独更新。",
     "hub_view none": "中心转运的模型自己读不懂，前提是没有任何一方与其串通。",
@@ -84,7 +94,8 @@ def _facts(facts: Predicate, texts: dict[str, str]) -> dict[str, Any]:
     named = [texts["row"].format(name=p.name, rows=p.rows) for p in facts.participants[:_NAMED]]
     if len(facts.participants) > _NAMED:
         named.append(texts["more"].format(count=len(facts.participants) - _NAMED))
-    runs = facts.aggregation.rounds
+    epochs, runs = facts.aggregation.epochs, facts.aggregation.runs()
+    weakest = min(epochs, key=lambda epoch: (epoch.colluders, epoch.parties))
     return {
         "study": facts.study,
         "purpose": facts.purpose,
@@ -94,13 +105,30 @@ def _facts(facts: Predicate, texts: dict[str, str]) -> dict[str, Any]:
         "sites": len(facts.participants),
         "total": sum(participant.rows for participant in facts.participants),
         "list": texts["comma"].join(named),
-        "colluders": facts.aggregation.colluders,
-        "minimum": facts.aggregation.minimum,
-        "lossy": sum(run.count for run in runs if run.dropped),
-        "fewest": len(facts.participants) - max(len(run.dropped) for run in runs),
+        "epochs": len(epochs),
+        "when": texts["semicolon"].join(_when(epochs, texts)),
+        "colluders": weakest.colluders,
+        "parties": weakest.parties,
+        "minimum": min(epoch.minimum for epoch in epochs),
+        "lossy": sum(run.count for _, run in runs if run.dropped),
+        "fewest": min(epoch.survivors(run) for epoch, run in runs),
         "readers": texts["comma"].join(recipient.name for recipient in facts.recipients),
         "created": facts.created,
     }
+
+
+def _when(epochs: Sequence[Epoch], texts: dict[str, str]) -> list[str]:
+    """Return who took part in which rounds, an entry for each epoch."""
+    entries = []
+    for epoch in epochs[:_NAMED]:
+        names, more = list(epoch.members[:_NAMED]), len(epoch.members) - _NAMED
+        if more > 0:
+            names.append(texts["more"].format(count=more))
+        first, last = epoch.rounds[0].first, epoch.rounds[-1].first + epoch.rounds[-1].count - 1
+        entries.append(texts["when"].format(first=first, last=last, list=texts["comma"].join(names)))
+    if len(epochs) > _NAMED:
+        entries.append(texts["more epochs"].format(count=len(epochs) - _NAMED))
+    return entries
 
 
 def _privacy(facts: Predicate, texts: dict[str, str]) -> dict[str, Any]:
@@ -114,7 +142,7 @@ def _privacy(facts: Predicate, texts: dict[str, str]) -> dict[str, Any]:
         "epsilon_hub": privacy.epsilon_hub,
         "epsilon_colluders": privacy.epsilon_colluders,
         "delta": privacy.claim.delta,
-        "colluding": max(facts.aggregation.colluders, 1),
+        "colluding": max(1, *(epoch.colluders for epoch in facts.aggregation.epochs)),
         "bound": 0.0 if audit is None else audit.bound,
         "confidence": 0.0 if audit is None else audit.confidence,
     }
@@ -144,6 +172,7 @@ def in_words(statement: Statement, lang: Language = "en") -> list[str]:
         "study",
         "purpose",
         "sites",
+        *(["epochs"] if len(predicate.aggregation.epochs) > 1 else []),
         "masks",
         f"hub_view {predicate.aggregation.hub_view}",
         "drops" if facts["lossy"] else "no drops",

@@ -3,7 +3,7 @@
 Invariants, checked on construction and again on every write and read:
 1. `stages` are the seven, each once, in their order.
 2. A figure that is a fraction lies in [0, 1]; a figure that was not measured is null, never a guess.
-3. `metrics`, `testing` and `privacy` name participants only.
+3. `metrics`, `testing`, `privacy` and epochs name participants only.
 4. Where rows are not declared public, nothing that could only be computed from rows in the open is here: no
    centralised or local figures, and beside a claim of privacy one accuracy and nothing else.
 
@@ -27,6 +27,7 @@ __all__ = [
     "STAGES",
     "Aggregation",
     "Certificate",
+    "Epoch",
     "Metrics",
     "Participant",
     "Report",
@@ -116,6 +117,14 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hub_view: Literal["sum", "none"]
 
 
+class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rounds over one roster: from round `first` to round `last`, by these sites."""
+
+    first: Annotated[int, msgspec.Meta(ge=1)]
+    last: Annotated[int, msgspec.Meta(ge=1)]
+    sites: tuple[str, ...]
+
+
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The study that ran.
 
@@ -127,6 +136,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         plan_sha256: digest of the plan that every site countersigned.
         average_last: the released model is the mean of the models after this many last rounds; 0 and 1:
             the last one.
+        epochs: who took part when; empty where nobody said so.
     """
 
     hub: str
@@ -135,6 +145,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fewest_sites: Count
     plan_sha256: Digest
     average_last: Count = 0
+    epochs: tuple[Epoch, ...] = ()
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -239,6 +250,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         named = set(self.metrics.local) | set(self.testing.federated_by_site)
         if not named <= set(names):
             raise ValueError("metrics name a site that is no participant")
+        if not {name for epoch in self.study.epochs for name in epoch.sites} <= set(names):
+            raise ValueError("an epoch names a site that is no participant")
         if self.privacy is not None and not self.privacy.names() <= set(names):
             raise ValueError("privacy names a site that is no participant")
         if not self.source.public_rows:

@@ -63,7 +63,18 @@ def sites_section(report: Report) -> Markup:
         rows.append(
             element("tr", element("th", one.name, scope="row"), *(element("td", cell) for cell in cells))
         )
-    return section("sites", say(lang, "h_sites"), table("sites", head, rows, "numbers"))
+    note = "" if len(report.study.epochs) < 2 else _when(report)
+    return section("sites", say(lang, "h_sites"), table("sites", head, rows, "numbers"), note=note)
+
+
+def _when(report: Report) -> str:
+    """Return who took part in which rounds, where that changed."""
+    lang, epochs = report.lang, report.study.epochs
+    entries = [
+        say(lang, "epoch_when", first=each.first, last=each.last, sites=say(lang, "comma").join(each.sites))
+        for each in epochs
+    ]
+    return say(lang, "epochs_note", count=len(epochs), when=say(lang, "semicolon").join(entries))
 
 
 def who_sees_section(report: Report) -> Markup:

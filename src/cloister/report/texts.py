@@ -36,6 +36,7 @@ TEXTS: Final[dict[str, Text]] = {
     "alone_same": Text("; each {site} alone: {low}", "；各家{site}单独训练：{low}"),
     "one_place": Text("; with all rows in one place: {value}", "；若把全部数据集中到一处：{value}"),
     "stop": Text(".", "。"),
+    "semicolon": Text("; ", "；"),
     "no_row_moved": Text(
         "No {site} showed a row to another {site} or to the hub.",
         "没有一家{site}把任何一行数据交给别的{site}或中心。",
@@ -88,6 +89,10 @@ TEXTS: Final[dict[str, Text]] = {
     "axis_loss": Text("Loss", "损失"),
     "axis_round": Text("Round", "轮次"),
     "h_sites": Text("Who took part", "谁参加了"),
+    "epochs_note": Text(
+        "The secure sum was set up {count} times: {when}.", "安全求和先后建立 {count} 次：{when}。"
+    ),
+    "epoch_when": Text("rounds {first} to {last} by {sites}", "第 {first} 至 {last} 轮：{sites}"),
     "site": Text("Site", "站点"),
     "train_rows": Text("Rows for training", "训练行数"),
     "test_rows": Text("Rows for testing", "测试行数"),

@@ -30,7 +30,8 @@ class EpochFacts:
         manifests: signed manifests by site.
         countersignatures: signed agreement to plan and roster by site.
         setup_digest: 32-byte digest of the secure sum's set-up.
-        study_keys: signed envelope with the study key sealed to every reader, dealt by the first member.
+        study_keys: signed envelope with the study key sealed to every reader, dealt by the first member;
+            empty where it was not kept: of a study read back, all epochs but the last.
     """
 
     number: int
@@ -39,7 +40,7 @@ class EpochFacts:
     manifests: Mapping[str, bytes]
     countersignatures: Mapping[str, bytes]
     setup_digest: bytes
-    study_keys: bytes
+    study_keys: bytes = b""
 
 
 @dataclass(frozen=True)

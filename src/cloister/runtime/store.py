@@ -2,7 +2,7 @@
 
     studies/NAME/
         record.dsse.json     what was agreed and done, signed by whoever keeps it
-        study-keys.dsse.json the study key, sealed to each of its readers by the first member
+        study-keys.dsse.json the study key, sealed to each of its readers by the last epoch's first member
         model.checkpoint     the model to release, encrypted under the study key
 
 The model is never there in the clear. Reading verifies the signature, opens the study key with the reader's
@@ -12,7 +12,8 @@ is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,11 +26,11 @@ from cloister.errors import InputError, IntegrityError
 from cloister.files import new_directory, read_bytes, write_atomic
 from cloister.learning import Plan, load_checkpoint, parse_plan, save_checkpoint
 from cloister.learning.privacy import PrivacyFacts
-from cloister.runtime.result import StudyResult
+from cloister.runtime.result import EpochFacts, StudyResult, TransportName
 from cloister.runtime.studykey import open_study_key
 from cloister.types import check_name
 
-__all__ = ["RoundEntry", "StudyRecord", "StudyState", "load_study", "record_of", "save_study"]
+__all__ = ["EpochEntry", "RoundEntry", "StudyRecord", "StudyState", "load_study", "record_of", "save_study"]
 
 _TYPE = "application/vnd.cloister.study-record+json"
 _LIMIT = 256 << 20
@@ -39,22 +40,41 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class RoundEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One finished round: which attempt it took and whose updates are in it."""
+    """One finished round: which attempt it took, whose updates are in it, and the epoch it ran in."""
 
     round: Count
     attempt: Count
     survivors: tuple[str, ...]
+    epoch: Count
+
+
+class EpochEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One epoch.
+
+    Attributes:
+        number: the epoch's number.
+        members: exported public identities (JSON) in roster order.
+        rows: training rows by site.
+        manifests, countersignatures: signed envelopes by site.
+        setup_digest: digest of the secure sum's set-up; hex.
+    """
+
+    number: Count
+    members: tuple[str, ...]
+    rows: dict[str, Count]
+    manifests: dict[str, str]
+    countersignatures: dict[str, str]
+    setup_digest: str
 
 
 class StudyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was agreed and done, without the model.
 
     Attributes:
+        version: of this record; 1 knew one epoch alone.
         plan: the plan as TOML.
-        hub, members: exported public identities (JSON), members in roster order.
-        rows: training rows by site.
-        manifests, countersignatures: signed envelopes by site.
-        epoch, setup_digest: the epoch the rounds ran in; hex.
+        hub: exported public identity (JSON).
+        epochs: those in which a round was finished, and the last.
         rounds: one entry a round.
         privacy: what was claimed and accounted for; None where the plan claims nothing.
         debits: by site, its ledger's signed debit; empty where the plan claims no privacy.
@@ -62,19 +82,15 @@ class StudyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         transport: how messages travelled; "memory" is one process.
     """
 
+    version: Literal[2]
     plan: str
     hub: str
-    members: tuple[str, ...]
-    rows: dict[str, Count]
-    manifests: dict[str, str]
-    countersignatures: dict[str, str]
-    epoch: Count
-    setup_digest: str
+    epochs: Annotated[tuple[EpochEntry, ...], msgspec.Meta(min_length=1)]
     rounds: tuple[RoundEntry, ...]
     privacy: PrivacyFacts | None
     debits: dict[str, str]
     clamped: dict[str, Count]
-    transport: Literal["memory"]
+    transport: TransportName
 
 
 @dataclass(frozen=True)
@@ -85,34 +101,63 @@ class StudyState:
         record: what was agreed and done.
         plan: the parsed plan.
         hub: the hub's public identity.
-        members: the sites' public identities in roster order.
+        epochs: the record's, decoded; the last has its study keys.
         model: float64[d], the model to be released.
     """
 
     record: StudyRecord
     plan: Plan
     hub: PublicIdentity
-    members: tuple[PublicIdentity, ...]
+    epochs: tuple[EpochFacts, ...]
     model: NDArray[np.float64] = field(repr=False)
+
+    @property
+    def members(self) -> tuple[PublicIdentity, ...]:
+        """Members of the last epoch, in roster order."""
+        return self.epochs[-1].members
 
 
 def record_of(result: StudyResult) -> StudyRecord:
     """Return the record of a finished study."""
     return StudyRecord(
+        version=2,
         plan=result.plan.to_toml(),
         hub=result.hub.to_json().decode(),
-        members=tuple(member.to_json().decode() for member in result.members),
-        rows=dict(result.rows),
-        manifests={name: envelope.decode() for name, envelope in result.manifests.items()},
-        countersignatures={name: envelope.decode() for name, envelope in result.countersignatures.items()},
-        epoch=result.last.number,
-        setup_digest=result.setup_digest.hex(),
-        rounds=tuple(RoundEntry(done.round, done.attempt, done.survivors) for done in result.rounds),
+        epochs=tuple(_entry_of(epoch) for epoch in result.epochs),
+        rounds=tuple(
+            RoundEntry(done.round, done.attempt, done.survivors, done.epoch) for done in result.rounds
+        ),
         privacy=None if result.privacy is None else result.privacy.facts,
-        debits={name: envelope.decode() for name, envelope in result.debits.items()},
+        debits=_texts(result.debits),
         clamped=dict(result.clamped),
-        transport="memory",
+        transport=result.transport,
     )
+
+
+def _entry_of(epoch: EpochFacts) -> EpochEntry:
+    return EpochEntry(
+        number=epoch.number,
+        members=tuple(member.to_json().decode() for member in epoch.members),
+        rows=dict(epoch.rows),
+        manifests=_texts(epoch.manifests),
+        countersignatures=_texts(epoch.countersignatures),
+        setup_digest=epoch.setup_digest.hex(),
+    )
+
+
+def _facts_of(entry: EpochEntry) -> EpochFacts:
+    return EpochFacts(
+        number=entry.number,
+        members=tuple(PublicIdentity.from_json(member.encode()) for member in entry.members),
+        rows=entry.rows,
+        manifests={name: envelope.encode() for name, envelope in entry.manifests.items()},
+        countersignatures={name: envelope.encode() for name, envelope in entry.countersignatures.items()},
+        setup_digest=bytes.fromhex(entry.setup_digest),
+    )
+
+
+def _texts(envelopes: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: envelope.decode() for name, envelope in envelopes.items()}
 
 
 def save_study(studies: Path, result: StudyResult, keeper: Identity) -> Path:
@@ -171,11 +216,12 @@ def load_study(studies: Path, name: str, *, keeper: PublicIdentity, reader: Iden
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(f"the study record does not parse: {error}", where=str(folder)) from None
     plan = parse_plan(record.plan.encode(), allow_two=True)
-    members = tuple(PublicIdentity.from_json(member.encode()) for member in record.members)
+    epochs = [_facts_of(entry) for entry in record.epochs]
     envelope = read_bytes(folder / _KEYS, limit=_LIMIT, what="study keys")
-    key = open_study_key(envelope, members[0], reader, plan.digest, record.epoch)
+    last = epochs[-1] = replace(epochs[-1], study_keys=envelope)
+    key = open_study_key(envelope, last.members[0], reader, plan.digest, last.number)
     arrays = load_checkpoint(folder / _CHECKPOINT, key, plan_digest=plan.digest, round=len(record.rounds))
     if set(arrays) != {"model"}:
         raise IntegrityError("the checkpoint holds no model", where=str(folder))
     hub = PublicIdentity.from_json(record.hub.encode())
-    return StudyState(record, plan, hub, members, arrays["model"])
+    return StudyState(record, plan, hub, tuple(epochs), arrays["model"])
