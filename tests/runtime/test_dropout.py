@@ -70,25 +70,9 @@ def test_a_slow_site_is_left_out_of_one_round_and_back_in_the_next(tmp_path: Pat
     study = world(tmp_path, [20, 20, 20, 20])
     study.start()
     study.run(until=lambda: bool(rounds(study)))
-    # hold what goes to site3 until the round is over without it
-    held: list[tuple[str, str, bytes]] = []
-    queue = study._queue
-    while queue:
-        item = queue.popleft()
-        (held if item[1] == "site3" else study.wire).append(item)
-        if item[1] != "site3":
-            queue.append(item)
-            break
-    while len(rounds(study)) < 2:
-        for item in [item for item in queue if item[1] == "site3"]:
-            queue.remove(item)
-            held.append(item)
-        if queue:
-            study.carry()
-        else:
-            study.now += 100
-            study._take(study.hub.tick(study.now))
-    queue.extendleft(reversed(held))
+    study.slow.add("site3")
+    study.run(until=lambda: len(rounds(study)) == 2)
+    study.hurry()
     study.run()
     assert study.hub.finished
     assert "site3" not in rounds(study)[1].survivors
@@ -119,11 +103,9 @@ def test_too_few_answers_burn_the_attempt_and_a_fresh_one_finishes_the_study(tmp
     study.start()
     study.run(until=lambda: len(rounds(study)) == 1 and study.hub._phase == "answer")
     # two of four answer too late: fewer than t = 3 did in time
-    late = [item for item in study._queue if item[0] == "hub" and item[1] in ("site2", "site3")]
-    for item in late:
-        study._queue.remove(item)
+    study.slow |= {"site2", "site3"}
     study.run(until=lambda: any(isinstance(event, Burnt) for event in study.events))
-    study._queue.extendleft(reversed(late))
+    study.hurry()
     study.run()
     burnt = [event for event in study.events if isinstance(event, Burnt)]
     assert [(event.round, event.attempt) for event in burnt] == [(1, 1)]

@@ -9,8 +9,10 @@ from tests.runtime.parties import PURPOSE
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.learning import Plan
-from cloister.runtime import Event, Hub, LocalWorker, Party, Site, Step
+from cloister.runtime import Event, Hub, HubEnd, LocalWorker, Party, Site, SiteEnd
 from cloister.runtime.budget import Budget
+from cloister.runtime.hubjournal import KeepsHub
+from cloister.runtime.messages import Message
 
 
 def site_of(
@@ -43,6 +45,7 @@ class World:
 
     Attributes:
         lost: names of sites that are unreachable in both directions, until taken out.
+        slow: names of sites whose datagrams wait for `hurry`.
         wire: every (sender, receiver, bytes) that was carried.
         events: what the hub reported.
     """
@@ -55,24 +58,38 @@ class World:
         *,
         hub_type: Callable[..., Hub] = Hub,
         budgets: Mapping[str, Budget] | None = None,
+        journal: KeepsHub | None = None,
     ) -> None:
         public = {party.identity.name: party.identity.public for party in parties}
         trusted = {identity.fingerprint: identity for identity in public.values()}
         self.plan = plan
         self.now = 0.0
         self.lost: set[str] = set()
+        self.slow: set[str] = set()
+        self._late: list[tuple[str, str, bytes]] = []
         self.wire: list[tuple[str, str, bytes]] = []
         self.events: list[Event] = []
-        self.hub = hub_type(plan, hub, public, parties[0].vault.manifest("train").schema)
+        self._hub_identity, self._public = hub, public
+        self._identities = {party.identity.name: party.identity for party in parties}
+        schema = parties[0].vault.manifest("train").schema
+        self.hub = hub_type(plan, hub, public, schema, **({"journal": journal} if journal else {}))
         self.sites = {
             name: site_of(plan, hub, party, trusted, (budgets or {}).get(name))
             for party in parties
             if (name := party.identity.name)
         }
+        self.hub_end = HubEnd(self.hub, hub, public, plan.digest)
+        self.ends = {name: self._end_of(name) for name in self.sites}
         self._queue: deque[tuple[str, str, bytes]] = deque()
 
+    def _end_of(self, name: str) -> SiteEnd:
+        return SiteEnd(self.sites[name], self._identities[name], self._hub_identity.public, self.plan.digest)
+
     def start(self) -> None:
-        self._take(self.hub.start(self.now))
+        self.events += self.hub_end.start(self.now)
+        for end in self.ends.values():
+            end.open(self.now)
+        self.collect()
 
     def run(self, *, until: Callable[[], bool] = lambda: False, limit: int = 100_000) -> None:
         """Carry messages until the study ended or `until`; when none is under way a deadline passes."""
@@ -83,22 +100,39 @@ class World:
                 self.carry()
             else:
                 self.now += self.plan.study.deadline_seconds + 1
-                self._take(self.hub.tick(self.now))
+                self.events += self.hub_end.tick(self.now)
+                self.collect()
         while self._queue and not until():
             self.carry()
 
     def carry(self) -> None:
-        """Carry one message."""
-        sender, receiver, message = self._queue.popleft()
+        """Carry one datagram; what leaves a lost site, or is for one, is gone."""
+        sender, receiver, datagram = self._queue.popleft()
         if {sender, receiver} & self.lost:
             return
-        self.wire.append((sender, receiver, message))
-        if receiver in self.sites:
-            for reply in self.sites[receiver].receive(message):
-                self._queue.append((receiver, "hub", reply))
+        if {sender, receiver} & self.slow:
+            self._late.append((sender, receiver, datagram))
+            return
+        self.wire.append((sender, receiver, datagram))
+        if receiver in self.ends:
+            self.ends[receiver].take(datagram, self.now)
         else:
-            self._take(self.hub.receive(message, self.now))
+            self.events += self.hub_end.receive(datagram, self.now)
+        self.collect()
 
-    def _take(self, step: Step) -> None:
-        self.events += step.events
-        self._queue.extend(("hub", outgoing.receiver, outgoing.message) for outgoing in step.outgoing)
+    def hurry(self) -> None:
+        """Let what waited go on its way."""
+        self.slow.clear()
+        self._queue.extendleft(reversed(self._late))
+        self._late.clear()
+
+    def collect(self) -> None:
+        """Queue what everybody has to send."""
+        for name, end in self.ends.items():
+            self._queue.extend((name, "hub", datagram) for datagram in end.poll(self.now))
+        self._queue.extend(("hub", receiver, datagram) for receiver, datagram in self.hub_end.poll(self.now))
+
+    def say(self, name: str, *messages: Message) -> None:
+        """Let a site send these, whatever its machine would do."""
+        self.ends[name].answer(messages)
+        self.collect()

@@ -166,6 +166,7 @@ async def _serve(
 
 def _tell(plan: Plan, observer: Callable[[Event], None], *, shown: bool) -> Callable[[Event], None]:
     """Return what takes the events: the log, and lines for people."""
+
     def on_event(event: Event) -> None:
         observer(event)
         if shown and (line := in_words(event, rounds=True)):

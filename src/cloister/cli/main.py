@@ -59,12 +59,8 @@ COMMANDS: Final[dict[str, Entry]] = {
     "query": Entry("query", "query", "Ask private statistics of a dataset, or of several sites.", "Studies"),
     "study": Entry("study", "app", "Plan, check and run a study.", "Studies"),
     "hub": Entry("hub", "hub", "Run the hub of a study between organisations.", "Between organisations"),
-    "site": Entry(
-        "site", "app", "Take part in studies, as your policy allows.", "Between organisations"
-    ),
-    "up": Entry(
-        "up", "up", "Server, hub and sites as processes on this machine.", "Between organisations"
-    ),
+    "site": Entry("site", "app", "Take part in studies, as your policy allows.", "Between organisations"),
+    "up": Entry("up", "up", "Server, hub and sites as processes on this machine.", "Between organisations"),
     "audit": Entry(
         "audit", "audit", "Attack a model or a study, and compare with its claim of privacy.", "Results"
     ),

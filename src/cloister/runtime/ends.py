@@ -68,7 +68,7 @@ class HubEnd:
             )
             for name, site in sites.items()
         }
-        self._heard = dict.fromkeys(self.links, -math.inf)
+        self._unheard: dict[str, float] = {}  # since when a link has waited for a sign of its site
 
     def start(self, now: float) -> list[Event]:
         """Begin, or go on where the journal ends."""
@@ -85,7 +85,7 @@ class HubEnd:
             received = link.receive(datagram, now)
         except CloisterError as error:  # anybody may have sent it: nobody is blamed
             return [Refused(peer, str(error))]
-        self._heard[peer] = now
+        self._unheard.pop(peer, None)
         events: list[Event] = [Connected(peer)] if received.opened else []
         for payload in received.payloads:
             try:
@@ -101,7 +101,9 @@ class HubEnd:
         """Let time pass."""
         events = self._take(self.machine.tick(now))
         for name, link in self.links.items():
-            if link.ready and link.outgoing and now - self._heard[name] > self._silence:
+            if not (link.ready and link.outgoing):
+                self._unheard.pop(name, None)
+            elif now - self._unheard.setdefault(name, now) > self._silence:
                 link.close()
                 events.append(Lost(name))
         self._grant()

@@ -126,7 +126,9 @@ class GlobalModel:
             read = _decode(snapshot)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError("a model's state does not parse") from error
-        params, tail, first, second = (np.frombuffer(array, "<f8").astype(np.float64) for array in read.arrays)
+        params, tail, first, second = (
+            np.frombuffer(array, "<f8").astype(np.float64) for array in read.arrays
+        )
         if not all(each.shape == self.params.shape for each in (params, tail, first, second)):
             raise ProtocolError("a model's state is of another model")
         self._state = ServerState(params, tail, first, second, read.rounds)

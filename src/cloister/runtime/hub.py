@@ -259,9 +259,7 @@ class Hub(SumHub[EpochTerms]):
                 self._restore_round(record)
             case Checkpoint():
                 self.rounds = [
-                    RoundDone(
-                        each.round, each.attempt, tuple(each.survivors), each.seconds, epoch=each.epoch
-                    )
+                    RoundDone(each.round, each.attempt, tuple(each.survivors), each.seconds, epoch=each.epoch)
                     for each in record.rounds
                 ]
                 self._round, self._attempt, self._last = len(record.rounds), record.attempt, record.last
@@ -380,7 +378,11 @@ class Hub(SumHub[EpochTerms]):
             epochs=tuple(self._facts(epoch) for epoch in self.epochs if epoch.terms.number in used),
             rounds=tuple(self.rounds),
             final_metrics=self.final_metrics,
-            model=self.model.released() if self.model is not None else np.empty(0) if model is None else model,
+            model=self.model.released()
+            if self.model is not None
+            else np.empty(0)
+            if model is None
+            else model,
             study_key=study_key or self.study_key or b"",
             privacy=self._current().terms.privacy,
             debits=dict(self.debits),

@@ -198,7 +198,8 @@ class FileJournal:
                 yield _decoder.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise IntegrityError(
-                    "the hub's journal holds a record that does not parse", fix="Run the version that wrote it"
+                    "the hub's journal holds a record that does not parse",
+                    fix="Run the version that wrote it",
                 ) from error
 
     def outcome(self, round: int) -> Outcome | None:

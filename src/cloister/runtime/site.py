@@ -252,7 +252,10 @@ class Site(SumSite[EpochTerms]):
         for name in request.receivers:
             member = terms.roster.members[terms.roster.index(name)]
             sealed = hpke_seal(
-                member.sealing_key, state, info=_STATE_INFO, associated_data=self._state_bound(name, self.rounds)
+                member.sealing_key,
+                state,
+                info=_STATE_INFO,
+                associated_data=self._state_bound(name, self.rounds),
             )
             replies.append(SealedState(name, memoryview(sealed)))
         return replies

@@ -111,13 +111,9 @@ class Study:
         transports = {name: self._network.join(name) for name in self.sites}
         hub_transport = self._network.join(self.hub_identity.name)
         study, random = self.plan.digest, self._random
-        hub_end = HubEnd(
-            self.hub, self.hub_identity, self._public, study, insecure_test_random=random
-        )
+        hub_end = HubEnd(self.hub, self.hub_identity, self._public, study, insecure_test_random=random)
         tasks = [asyncio.create_task(self._run_site(name, transports[name])) for name in self.sites]
-        tasks.append(
-            asyncio.create_task(drive_hub(hub_end, hub_transport, on_event, until=self._hub_over))
-        )
+        tasks.append(asyncio.create_task(drive_hub(hub_end, hub_transport, on_event, until=self._hub_over)))
         try:
             # the first party that fails ends the study: in one process there is nobody to wait for
             await asyncio.gather(*tasks)

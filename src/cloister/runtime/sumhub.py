@@ -258,7 +258,11 @@ class SumHub(ABC, Generic[Terms]):
         self._wait(now)
         for record in self._journal.records():
             self._restore(record)
-        if not self.epochs or not self.epochs[-1].opened or self._next_epoch > self._current().terms.number + 1:
+        if (
+            not self.epochs
+            or not self.epochs[-1].opened
+            or self._next_epoch > self._current().terms.number + 1
+        ):
             self.joined = {}  # a set-up was interrupted: everybody begins the next one
             return self._step
         self._present = set(self._members())

@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from cloister.crypto import Identity, PublicIdentity, canonical_bytes, keyring, open_envelope, sha256, sign_envelope
+from cloister.crypto import (
+    Identity,
+    PublicIdentity,
+    canonical_bytes,
+    keyring,
+    open_envelope,
+    sha256,
+    sign_envelope,
+)
 from cloister.errors import CloisterError, ProtocolError
 from cloister.crypto import Buffer
 

@@ -149,7 +149,12 @@ class HubService:
         try:
             journal = FileJournal(log)
             hub = Hub(
-                self._plan, self._identity, self._sites, self._schema, user_code=self._user_code, journal=journal
+                self._plan,
+                self._identity,
+                self._sites,
+                self._schema,
+                user_code=self._user_code,
+                journal=journal,
             )
             self.hub = hub
             end = self._end = InvitingEnd(

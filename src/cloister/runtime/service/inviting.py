@@ -46,9 +46,7 @@ class InvitingEnd(HubEnd):
         trusted: Callable[[], Collection[str]],
         silence_seconds: float,
     ) -> None:
-        super().__init__(
-            machine, identity, sites, plan.digest, term=term, silence_seconds=silence_seconds
-        )
+        super().__init__(machine, identity, sites, plan.digest, term=term, silence_seconds=silence_seconds)
         self._identity = identity
         self._sites = dict(sites)
         self._plan = plan
