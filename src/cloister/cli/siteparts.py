@@ -14,7 +14,7 @@ from cloister.errors import InputError, PolicyRefused
 if TYPE_CHECKING:
     from cloister.crypto import Identity, PublicIdentity
     from cloister.privacy.ledger import Ledger
-    from cloister.runtime import Event, Party, Site
+    from cloister.runtime import Event, Site
     from cloister.runtime.invite import Invitation
     from cloister.runtime.observe import Observer
     from cloister.runtime.sitepolicy import Decision
@@ -62,7 +62,7 @@ class SiteParts:
         self._observers: dict[str, Observer] = {}
 
     def decide(self, invitation: Invitation) -> Decision:
-        """Return what policy and owner say of an invitation; read anew each time, so a change counts at once."""
+        """Return what policy and owner say of an invitation, read anew each time: a change counts at once."""
         from cloister.runtime.approvals import admit
         from cloister.runtime.sitepolicy import load_site_policy
 

@@ -16,14 +16,19 @@ a hub that lost the last of them is behind its sites, who refuse an attempt that
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Protocol
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Final, Protocol
 
 import msgspec
 
-from cloister.errors import IntegrityError
+from cloister.crypto import Identity, hpke_open, hpke_seal
+from cloister.errors import InputError, IntegrityError
+from cloister.files import read_bytes, write_atomic
 from cloister.runtime.journal import EncryptedLog
-from cloister.runtime.messages import Index, Join, Name, Names, Outcome
+from cloister.runtime.messages import Index, Join, Names, Outcome
 
 __all__ = [
     "AttemptBegun",
@@ -37,9 +42,11 @@ __all__ = [
     "MemoryJournal",
     "RoundEnded",
     "SurvivorsFixed",
+    "open_hub_log",
 ]
 
-COMPACT_BYTES = 256 << 20
+COMPACT_BYTES: Final = 256 << 20
+_KEY_INFO: Final = b"cloister/hub-journal/v1"
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,6 +152,34 @@ class KeepsHub(Protocol):
 
     def compact(self, records: Sequence[Kept]) -> None:
         """Keep these in the place of all others."""
+
+
+def open_hub_log(folder: Path, plan_digest: bytes, identity: Identity) -> EncryptedLog:
+    """Open, or begin, the journal of a study.
+
+    Its key is sealed to the hub's identity, so that another process of the same hub can take it over.
+
+    Args:
+        folder: of all journals of this hub.
+        plan_digest: of the study.
+        identity: the hub's own keys.
+
+    Raises:
+        StorageError: another process has it, or the file system refused.
+        IntegrityError: what is there is not what was written.
+    """
+    place = folder / plan_digest.hex()[:32]
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sealed, log = place / "key", place / "log"
+    if not sealed.exists():
+        fresh = hpke_seal(
+            identity.public.sealing_key, os.urandom(32), info=_KEY_INFO, associated_data=plan_digest
+        )
+        with suppress(InputError):  # another process was faster
+            write_atomic(sealed, fresh, mode=0o600, replace=False)
+    data = read_bytes(sealed, limit=4096, what="journal key")
+    key = hpke_open(identity.sealing, data, info=_KEY_INFO, associated_data=plan_digest)
+    return EncryptedLog.open(log, key) if log.exists() else EncryptedLog.create(log, key)
 
 
 class MemoryJournal:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity, canonical_bytes, keyring, open_envelope, sign_envelope
-from cloister.errors import InputError, IntegrityError
+from cloister.errors import InputError, IntegrityError, ProtocolError
 from cloister.files import new_directory, read_bytes, write_atomic
 from cloister.learning import Plan, load_checkpoint, parse_plan, save_checkpoint
 from cloister.learning.privacy import PrivacyFacts
@@ -175,17 +175,68 @@ def save_study(studies: Path, result: StudyResult, keeper: Identity) -> Path:
         InputError: a study of that name is there already.
         StorageError: the file system refused; nothing remains.
     """
-    target = studies / check_name(result.plan.study.name, "study")
-    envelope = sign_envelope(_TYPE, canonical_bytes(record_of(result)), [keeper])
+    kept = _Kept(result.plan, canonical_bytes(record_of(result)), result.study_keys, result.study_key)
+    return _write(studies, kept, len(result.rounds), result.model, keeper)
+
+
+def save_conclusion(
+    studies: Path,
+    plan: Plan,
+    record: bytes,
+    study_keys: bytes,
+    study_key: bytes,
+    model: NDArray[np.float64],
+    keeper: Identity,
+) -> Path:
+    """Write, at a site, what a study left: the hub's record of it beside the model as the site holds it.
+
+    Args:
+        studies: the folder of studies.
+        plan: what the site agreed to.
+        record: the hub's `StudyRecord`, canonical JSON.
+        study_keys: signed envelope of the last epoch's study key.
+        study_key: that key, as this site opened it.
+        model: float64[d], the model to release.
+        keeper: the site, who signs the record it keeps.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        ProtocolError: the record is of another plan, or not of all its rounds.
+        InputError: a study of that name is there already.
+        StorageError: the file system refused; nothing remains.
+    """
+    try:
+        read = msgspec.json.decode(record, type=StudyRecord)
+        same = parse_plan(read.plan.encode(), allow_two=True).digest == plan.digest
+    except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
+        raise ProtocolError("sent a record that does not parse", peer=plan.hub.name) from error
+    rounds = [entry.round for entry in read.rounds]
+    if not same or rounds != list(range(plan.training.rounds)):
+        raise ProtocolError("sent the record of another study, or of a part of it", peer=plan.hub.name)
+    return _write(studies, _Kept(plan, record, study_keys, study_key), len(rounds), model, keeper)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    plan: Plan
+    record: bytes
+    study_keys: bytes
+    study_key: bytes = field(repr=False)
+
+
+def _write(studies: Path, kept: _Kept, rounds: int, model: NDArray[np.float64], keeper: Identity) -> Path:
+    target = studies / check_name(kept.plan.study.name, "study")
     with new_directory(target, mode=0o700) as folder:
-        write_atomic(folder / _RECORD, envelope, mode=0o600)
-        write_atomic(folder / _KEYS, result.study_keys, mode=0o600)
+        write_atomic(folder / _RECORD, sign_envelope(_TYPE, kept.record, [keeper]), mode=0o600)
+        write_atomic(folder / _KEYS, kept.study_keys, mode=0o600)
         save_checkpoint(
             folder / _CHECKPOINT,
-            result.study_key,
-            plan_digest=result.plan.digest,
-            round=len(result.rounds),
-            arrays={"model": result.model},
+            kept.study_key,
+            plan_digest=kept.plan.digest,
+            round=rounds,
+            arrays={"model": model},
         )
     return target
 
