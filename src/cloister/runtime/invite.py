@@ -43,7 +43,7 @@ class Knock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="knock"
 class _Invite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="invite"):
     hub: Hex32
     site: Name
-    term: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    term: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
     instance: Nonce
     sealed: Annotated[bytes, msgspec.Meta(max_length=_MAX_PLAN)]
     signature: bytes

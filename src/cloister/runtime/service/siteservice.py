@@ -30,6 +30,7 @@ __all__ = ["SiteService"]
 
 KNOCK_SECONDS = 5.0
 _IDLE_SECONDS = 0.05
+_LAST_WORD_SECONDS = 0.05
 
 
 @dataclass
@@ -236,6 +237,8 @@ class SiteService:
         self._refused.add((invitation.plan.digest, invitation.instance))
         if tell and reason is not None and session.end.link.ready:
             session.end.answer([Leave(reason[:MAX_REASON])])
+        await self._flush(session)
+        await asyncio.sleep(_LAST_WORD_SECONDS)  # that the hub's last word has come is said a little later
         await self._flush(session)
         self._sessions.pop(invitation.plan.digest, None)
         await asyncio.to_thread(session.site.leave)

@@ -1,0 +1,59 @@
+"""Services over the in-memory network: invitations, policy, refusals, and the same model as in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.runtime.parties import parties, plan_for
+from tests.runtime.service.parts import Net, all_of, memory
+
+from cloister.crypto import Identity
+from cloister.runtime import MemoryNetwork, RoundDone
+from cloister.runtime.sitepolicy import Decision
+
+
+def net(tmp_path: Path, sizes: list[int], **changes: dict[str, object]) -> Net:
+    hub = Identity.generate("hub")
+    members = {party.identity.name: party for party in parties(tmp_path, sizes)}
+    plan = plan_for(hub, list(members.values()), **changes)
+    return Net(plan, hub, members, tmp_path, memory(MemoryNetwork()))
+
+
+def run(world: Net, names: list[str]):  # type: ignore[no-untyped-def]
+    async def bounded():  # type: ignore[no-untyped-def]
+        async with asyncio.timeout(60):
+            return await all_of(world, names)
+
+    return asyncio.run(bounded())
+
+
+@pytest.mark.parametrize("hub_view", ["sum", "none"])
+def test_a_study_between_services(tmp_path: Path, hub_view: str) -> None:
+    world = net(tmp_path, [20, 20, 20], aggregation={"hub_view": hub_view})
+    hub = run(world, list(world.parties))
+    assert hub.finished
+    models = [site.model.released() for site in world.sites.values()]
+    for model in models[1:]:
+        np.testing.assert_array_equal(model, models[0])
+    assert all(service.ended == {"test": None} for service in world.services.values())
+    assert all(site.concluded is not None for site in world.sites.values())
+    assert sum(isinstance(event, RoundDone) for event in world.site_events["site0"]) == 3
+
+
+def test_a_site_whose_policy_refuses_takes_no_part_and_the_others_go_on(tmp_path: Path) -> None:
+    world = net(tmp_path, [20, 20, 20, 20], study={"deadline_seconds": 1.0})
+    world.verdict = lambda name: Decision("refuse" if name == "site3" else "accept", ("no",))
+
+    async def play() -> None:
+        async with asyncio.timeout(60):
+            stubborn = asyncio.create_task(world.run_site("site3"))
+            hub = await all_of(world, ["site0", "site1", "site2"])
+            stubborn.cancel()
+            assert hub.finished
+            assert hub.epochs[-1].terms.roster.names == ("site0", "site1", "site2")
+
+    asyncio.run(play())
+    assert "site3" not in world.sites
