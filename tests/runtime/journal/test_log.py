@@ -108,7 +108,7 @@ def test_anything_else_that_was_altered_is_refused(tmp_path_factory, data):
         case "insert":
             at = data.draw(st.integers(0, len(content)))
             content[at:at] = data.draw(
-                st.binary(min_size=60, max_size=90).filter(lambda b: not b.endswith(bytes(16)))
+                st.binary(min_size=100, max_size=130).filter(lambda b: not b.endswith(bytes(16)))
             )
     path.write_bytes(content)
     with pytest.raises(IntegrityError):

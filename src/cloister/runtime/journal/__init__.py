@@ -5,5 +5,16 @@ To use: `EncryptedLog` for any records; `SiteJournal` for a site, `NoJournal` wh
 
 from cloister.runtime.journal.kept import EpochKept, KeepsSite, NoJournal, SiteKept, SiteSnapshot
 from cloister.runtime.journal.log import EncryptedLog
+from cloister.runtime.journal.sitejournal import SiteJournal
+from cloister.runtime.journal.volatile import volatile_folder
 
-__all__ = ["EncryptedLog", "EpochKept", "KeepsSite", "NoJournal", "SiteKept", "SiteSnapshot"]
+__all__ = [
+    "EncryptedLog",
+    "EpochKept",
+    "KeepsSite",
+    "NoJournal",
+    "SiteJournal",
+    "SiteKept",
+    "SiteSnapshot",
+    "volatile_folder",
+]

@@ -1,7 +1,7 @@
 """An append-only file of encrypted records, for one process at a time.
 
     header   magic | id | generation | salt | GCM tag over these
-    record   sealed (length | salt) under the record's number | its pieces (`pieces.py`)
+    record   sealed (length | salt | label) under the record's number | its pieces (`pieces.py`)
 
 The key that is given is never used itself: each file has its own, from it and the header's salt. A record
 that is moved, repeated, altered, left out from the middle, or taken from another file does not open.
@@ -18,7 +18,6 @@ same. When the disk is full the file is as it was before.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +27,7 @@ from typing import Final
 from cloister.crypto import NONCE_BYTES, TAG_BYTES, Buffer, HoldsSecret, decrypt, encrypt, hkdf
 from cloister.errors import InputError, IntegrityError, StorageError
 from cloister.files import atomic_file
+from cloister.runtime.journal.lock import locked
 from cloister.runtime.journal.pieces import SALT_BYTES, opened, sealed, sealed_bytes
 
 __all__ = ["EncryptedLog"]
@@ -35,7 +35,8 @@ __all__ = ["EncryptedLog"]
 _MAGIC: Final = b"cloister log v1\n"
 _HEADER: Final = struct.Struct(f">{len(_MAGIC)}s16sQ16s")
 _HEADER_BYTES: Final = _HEADER.size + NONCE_BYTES + TAG_BYTES
-_PREFIX: Final = struct.Struct(f">Q{SALT_BYTES}s")
+LABEL_BYTES: Final = 24
+_PREFIX: Final = struct.Struct(f">Q{SALT_BYTES}sB{LABEL_BYTES}s")
 _PREFIX_BYTES: Final = _PREFIX.size + NONCE_BYTES + TAG_BYTES
 _SECTOR: Final = bytes(512)
 
@@ -69,7 +70,7 @@ class EncryptedLog(HoldsSecret):
             InputError: there is a file, or another process works with it.
             StorageError: it cannot be written.
         """
-        log = cls(path, key, _locked(path))
+        log = cls(path, key, locked(path.with_name(f"{path.name}.lock")))
         with log._or_closed():
             with atomic_file(path, mode=0o600, replace=False) as file:
                 file.write(_new_header(key, os.urandom(16), 0)[1])
@@ -87,20 +88,24 @@ class EncryptedLog(HoldsSecret):
         """
         if not path.is_file():
             raise InputError("there is no such log", where=str(path), fix="Check the path")
-        log = cls(path, key, _locked(path))
+        log = cls(path, key, locked(path.with_name(f"{path.name}.lock")))
         with log._or_closed():
             log._load()
         return log
 
-    def append(self, record: Buffer) -> None:
+    def append(self, record: Buffer, *, label: bytes = b"") -> None:
         """Add a record; it survives the process when this returns.
+
+        Args:
+            record: read where it lies, never copied.
+            label: at most 24 bytes that say what it is; sealed with it.
 
         Raises:
             StorageError: it cannot be written; nothing was added.
         """
         self._check_usable()
         salt, end = os.urandom(SALT_BYTES), self.size
-        prefix = _prefix(self._file_key, self.count, memoryview(record).nbytes, salt)
+        prefix = _prefix(self._file_key, self.count, record, salt, label)
         try:
             for piece in sealed(self._file_key, salt, record):
                 end = _write(self._file, (prefix, piece), end)
@@ -119,10 +124,19 @@ class EncryptedLog(HoldsSecret):
         Raises:
             IntegrityError: the file was altered since it was opened.
         """
+        for _, record in self.entries():
+            yield record
+
+    def entries(self) -> Iterator[tuple[bytes, bytearray]]:
+        """Yield labels and records, oldest first; not to be mixed with `replace`.
+
+        Raises:
+            IntegrityError: the file was altered since it was opened.
+        """
         position = _HEADER_BYTES
         for number in range(self.count):
-            record, position = self._record(number, position)
-            yield record
+            label, record, position = self._record(number, position)
+            yield label, record
 
     def sync(self) -> None:
         """Return when everything appended is on the disk. Raises StorageError."""
@@ -133,8 +147,11 @@ class EncryptedLog(HoldsSecret):
             self._broken = True  # the system may have dropped what it could not write
             raise self._failed(error) from error
 
-    def replace(self, records: Iterable[Buffer]) -> None:
+    def replace(self, records: Iterable[Buffer | tuple[bytes, Buffer]]) -> None:
         """Put these in the place of all records, as one step that is on the disk when it returns.
+
+        Args:
+            records: those without a label as they are, others as (label, record).
 
         Raises:
             StorageError: it cannot be written; the old ones are intact.
@@ -144,9 +161,10 @@ class EncryptedLog(HoldsSecret):
         try:
             with atomic_file(self._path, mode=0o600) as file:
                 file.write(header)
-                for number, record in enumerate(records):
+                for number, entry in enumerate(records):
+                    label, record = entry if isinstance(entry, tuple) else (b"", entry)
                     salt = os.urandom(SALT_BYTES)
-                    file.write(_prefix(key, number, memoryview(record).nbytes, salt))
+                    file.write(_prefix(key, number, record, salt, label))
                     for piece in sealed(key, salt, record):
                         file.write(piece)
         finally:
@@ -193,27 +211,27 @@ class EncryptedLog(HoldsSecret):
         self.count, position, end = 0, _HEADER_BYTES, os.fstat(self._file).st_size
         while position < end:
             try:
-                _, position = self._record(self.count, position)
+                *_, position = self._record(self.count, position)
             except _TornError:
                 self._cut(position)
                 break
             self.count += 1
         self.size = position
 
-    def _record(self, number: int, position: int) -> tuple[bytearray, int]:
-        """Return a record and where the next one begins."""
+    def _record(self, number: int, position: int) -> tuple[bytes, bytearray, int]:
+        """Return a label, its record, and where the next one begins."""
         prefix = os.pread(self._file, _PREFIX_BYTES, position)
         if len(prefix) < _PREFIX_BYTES:
             raise _TornError
         try:
-            length, salt = _PREFIX.unpack(
-                decrypt(self._file_key, prefix, b"record" + number.to_bytes(8, "big"))
-            )
+            sealed_prefix = decrypt(self._file_key, prefix, _number(number))
+            length, salt, size, label = _PREFIX.unpack(sealed_prefix)
             body = position + _PREFIX_BYTES
             end = body + sealed_bytes(length)
             if end > os.fstat(self._file).st_size:
                 raise _TornError
-            return opened(self._file_key, salt, length, _reader(self._file, body)), end
+            record = opened(self._file_key, salt, length, _reader(self._file, body))
+            return label[:size], record, end
         except IntegrityError:
             if self._lost_power(position):
                 raise _TornError from None
@@ -261,24 +279,6 @@ class _TornError(Exception):
     """The rest of the file was never wholly written."""
 
 
-def _locked(path: Path) -> int:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        lock = os.open(path.with_name(f"{path.name}.lock"), flags, 0o600)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        raise StorageError(f"cannot write: {reason}", where=str(path), fix="Check the folder") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise InputError(
-            "another process works with this journal", where=str(path), fix="Stop it first"
-        ) from None
-    return lock
-
-
 def _file_key(key: bytes, salt: bytes) -> bytes:
     return hkdf(key, salt=salt, info=b"cloister/journal/file/v1")
 
@@ -291,8 +291,15 @@ def _new_header(key: bytes, identity: bytes, generation: int) -> tuple[bytes, by
     return file_key, header + encrypt(file_key, b"", header)
 
 
-def _prefix(key: bytes, number: int, length: int, salt: bytes) -> bytes:
-    return encrypt(key, _PREFIX.pack(length, salt), b"record" + number.to_bytes(8, "big"))
+def _prefix(key: bytes, number: int, record: Buffer, salt: bytes, label: bytes) -> bytes:
+    if len(label) > LABEL_BYTES:
+        raise InputError(f"a label has {len(label)} bytes", fix=f"Take at most {LABEL_BYTES}")
+    plain = _PREFIX.pack(memoryview(record).nbytes, salt, len(label), label)
+    return encrypt(key, plain, _number(number))
+
+
+def _number(number: int) -> bytes:
+    return b"record" + number.to_bytes(8, "big")
 
 
 def _write(file: int, parts: tuple[Buffer, ...], position: int) -> int:
