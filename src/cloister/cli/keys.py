@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -189,13 +190,31 @@ def sign(
     say(f"Signed in {target}.")
 
 
+class PolicyKind(enum.StrEnum):
+    """What a policy is about."""
+
+    RELEASE = "release"
+    SITE = "site"
+
+
 @app.command()
-def sign_policy(file: Annotated[Path, typer.Argument(help="A release policy in TOML.")]) -> None:
-    """Sign a release policy, after checking that it is one; the signature lies beside it as FILE.dsse."""
-    from cloister.governance import ReleasePolicy
+def sign_policy(
+    file: Annotated[Path, typer.Argument(help="A policy in TOML.")],
+    kind: Annotated[
+        PolicyKind, typer.Option(help="What it is about: what may leave, or which studies to take part in.")
+    ] = PolicyKind.RELEASE,
+) -> None:
+    """Sign a policy, after checking that it is one; the signature lies beside it as FILE.dsse."""
     from cloister.policy import sign_toml
 
-    say(f"Signed: {sign_toml(file, ReleasePolicy, 'release policy', [common.load_identity()])}")
+    if kind is PolicyKind.SITE:
+        from cloister.runtime.sitepolicy import SITE_POLICY, SitePolicy
+
+        say(f"Signed: {sign_toml(file, SitePolicy, SITE_POLICY, [common.load_identity()])}")
+    else:
+        from cloister.governance import ReleasePolicy
+
+        say(f"Signed: {sign_toml(file, ReleasePolicy, 'release policy', [common.load_identity()])}")
 
 
 @app.command()

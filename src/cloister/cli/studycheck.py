@@ -3,11 +3,13 @@
 Under `[privacy]` it prints both epsilons, what the plan costs a ledger, the noise that epsilon needs or the
 epsilon that noise gives, and how many rounds fit; and it names everything that is computed from rows: what is
 charged, what is public by declaration, and what stays with its owner.
+
+Bytes, memory and minutes are estimates from sizes; the formulas are in `cloister.runtime.forecast`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,12 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["in_words", "meaning"]
 
-_HEADER_BYTES: Final = 400
-"""What surrounds an upload: route, session, signature, set-up digest and tags; measured, rounded up."""
 
+def meaning(
+    plan: Plan, schema: Schema | None, user_code: Path | None = None, *, link_mbit: float = 100.0
+) -> dict[str, Any]:
+    """Return what there is to say, JSON types only; sizes, times and epsilons need the schema.
 
-def meaning(plan: Plan, schema: Schema | None, user_code: Path | None = None) -> dict[str, Any]:
-    """Return what there is to say, JSON types only; sizes and epsilons need the schema."""
+    Args:
+        plan: the plan.
+        schema: of the rows.
+        user_code: the Python file of a plan with kind "torch", which is run.
+        link_mbit: speed of the hub's link each way, in 10^6 bits a second.
+    """
     params = plan.params(len(plan.sites))
     result: dict[str, Any] = {
         "study": plan.study.name,
@@ -39,28 +47,31 @@ def meaning(plan: Plan, schema: Schema | None, user_code: Path | None = None) ->
         "privacy": None,
         "parameters": None,
         "upload_bytes": None,
+        "hub_memory_bytes": None,
+        "site_memory_bytes": None,
+        "round_seconds": None,
+        "study_minutes": None,
     }
     if schema is None:
         return result
-    from cloister.learning import plan_model, start_of
-    from cloister.learning.privacy import PrivacyTerms, private_model
+    from cloister.runtime.forecast import forecast, sizes_of
 
-    _, model = plan_model(plan, schema, user_code=user_code)
-    if plan.model.initial:
-        start_of(plan, model)
-    coordinates = model.size
-    if plan.privacy is not None:
-        terms = PrivacyTerms.of(plan, params, private_model(model))
-        result["privacy"] = _privacy(plan, terms)
-        coordinates = terms.coordinates
-    size = coordinates * plan.aggregation.bits // 8 + _HEADER_BYTES
+    sizes = sizes_of(plan, schema, user_code)
+    expected = forecast(plan, sizes, link_mbit=link_mbit)
+    if sizes.terms is not None:
+        result["privacy"] = _privacy(plan, sizes.terms)
     units = [name for name, column in schema.columns.items() if column.role == "unit"]
     if plan.privacy is not None and plan.privacy.by_record and units:
         result["unit_not_protected"] = units[0]
     return result | {
-        "parameters": model.size,
-        "upload_bytes": size,
-        "study_upload_bytes": size * plan.training.rounds,
+        "parameters": sizes.parameters,
+        "upload_bytes": expected.upload_bytes,
+        "study_upload_bytes": expected.upload_bytes * plan.training.rounds,
+        "hub_memory_bytes": expected.hub_memory_bytes,
+        "site_memory_bytes": expected.site_memory_bytes,
+        "link_mbit": link_mbit,
+        "round_seconds": expected.round_seconds,
+        "study_minutes": expected.study_minutes,
     }
 
 
@@ -146,6 +157,7 @@ def in_words(plan: Plan, result: dict[str, Any]) -> str:
             f"{result['parameters']} parameters; a site sends {result['upload_bytes']} bytes a round, "
             f"{result['study_upload_bytes']} in all."
         )
+        lines += _resources_in_words(result)
     else:
         lines.append("Sizes: give --schema to predict them.")
     lines += _privacy_in_words(plan, result["privacy"])
@@ -161,6 +173,15 @@ def in_words(plan: Plan, result: dict[str, Any]) -> str:
             "Warning: the initial model is not pinned; sites will refuse the plan. Use `study init`."
         )
     return "\n".join(lines)
+
+
+def _resources_in_words(result: dict[str, Any]) -> list[str]:
+    hub, site = (-(-result[key] // 1_000_000) for key in ("hub_memory_bytes", "site_memory_bytes"))
+    return [
+        f"Memory: about {hub} MB at the hub, {site} MB at a site and its rows on top.",
+        f"Time: about {result['round_seconds']:.2g} s a round at {result['link_mbit']:g} Mbit/s, "
+        f"{result['study_minutes']:.2g} minutes in all, and local training on top.",
+    ]
 
 
 def _privacy_in_words(plan: Plan, privacy: dict[str, Any] | None) -> list[str]:

@@ -1,0 +1,168 @@
+"""What a plan will take: bytes on the wire, memory at hub and site, minutes. Estimates, from sizes alone.
+
+With n sites, R attempts, d coordinates of b bits in a vector (v = d b / 8 bytes), p parameters as float64
+(w = 8 p bytes):
+
+    upload            v + 400: route, session, signature, set-up digest and tags, measured, rounded up
+    outcome           v + 400 + 10 a site, for the names of who is in the sum
+    set-up, sent      64 R + 32 + 500       announcement: a key and a commitment for each attempt
+                      + (n - 1)(66 R + 28)  shares for each other site, 33 bytes each
+                      + 64 n R + 32 n       hashes of all shares
+    hub               BASE + 5 v            accumulator, one upload, last outcome, its message and record
+                      + 12 w                model: the server's four arrays, and a checkpoint being written;
+                                            nothing where hub_view = "none"
+                      + 64 n n R            hashes of all shares
+                      + n LINK              what is under way to and from each site
+    site              BASE + 6 v            vector, upload, its message and record, outcome, its message
+                      + 12 w + 3 w          model and checkpoint as the hub's, local training
+                      + 66 n R              shares of all members
+                      + 16 rows columns     its rows as read and as numbers
+                      + 24 d                integers and noise, where the plan claims privacy
+
+A round takes as long as n uploads and n outcomes on the hub's link, masks, and four small messages one after
+another; the time of local training is not in it. Memory of a module of the user's own while it trains is not
+in it either. All parties hold what they need for one vector at a time, so nothing grows with rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cloister.crypto.shamir import SHARE_BYTES
+from cloister.errors import InputError
+from cloister.learning import Plan, plan_model, start_of
+from cloister.learning.privacy import PrivacyTerms, private_model
+from cloister.vault import Schema
+
+__all__ = ["Forecast", "Sizes", "forecast", "sizes_of"]
+
+BASE: Final = 128 << 20
+"""A process with its libraries before it does anything: 95 MiB measured, rounded up."""
+LINK: Final = 1 << 20
+"""A datagram with its copies for each site."""
+
+_HEADER: Final = 400
+_NAME: Final = 10
+_KEY: Final = 32
+_TAG: Final = 28
+_SIGNED: Final = 500
+_MASK_BYTES_A_SECOND: Final = 1e9
+_MESSAGE_SECONDS: Final = 0.05
+_MESSAGES: Final = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a plan's model amounts to.
+
+    Attributes:
+        parameters: of the model.
+        coordinates: integers in a vector; one more than parameters under an adaptive clip.
+        terms: what `[privacy]` means for the plan's full roster; None where it claims nothing.
+    """
+
+    parameters: int
+    coordinates: int
+    terms: PrivacyTerms | None
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """See the module's docstring. Bytes, but for the last two.
+
+    Attributes:
+        upload_bytes: what a site sends for one attempt.
+        outcome_bytes: what it receives for one.
+        setup_bytes: what it sends once an epoch.
+        study_sent_bytes: what it sends at most, in all attempts and one epoch.
+        study_received_bytes: what it receives at most.
+        hub_memory_bytes: most that the hub's process holds.
+        site_memory_bytes: most that a site's process holds.
+        round_seconds: of one round over a link of the given speed, without local training.
+        study_minutes: of all rounds.
+    """
+
+    upload_bytes: int
+    outcome_bytes: int
+    setup_bytes: int
+    study_sent_bytes: int
+    study_received_bytes: int
+    hub_memory_bytes: int
+    site_memory_bytes: int
+    round_seconds: float
+    study_minutes: float
+
+
+def sizes_of(plan: Plan, schema: Schema, user_code: Path | None = None) -> Sizes:
+    """Return the sizes of a plan's model, after checking that it starts where the plan pins it, if it does.
+
+    Raises:
+        PlanError, PolicyRefused, InputError, IntegrityError: as `plan_model`, `start_of`, `PrivacyTerms.of`.
+    """
+    _, model = plan_model(plan, schema, user_code=user_code)
+    if plan.model.initial:
+        start_of(plan, model)
+    if plan.privacy is None:
+        return Sizes(model.size, model.size, None)
+    terms = PrivacyTerms.of(plan, plan.params(len(plan.sites)), private_model(model))
+    return Sizes(model.size, terms.coordinates, terms)
+
+
+def forecast(
+    plan: Plan, sizes: Sizes, *, link_mbit: float = 100.0, rows: int = 0, columns: int = 0
+) -> Forecast:
+    """Return what a plan will take.
+
+    Args:
+        plan: the plan.
+        sizes: of its model.
+        link_mbit: speed of the hub's link each way, in 10^6 bits a second.
+        rows: of the site; 0 where they are not known, and then they are not in its memory.
+        columns: numbers in a row once it is read.
+
+    Raises:
+        InputError: no link has this speed.
+    """
+    if not (math.isfinite(link_mbit) and link_mbit > 0):
+        raise InputError("the link's speed is not above 0", fix="Give megabits a second, such as 100")
+    n, attempts = len(plan.sites), plan.attempts
+    vector = sizes.coordinates * plan.aggregation.bits // 8
+    upload, outcome = vector + _HEADER, vector + _HEADER + _NAME * n
+    parcel, announcement = 2 * SHARE_BYTES * attempts, 2 * _KEY * attempts + _KEY + _SIGNED
+    header = _KEY * n + _SIGNED
+    setup = announcement + header + (n - 1) * (parcel + _TAG) + n * 2 * _KEY * attempts
+    received = n * (announcement + header) + (n - 1) * (parcel + _TAG)
+    answer = SHARE_BYTES * n + _HEADER
+    request = (_NAME + 2 * _KEY + _NAME) * n + _HEADER
+    seconds = (
+        n * (upload + outcome) * 8 / (link_mbit * 1e6)
+        + (n + 1) * vector / _MASK_BYTES_A_SECOND
+        + _MESSAGES * _MESSAGE_SECONDS
+    )
+    return Forecast(
+        upload_bytes=upload,
+        outcome_bytes=outcome,
+        setup_bytes=setup,
+        study_sent_bytes=setup + attempts * (upload + answer),
+        study_received_bytes=received + attempts * (outcome + request),
+        hub_memory_bytes=_hub(plan, sizes, vector),
+        site_memory_bytes=_site(plan, sizes, vector) + 16 * rows * columns,
+        round_seconds=round(seconds, 3),
+        study_minutes=round(plan.training.rounds * seconds / 60, 2),
+    )
+
+
+def _hub(plan: Plan, sizes: Sizes, vector: int) -> int:
+    n = len(plan.sites)
+    model = 12 * 8 * sizes.parameters if plan.aggregation.hub_view == "sum" else 0
+    return BASE + 5 * vector + model + n * n * 2 * _KEY * plan.attempts + n * LINK
+
+
+def _site(plan: Plan, sizes: Sizes, vector: int) -> int:
+    shares = len(plan.sites) * 2 * SHARE_BYTES * plan.attempts
+    noise = 0 if plan.privacy is None else 24 * sizes.coordinates
+    return BASE + 6 * vector + 15 * 8 * sizes.parameters + shares + noise
