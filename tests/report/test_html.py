@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from tests.report.sample import claim, private_sample, sample
 
-from cloister.report import Metrics, Participant, Report, with_words
+from cloister.report import Epoch, Metrics, Participant, Report, with_words
 from cloister.report.charts import accuracy_chart, curves_chart
 from cloister.report.epsilonchart import epsilon_chart
 from cloister.report.html import report_html
@@ -222,3 +222,16 @@ def test_many_sites() -> None:
         testing=msgspec.structs.replace(sample().testing, federated_by_site=dict.fromkeys(names, 0.9)),
     )
     assert "40 hospitals trained one model." in report_html(report)
+
+
+@pytest.mark.parametrize(
+    ("lang", "said"), [("en", "set up 2 times: rounds 1 to 25 by"), ("zh", "第 26 至 40 轮")]
+)
+def test_who_took_part_when_is_said_where_it_changed(lang: Any, said: str) -> None:
+    report = sample(lang=lang)
+    names = tuple(participant.name for participant in report.participants)
+    epochs = (Epoch(1, 25, names[:-1]), Epoch(26, 40, names[1:]))
+    changed = msgspec.structs.replace(report, study=msgspec.structs.replace(report.study, epochs=epochs))
+    assert said in report_html(changed)
+    one = msgspec.structs.replace(report.study, epochs=(Epoch(1, 40, names),))
+    assert said not in report_html(msgspec.structs.replace(report, study=one))

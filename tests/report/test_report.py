@@ -13,6 +13,7 @@ from cloister.errors import InputError
 from cloister.report import (
     STAGES,
     Aggregation,
+    Epoch,
     Metrics,
     Participant,
     Report,
@@ -116,6 +117,14 @@ def test_metrics_name_participants_only() -> None:
         sample(metrics=Metrics(0.9, 0.9, {"stranger": 0.9}))
     with pytest.raises(ValueError, match="named once"):
         sample(participants=(Participant("a", 1), Participant("a", 1)))
+
+
+def test_epochs_name_participants_only_and_end_after_they_begin() -> None:
+    study = sample().study
+    with pytest.raises(ValueError, match="no participant"):
+        sample(study=msgspec.structs.replace(study, epochs=(Epoch(1, 40, ("harbour", "stranger")),)))
+    with pytest.raises(ValueError, match="before it begins"):
+        Epoch(2, 1, ("harbour",))
 
 
 @pytest.mark.parametrize(

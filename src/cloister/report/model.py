@@ -124,6 +124,10 @@ class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last: Annotated[int, msgspec.Meta(ge=1)]
     sites: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if self.last < self.first:
+            raise ValueError("an epoch ends before it begins")
+
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The study that ran.
