@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +20,6 @@ __all__ = [
     "OtlpOption",
     "TrustNow",
     "network_folder",
-    "run_until_told",
 ]
 
 NatsOption = Annotated[
@@ -38,8 +35,6 @@ MetricsOption = Annotated[
 OtlpOption = Annotated[
     str | None, typer.Option("--otlp", metavar="URL", help="Send OpenTelemetry traces there.")
 ]
-
-T = TypeVar("T")
 
 
 def network_folder(named: Path | None) -> Path:
@@ -70,17 +65,3 @@ class TrustNow:
             listed = {each.fingerprint: each for each in common.trust_store().list()}
             self._trusted, self._seen = self._always | listed, seen
         return self._trusted
-
-
-def run_until_told(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a party; SIGTERM, as a service manager sends it, ends it as Ctrl-C does, with everything whole."""
-
-    async def watched() -> T:
-        task = asyncio.ensure_future(main())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await task
-
-    try:
-        return asyncio.run(watched())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,6 @@ from cloister.cli.between import (
     OtlpOption,
     TrustNow,
     network_folder,
-    run_until_told,
 )
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.eventwords import in_words
@@ -78,8 +78,8 @@ def hub(
             )
         )
         told = _tell(agreed, observer, shown=not as_json)
-        machine = run_until_told(
-            lambda: _serve(
+        machine = asyncio.run(
+            _serve(
                 agreed,
                 identity,
                 public,
@@ -129,7 +129,7 @@ async def _serve(
     on_event: Callable[[Event], None],
 ) -> Hub:
     from cloister.runtime.hubjournal import open_hub_log
-    from cloister.runtime.nats import Lease, TlsFiles, connect
+    from cloister.runtime.nats import Lease, NatsTransport, TlsFiles
     from cloister.runtime.service import HubService
 
     trusted = TrustNow(identity.public)
@@ -143,7 +143,9 @@ async def _serve(
                 fix="`cloister keys trust` the identity it exported",
             )
         sites[entry.name] = known
-    transport = await connect(nats, TlsFiles.in_folder(network, common.passphrase()), name=identity.name)
+    transport = await NatsTransport.connect(
+        nats, TlsFiles.in_folder(network, common.passphrase()), identity.name
+    )
     try:
         service = HubService(
             plan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,6 @@ from cloister.cli.between import (
     OtlpOption,
     TrustNow,
     network_folder,
-    run_until_told,
 )
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.sitepolicy import approvals, dry_run, policy
@@ -88,7 +88,7 @@ def site(
             otlp=otlp,
             say=(lambda line: None) if as_json else say,
         )
-        ended = run_until_told(lambda: _serve(parts, hubs, nats, network_folder(network), once=once))
+        ended = asyncio.run(_serve(parts, hubs, nats, network_folder(network), once=once))
     emit({"site": identity.name, "ended": ended}, as_json=as_json, text=_in_words(ended))
     if once and any(reason is not None for reason in ended.values()):
         raise typer.Exit(1)
@@ -97,11 +97,13 @@ def site(
 async def _serve(
     parts: SiteParts, hubs: list[str], nats: list[str], network: Path, *, once: bool
 ) -> dict[str, str | None]:
-    from cloister.runtime.nats import TlsFiles, connect
+    from cloister.runtime.nats import NatsTransport, TlsFiles
     from cloister.runtime.service import SiteService
 
     identity = parts.identity
-    transport = await connect(nats, TlsFiles.in_folder(network, common.passphrase()), name=identity.name)
+    transport = await NatsTransport.connect(
+        nats, TlsFiles.in_folder(network, common.passphrase()), identity.name
+    )
     try:
         service = SiteService(
             identity,

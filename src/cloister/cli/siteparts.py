@@ -78,7 +78,7 @@ class SiteParts:
     def open_site(self, invitation: Invitation) -> Site:
         """Return the machine of a study; what its journal kept is taken up."""
         from cloister.runtime import Party
-        from cloister.runtime.journal import open_site_journal
+        from cloister.runtime.journal import SiteJournal, volatile_folder
         from cloister.runtime.party import site_of
 
         plan = invitation.plan
@@ -95,8 +95,16 @@ class SiteParts:
             trusted=tuple(self.trusted().values()),
             ledger=self._open_ledger(invitation),
         )
-        journal = open_site_journal(common.home() / "journal" / "site", plan.digest, self.identity)
+        self.begin(invitation)
+        journal = SiteJournal(
+            common.home() / "journal" / "site" / plan.digest.hex()[:32],
+            volatile_folder(),
+            self.identity,
+            plan.digest,
+        )
         self._stack.callback(journal.close)
+        if not journal.resumable:
+            self.say(f"{plan.study.name}: a restart would have to wait for the next epoch, {journal.lost}.")
         return site_of(plan, invitation.hub, party, user_code=self._code_of(invitation), journal=journal)
 
     def on_event(self, study: str, event: Event) -> None:

@@ -19,8 +19,8 @@ def write_toml(document: Mapping[str, object]) -> str:
     """Return TOML text that reads back as `document` without its None fields.
 
     Args:
-        document: name to table (a mapping of scalars and lists), to a list of tables, or to None, which is
-            left out.
+        document: name to table (a mapping of scalars and lists), to a mapping or a list of tables, or to
+            None, which is left out.
 
     Raises:
         InputError: a value has no form here.
@@ -29,7 +29,9 @@ def write_toml(document: Mapping[str, object]) -> str:
     for name, value in document.items():
         if value is None:
             continue
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value and all(isinstance(each, Mapping) for each in value.values()):
+            parts.extend(_table(f"[{_key(name)}.{_key(key)}]", each) for key, each in value.items())
+        elif isinstance(value, Mapping):
             parts.append(_table(f"[{_key(name)}]", value))
         elif isinstance(value, Sequence) and not isinstance(value, str):
             parts.extend(_table(f"[[{_key(name)}]]", each) for each in value)

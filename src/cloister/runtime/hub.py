@@ -34,6 +34,7 @@ from cloister.runtime.messages import (
     Concluded,
     Done,
     Finish,
+    Join,
     Message,
     Outcome,
     Ready,
@@ -48,7 +49,7 @@ from cloister.runtime.store import record_of
 from cloister.runtime.studykey import open_study_key, read_study_keys
 from cloister.runtime.sumhub import PATIENCE, Epoch, Outgoing, Step, SumHub
 from cloister.secagg import RoundSum, model_digest
-from cloister.vault import Schema
+from cloister.vault import Manifest, Schema
 
 __all__ = ["PATIENCE", "Hub", "Outgoing", "Step"]
 
@@ -114,6 +115,12 @@ class Hub(SumHub[EpochTerms]):
         return terms_of(
             self._plan, number, members, rows, self._manifests(names), private_model(self._learned)
         )
+
+    def _check_join(self, peer: str, join: Join, manifest: Manifest) -> None:
+        super()._check_join(peer, join, manifest)
+        for epoch in self.epochs:
+            if epoch.opened and peer in epoch.joins and epoch.joins[peer].manifest != join.manifest:
+                raise ProtocolError("brings another dataset than it began the study with", peer=peer)
 
     def _too_few(self, names: Sequence[str]) -> str | None:
         if len(names) < self._plan.study.minimum_sites:

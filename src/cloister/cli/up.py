@@ -1,0 +1,176 @@
+"""`cloister up`: a whole network on this machine, as processes: the quickest way to see it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cloister.cli import common
+from cloister.cli.common import JsonOption, say
+from cloister.errors import InputError
+
+if TYPE_CHECKING:
+    from cloister.learning import Plan
+
+_STOP_SECONDS = 15.0
+
+
+def up(
+    plan: Annotated[Path, typer.Argument(help="The plan, as `study init` writes one.")],
+    site: Annotated[
+        list[Path], typer.Option("--site", help="Home folder of a site on this machine; repeat for each.")
+    ],
+    held_out: Annotated[
+        str | None, typer.Option(help="Dataset in every vault to evaluate on; shown only for public rows.")
+    ] = None,
+    allow_user_code: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Allow this Python file, whose module the plan trains."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a NATS server with TLS and accounts, this home as the hub, and the sites, each a process.
+
+    Everything is as between organisations, except that one machine and one passphrase hold it all. Each
+    site's policy is asked; where it says "ask", running this command is the owner's yes to this plan.
+    """
+    from cloister.crypto import Identity
+    from cloister.learning import load_plan
+    from cloister.runtime.nats import LocalServer
+
+    agreed = load_plan(plan)
+    homes = {Identity.read_public(home / "identity.json").name: home for home in site}
+    missing = [entry.name for entry in agreed.sites if entry.name not in homes]
+    if missing:
+        raise InputError(
+            f"no home was given for {', '.join(missing)}", where="--site", fix="Give the home of every site"
+        )
+    common.passphrase()  # asked for once; the processes get it as a file only they can read
+    hub = common.load_identity()
+    _approve(agreed, homes)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloister-up-")))
+        secret = _passphrase_file(scratch)
+        names = list(homes)
+        server = stack.enter_context(
+            LocalServer(scratch / "server", hub.name, names, passphrase=common.passphrase())
+        )
+        say(f"A NATS server with TLS listens on {server.urls[0]}, for this machine alone.")
+        running = _Running(secret, server.urls[0])
+        stack.callback(running.stop)
+        extra = [] if allow_user_code is None else ["--allow-user-code", str(allow_user_code.absolute())]
+        held = [] if held_out is None else ["--held-out", held_out]
+        for name, home in homes.items():
+            network = ["--network", str(server.folder / "parties" / name)]
+            running.start(home, ["site", *network, "--once", "--hub", hub.name, *held, *extra])
+        schema = _schema_file(agreed, homes, scratch)
+        shown = ["--json"] if as_json else []
+        network = ["--network", str(server.folder / "parties" / hub.name)]
+        acting = running.start(
+            common.home(), ["hub", str(plan), *network, "--schema", schema, *extra, *shown], output=True
+        )
+        code = running.wait(acting)
+        running.finish()
+    if code != 0:
+        raise typer.Exit(code)
+
+
+def _approve(plan: Plan, homes: dict[str, Path]) -> None:
+    """Enter the owner's yes in every home that would ask."""
+    from cloister.crypto import Identity
+    from cloister.runtime.approvals import Approvals
+
+    own = Identity.read_public(common.identity_path())
+    for home in homes.values():
+        identity = Identity.load(home / "identity.json", common.passphrase())
+        approvals = Approvals(home / "approvals", identity.public)
+        if approvals.state(plan.digest) is None:
+            approvals.request(plan, own, ["`cloister up` was started by the owner"])
+        if approvals.state(plan.digest) == "pending":
+            approvals.approve(plan.digest.hex(), identity)
+
+
+def _passphrase_file(folder: Path) -> Path:
+    path = folder / "passphrase"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(common.passphrase())
+    return path
+
+
+def _schema_file(plan: Plan, homes: dict[str, Path], folder: Path) -> str:
+    """Write the public schema that the plan names, from the first site's manifest."""
+    import msgspec
+
+    from cloister.files import write_atomic
+    from cloister.learning.toml import write_toml
+
+    entry = plan.sites[0]
+    _, manifest = common.member(homes[entry.name], entry.dataset)
+    path = folder / "schema.toml"
+    write_atomic(path, write_toml(msgspec.to_builtins(manifest.schema)).encode())
+    return str(path)
+
+
+class _Running:
+    """The processes of one `up`.
+
+    Args:
+        secret: file with the passphrase.
+        url: of the server.
+    """
+
+    def __init__(self, secret: Path, url: str) -> None:
+        self._secret, self._url = secret, url
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, home: Path, arguments: Sequence[str], *, output: bool = False) -> subprocess.Popen[bytes]:
+        """Start a command in a home; its messages go where ours go, its result only with `output`."""
+        environment = os.environ | {
+            "CLOISTER_HOME": str(home.absolute()),
+            "CLOISTER_PASSPHRASE_FILE": str(self._secret),
+            "OMP_NUM_THREADS": "1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cloister", *arguments, "--nats", self._url],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=None if output else subprocess.DEVNULL,
+            stderr=None if output else subprocess.DEVNULL,
+        )
+        self._processes.append(process)
+        return process
+
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Return the exit code of a process."""
+        return process.wait()
+
+    def finish(self) -> None:
+        """Let the sites end by themselves."""
+        until = time.monotonic() + _STOP_SECONDS
+        for process in self._processes:
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                return
+
+    def stop(self) -> None:
+        """End whatever still runs, by its process id."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
