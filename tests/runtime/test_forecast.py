@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.runtime.invitations import plan_of
-from tests.runtime.parties import schema
+from tests.runtime.parties import PURPOSE, parties, schema
+from tests.runtime.parties import plan_for as study_plan
 from tests.secagg.network import Network, context, vectors
 
+from cloister.crypto import Identity
 from cloister.errors import InputError
 from cloister.learning import Plan, SiteEntry
+from cloister.runtime import MemoryNetwork, Study
 from cloister.runtime.forecast import BASE, LINK, Sizes, forecast, sizes_of
 
 
@@ -50,10 +56,35 @@ def test_bytes_are_those_of_the_protocol(n: int, attempts: int) -> None:
     assert sent <= expected.setup_bytes <= 1.3 * sent
     assert max(map(len, uploads)) <= expected.upload_bytes <= 1.2 * max(map(len, uploads))
     rest = attempts * (expected.upload_bytes + max(map(len, answers)))
-    assert sent + rest <= expected.study_sent_bytes <= 1.3 * (sent + rest) + attempts * 400
+    joined = 3500 + 2300 * (n + 1)
+    assert sent + rest <= expected.study_sent_bytes - joined <= 1.3 * (sent + rest) + attempts * 400
     got = sum(map(len, announced)) + max(map(len, bundles.values()))
     outcomes = attempts * (4 * size + max(map(len, requests.values())))
-    assert got + outcomes <= expected.study_received_bytes <= 1.5 * (got + outcomes) + attempts * 1200
+    joined = 2800 * n + 2300 * (n + 1)
+    assert got + outcomes <= expected.study_received_bytes - joined
+    assert expected.study_received_bytes - joined <= 1.5 * (got + outcomes) + attempts * 1200
+
+
+def test_a_study_takes_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members, identity = parties(tmp_path, (60, 60, 60)), Identity.generate("hub")
+    plan = study_plan(identity, members, study={"spare_rounds": 0}, training={"rounds": 10})
+    sent: Counter[str] = Counter()
+    received: Counter[str] = Counter()
+    deliver = MemoryNetwork.deliver
+
+    def note(self: MemoryNetwork, sender: str, receiver: str, message: bytes) -> None:
+        sent[sender] += len(message)
+        received[receiver] += len(message)
+        deliver(self, sender, receiver, message)
+
+    monkeypatch.setattr(MemoryNetwork, "deliver", note)
+    Study(plan, identity, members).run()
+    expected = forecast(plan, Sizes(3, 3, None))
+    manifest = len(members[0].vault.open("train", purpose=PURPOSE).envelope)
+    most = max(sent[member.identity.name] for member in members)
+    assert 0.9 * most <= expected.study_sent_bytes + manifest <= 1.5 * most
+    most = max(received[member.identity.name] for member in members)
+    assert 0.9 * most <= expected.study_received_bytes <= 1.5 * most
 
 
 def test_memory_of_a_large_model_is_some_vectors_and_models() -> None:

@@ -8,6 +8,8 @@ With n sites, R attempts, d coordinates of b bits in a vector (v = d b / 8 bytes
     set-up, sent      64 R + 32 + 500       announcement: a key and a commitment for each attempt
                       + (n - 1)(66 R + 28)  shares for each other site, 33 bytes each
                       + 64 n R + 32 n       hashes of all shares
+    joining           3,500 sent, 2,800 n received: identity, roster, signatures; the manifest comes on top
+    study keys        2,300 (n + 1) sent by one site, received by all
     hub               BASE + 5 v            accumulator, one upload, last outcome, its message and record
                       + 12 w                model: the server's four arrays, and a checkpoint being written;
                                             nothing where hub_view = "none"
@@ -51,6 +53,9 @@ _NAME: Final = 10
 _KEY: Final = 32
 _TAG: Final = 28
 _SIGNED: Final = 500
+_JOINING: Final = 3500
+_MEMBER: Final = 2800
+_SEALED_KEY: Final = 2300
 _MASK_BYTES_A_SECOND: Final = 1e9
 _MESSAGE_SECONDS: Final = 0.05
 _MESSAGES: Final = 4
@@ -77,8 +82,8 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         upload_bytes: what a site sends for one attempt.
         outcome_bytes: what it receives for one.
-        setup_bytes: what it sends once an epoch.
-        study_sent_bytes: what it sends at most, in all attempts and one epoch.
+        setup_bytes: what it sends for the secure sum once an epoch.
+        study_sent_bytes: what it sends at most, in all attempts and one epoch, but for its manifest.
         study_received_bytes: what it receives at most.
         hub_memory_bytes: most that the hub's process holds.
         site_memory_bytes: most that a site's process holds.
@@ -138,6 +143,7 @@ def forecast(
     received = n * (announcement + header) + (n - 1) * (parcel + _TAG)
     answer = SHARE_BYTES * n + _HEADER
     request = (_NAME + 2 * _KEY + _NAME) * n + _HEADER
+    keys = _SEALED_KEY * (n + 1)
     seconds = (
         n * (upload + outcome) * 8 / (link_mbit * 1e6)
         + (n + 1) * vector / _MASK_BYTES_A_SECOND
@@ -147,8 +153,8 @@ def forecast(
         upload_bytes=upload,
         outcome_bytes=outcome,
         setup_bytes=setup,
-        study_sent_bytes=setup + attempts * (upload + answer),
-        study_received_bytes=received + attempts * (outcome + request),
+        study_sent_bytes=_JOINING + keys + setup + attempts * (upload + answer),
+        study_received_bytes=_MEMBER * n + keys + received + attempts * (outcome + request),
         hub_memory_bytes=_hub(plan, sizes, vector),
         site_memory_bytes=_site(plan, sizes, vector) + 16 * rows * columns,
         round_seconds=round(seconds, 3),

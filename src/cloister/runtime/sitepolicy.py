@@ -40,8 +40,8 @@ from cloister.types import check_name
 __all__ = [
     "SITE_POLICY",
     "Decision",
-    "Invitation",
     "PrivacyRules",
+    "Proposal",
     "SitePolicy",
     "Verdict",
     "decide",
@@ -105,7 +105,7 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 if field == "datasets" or not _FINGERPRINT.match(entry):
                     _check_entry(entry, field)
 
-    def check(self, subject: Invitation) -> list[str]:
+    def check(self, subject: Proposal) -> list[str]:
         """Return every rule that refuses, as a sentence part; empty where the plan fits."""
         return [
             *self._study(subject.plan),
@@ -124,7 +124,7 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             reasons.append("purposes: the study's purpose is not an allowed one")
         return reasons
 
-    def _parties(self, subject: Invitation) -> list[str]:
+    def _parties(self, subject: Proposal) -> list[str]:
         plan, reasons = subject.plan, []
         if self.hubs and not _listed(self.hubs, subject.hub.name, subject.hub.fingerprint):
             reasons.append(f"hubs: {subject.hub.name} is not an allowed hub")
@@ -142,7 +142,7 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             )
         return reasons
 
-    def _data(self, subject: Invitation) -> list[str]:
+    def _data(self, subject: Proposal) -> list[str]:
         plan, reasons = subject.plan, []
         own = [each.dataset for each in plan.sites if each.identity == subject.own]
         if self.datasets and not all(name in self.datasets for name in own):
@@ -170,7 +170,7 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Invitation:
+class Proposal:
     """What is decided on.
 
     Attributes:
@@ -226,7 +226,7 @@ def decide(
         own: fingerprint of the site's own identity.
         claim: `PrivacyTerms.of(...).facts` for the plan, where it is known.
     """
-    subject = Invitation(plan, hub, trusted, own, claim)
+    subject = Proposal(plan, hub, trusted, own, claim)
     reasons = _unfit(subject)  # 1
     if reasons:
         return Decision("refuse", tuple(reasons))
@@ -296,7 +296,7 @@ def _some(names: list[str]) -> str:
     return f"{', '.join(names[:_SHOWN])}{more} {'is' if len(names) == 1 else 'are'}"
 
 
-def _unfit(subject: Invitation) -> list[str]:
+def _unfit(subject: Proposal) -> list[str]:
     """Return what no policy can allow."""
     plan, hub, reasons = subject.plan, subject.hub, []
     if (plan.hub.name, plan.hub.identity) != (hub.name, hub.fingerprint):
