@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.crypto.vectors import read
 
 from cloister.crypto import aead
-from cloister.crypto.aead import Opener, Sealer, decrypt, encrypt
+from cloister.crypto.aead import Numbered, Opener, Sealer, decrypt, encrypt
 from cloister.errors import InputError, IntegrityError
 
 KEY = bytes(range(32))
@@ -171,3 +171,55 @@ def test_the_returned_view_is_read_only() -> None:
     view = Sealer(KEY, 4).seal(b"1234", b"f")
     with pytest.raises(TypeError):
         view[0] = 0
+
+
+@given(st.integers(0, 2**32 - 1), st.binary(max_size=100), st.binary(min_size=1, max_size=20))
+def test_numbered_round_trip_and_its_definition(number: int, message: bytes, context: bytes) -> None:
+    sealed = Numbered(KEY).seal(number, message, context)
+    assert sealed == AESGCM(KEY).encrypt(number.to_bytes(12, "big"), message, context)
+    assert sealed == Numbered(KEY).seal(number, message, context)
+    assert Numbered(KEY).open(number, sealed, context) == message
+    out = bytearray(len(message))
+    Numbered(KEY).open_into(number, sealed, context, memoryview(out))
+    assert out == message
+
+
+def test_numbered_opens_nothing_else_and_releases_nothing_of_it() -> None:
+    cipher = Numbered(KEY)
+    sealed = cipher.seal(7, b"do not release", b"f")
+    altered = bytes([sealed[0] ^ 1]) + sealed[1:]
+    for number, wrong, context in (
+        (8, sealed, b"f"),
+        (7, altered, b"f"),
+        (7, sealed[1:], b"f"),
+        (7, b"", b"f"),
+        (7, sealed, b"g"),
+    ):
+        with pytest.raises(IntegrityError):
+            cipher.open(number, wrong, context)
+    out = bytearray(b"x" * 14)
+    with pytest.raises(IntegrityError):
+        cipher.open_into(7, altered, b"f", memoryview(out))
+    assert out == bytes(14)
+
+
+def test_numbered_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    cipher = Numbered(KEY)
+    with pytest.raises(InputError, match="32 bytes"):
+        Numbered(bytes(16))
+    with pytest.raises(InputError, match="used up"):
+        cipher.seal(2**32, b"", b"f")
+    for call in (
+        lambda: cipher.seal(1, b"x", b""),
+        lambda: cipher.open(1, bytes(17), b""),
+        lambda: cipher.open_into(1, bytes(17), b"", memoryview(bytearray(1))),
+    ):
+        with pytest.raises(InputError, match="associated data"):
+            call()
+    with pytest.raises(InputError, match="for this buffer"):
+        cipher.open_into(1, bytes(17), b"f", memoryview(bytearray(2)))
+    monkeypatch.setattr(aead, "_MAX_MESSAGE", 10)
+    with pytest.raises(InputError, match="longer"):
+        cipher.seal(1, bytes(11), b"f")
+    numbers = memoryview(bytes(range(8))).cast("I")
+    assert cipher.open(2, cipher.seal(2, numbers, b"f"), b"f") == bytes(range(8))

@@ -93,7 +93,7 @@ class Link(HoldsSecret):
         self._answered = (b"", b"")  # digests of the last hello that was answered, and of its answer
         self._confirm_by = math.inf
         self._candidates: dict[bytes, _Candidate] = {}  # by session, oldest first
-        self._answers: deque[bytes] = deque()
+        self._answers: deque[bytes] = deque(maxlen=_CANDIDATES)
         self.peer_term = 0
 
     def __repr__(self) -> str:
@@ -283,9 +283,11 @@ class Link(HoldsSecret):
     def _on_late_answer(self, hello: Hello, encoded: bytes, now: float) -> bool:
         if not hello.answers or hello.answers != self._answered[0]:
             raise ProtocolError("answers a hello that was never sent or is not of interest any more")
-        if digest(encoded) != self._answered[1] and self._confirm_by != math.inf:
+        if digest(encoded) != self._answered[1]:
             self._check(hello)
-            self.open(now)  # it has forgotten its first answer, and with it the session
+            # either it has forgotten its first answer, and with it the session, or two machines answered
+            if self._confirm_by != math.inf or hello.term > self.peer_term:
+                self.open(now)
         return False
 
     def _check(self, hello: Hello) -> None:

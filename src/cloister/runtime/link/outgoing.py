@@ -3,11 +3,12 @@
 A payload is cut into frames when their turn comes, never earlier: `next` returns the next frame to transmit,
 `sent` records that it went, `acknowledge` what the peer says. Frames are numbered in the order of payloads.
 
-- At most `WINDOW_BYTES` and `WINDOW_FRAMES` are on their way.
+- At most `WINDOW_FRAMES`, and a frame more than `WINDOW_BYTES`, are on their way or arrived out of turn.
 - A large payload is announced; its fragments go when the peer has granted it. What is queued behind it waits.
-- A frame is lost when the peer has seen a transmission clearly later than its own (`echo`), or, the oldest
-  ones, when nothing was heard for the time-out: four deviations above the measured round trip, at least half
-  a second, doubled with every time-out in a row.
+- A frame is lost when the peer has seen a transmission clearly later than its own (`echo`).
+- When nothing was heard for the time-out (four deviations above the measured round trip, at least half a
+  second, doubled with every time-out in a row), the oldest small frames go again, or else a probe, to which
+  the peer says what it has: a fragment that is still on its way over a slow line is not sent twice.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from cloister.runtime.link.wire import (
     FRAGMENT,
     MAX_PAYLOAD,
     MAX_SMALL,
+    REORDERED,
     WHOLE,
     WINDOW_BYTES,
     WINDOW_FRAMES,
@@ -35,8 +37,9 @@ __all__ = ["FIRST_TIMEOUT", "LONGEST_TIMEOUT", "Flight", "Outgoing"]
 
 FIRST_TIMEOUT: Final = 0.5
 LONGEST_TIMEOUT: Final = 5.0
-_REORDERED: Final = 3  # transmissions by which one may overtake another before that counts as lost
-_PROBE_BYTES: Final = 64 << 10  # what goes again after a time-out, before the peer has said what it lacks
+_AGAIN_BYTES: Final = (
+    64 << 10
+)  # small frames that go again after a time-out, before the peer said what it lacks
 
 
 class Flight:
@@ -73,6 +76,7 @@ class Outgoing:
         self._flights: dict[int, Flight] = {}
         self._travelling = 0
         self._lost: deque[Flight] = deque()
+        self._probe = False
         self._deadline = math.inf
         self._timeouts = 0
         self._round_trip: tuple[float, float] | None = None  # smoothed, deviation (RFC 6298)
@@ -95,6 +99,11 @@ class Outgoing:
                 return flight
         return self._fresh() if self._may_send() else None
 
+    def probes(self) -> bool:
+        """Return, once, whether a probe is due."""
+        due, self._probe = self._probe, False
+        return due
+
     def sent(self, flight: Flight, stamp: int, now: float) -> None:
         """Record that `flight` went as transmission `stamp`."""
         self._stamp = stamp
@@ -105,7 +114,7 @@ class Outgoing:
 
     def wake_at(self) -> float:
         """Return when `next` may return something without new input."""
-        if any(flight.lost for flight in self._lost) or self._may_send():
+        if self._probe or any(flight.lost for flight in self._lost) or self._may_send():
             return -math.inf
         return self._deadline
 
@@ -132,6 +141,7 @@ class Outgoing:
         for sequence in range(self.acknowledged, frame.ack):
             flight = self._flights.pop(sequence)
             self.size -= len(flight.data)
+            self._travelling -= len(flight.data)
             news |= self._arrived(flight, frame.echo, now)
         self.acknowledged = frame.ack
         held, sequence = frame.held, frame.ack + 1
@@ -183,14 +193,13 @@ class Outgoing:
         if flight.held:
             return False
         flight.held, flight.lost = True, False
-        self._travelling -= len(flight.data)
         if flight.stamp + 1 == echo:
             self._measure(now - flight.at)
         return True
 
     def _find_lost(self, echo: int) -> None:
         for flight in self._flights.values():
-            if flight.stamp + 1 + _REORDERED <= echo:
+            if flight.stamp + 1 + REORDERED <= echo:
                 self._lose(flight)
             elif flight.tries == 1:
                 return  # later frames were first sent later, so they are not lost either
@@ -205,9 +214,11 @@ class Outgoing:
         self._deadline = now + self._timeout()
         again = 0
         for flight in self._flights.values():
-            if not flight.held and (not again or again + len(flight.data) <= _PROBE_BYTES):
-                self._lose(flight)
-                again += max(1, len(flight.data))
+            again += len(flight.data)
+            if len(flight.data) > MAX_SMALL or again > _AGAIN_BYTES:
+                break
+            self._lose(flight)
+        self._probe = not any(flight.lost for flight in self._lost)
 
     def _timeout(self) -> float:
         smoothed, deviation = self._round_trip or (0.0, 0.0)

@@ -21,13 +21,15 @@ from typing import Final
 
 from cloister.crypto import HoldsSecret, sha256
 from cloister.crypto.aead import Numbered
-from cloister.errors import InputError
+from cloister.errors import InputError, ProtocolError
 from cloister.runtime.link.handshake import Parties, SessionKeys
 from cloister.runtime.link.incoming import Incoming, Payload
 from cloister.runtime.link.outgoing import FIRST_TIMEOUT, LONGEST_TIMEOUT, Flight, Outgoing
 from cloister.runtime.link.wire import (
     ACK,
     LABEL,
+    PROBE,
+    REORDERED,
     WINDOW_BYTES,
     Frame,
     encode,
@@ -69,8 +71,10 @@ class Session(HoldsSecret):
             ProtocolError: it does not fit.
             IntegrityError: it does not verify or open.
         """
+        if frame.kind <= PROBE and (frame.sequence or frame.size or frame.ciphertext):
+            raise ProtocolError("sent an acknowledgement with something in it")  # 2
         newer = frame.stamp > self._peer_stamp
-        lacking = frame.kind != ACK and self.incoming.lacks(frame)  # 2
+        lacking = frame.kind > PROBE and self.incoming.lacks(frame)  # 2
         if not newer and not lacking:
             return []  # 1
         self._peer.verify(frame.signature, self._signed(self._signed_in, frame))  # 3
@@ -86,8 +90,10 @@ class Session(HoldsSecret):
         if newer:
             self._peer_stamp = frame.stamp
             self.outgoing.acknowledge(frame, now)
-        if frame.kind != ACK:
+        if frame.kind > PROBE:
             self._ack_at = min(self._ack_at, now + ACK_DELAY)
+        elif frame.kind == PROBE:
+            self._ack_at = -math.inf
         return payloads
 
     def poll(self, now: float) -> bytes | None:
@@ -99,7 +105,9 @@ class Session(HoldsSecret):
         flight = self.outgoing.next(now)
         if flight is not None:
             return self._transmit(flight, now)
-        return self._acknowledgement(now) if now >= self._ack_at else None
+        if self.outgoing.probes():
+            return self._signal(PROBE, now)
+        return self._signal(ACK, now) if now >= self._ack_at else None
 
     def wake_at(self) -> float:
         """Return when `poll` may return something without new input."""
@@ -128,11 +136,11 @@ class Session(HoldsSecret):
         self.outgoing.sent(flight, self._stamp, now)
         return self._sign(frame, digest)
 
-    def _acknowledgement(self, now: float) -> bytes:
-        return self._sign(self._frame(ACK, 0, 0, _NOTHING, now), sha256(b""))
+    def _signal(self, kind: int, now: float) -> bytes:
+        return self._sign(self._frame(kind, 0, 0, _NOTHING, now), sha256(b""))
 
     def _frame(self, kind: int, sequence: int, size: int, ciphertext: memoryview, now: float) -> Frame:
-        self._stamp += 1
+        self._stamp += 1 + REORDERED * (kind == PROBE)  # clearly later than all that went before
         incoming = self.incoming
         if incoming.starved:  # nothing but this tells the peer of its grant
             self._ack_at = now + self._ack_again

@@ -2,8 +2,8 @@
 
 Both begin with a `Route`, the only thing beside sizes and counters that is in the clear. Parsing is strict
 and verifies nothing. The numbers of a frame are what its sender signs (`signed_part`), and those that say
-what is encrypted are also what the encryption authenticates (`sealed_part`). Acknowledgements are signed only:
-they differ between two transmissions of one frame, and associated data may not, under one nonce.
+what is encrypted are also what the encryption authenticates (`sealed_part`). Acknowledgements are signed
+only: they differ between two transmissions of one frame, and associated data may not, under one nonce.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ __all__ = [
     "MAX_FRAGMENT",
     "MAX_PAYLOAD",
     "MAX_SMALL",
+    "PROBE",
+    "REORDERED",
     "WHOLE",
     "WINDOW_BYTES",
     "WINDOW_FRAMES",
@@ -37,6 +39,7 @@ __all__ = [
     "fragment_bytes",
     "parse",
     "peek",
+    "route_of",
     "sealed_part",
     "signed_part",
 ]
@@ -52,12 +55,12 @@ MIN_FRAGMENT: Final = 64 << 10
 WINDOW_BYTES: Final = 4 << 20
 WINDOW_FRAMES: Final = 1024
 HELD_BITS: Final = 62
+REORDERED: Final = 3  # by how many stamps one transmission may overtake another before that counts as lost
 _MAX_DATAGRAM: Final = MAX_FRAGMENT + 4096
-_TAG: Final = 16
 
-ACK, CONFIRM, WHOLE, ANNOUNCE, FRAGMENT = range(5)
-"""What a frame is: an acknowledgement alone, the initiator's first (empty), a payload, the size of a large
-payload, a piece of it."""
+ACK, PROBE, CONFIRM, WHOLE, ANNOUNCE, FRAGMENT = range(6)
+"""What a frame is: an acknowledgement alone, one that asks for another, the initiator's first (empty), a
+payload, the size of a large payload, a piece of it. The first two have no sequence and no ciphertext."""
 
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
@@ -95,9 +98,9 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class Frame(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag="frame"):
     """One datagram of a session.
 
-    `sequence` numbers what is delivered, `stamp` every transmission. `ack` is the first sequence that has not
-    arrived, bit i of `held` says that ack + 1 + i has, `echo` is one more than the highest stamp that has;
-    `grants` counts the large payloads that may be transferred. `size` is that of an announced payload.
+    `sequence` numbers what is delivered; `stamp` grows with every transmission. `ack` is the first sequence
+    that has not arrived, bit i of `held` says that ack + 1 + i has, `echo` is one more than the highest stamp
+    that has; `grants` counts the large payloads that may be transferred. `size` is that of an announced one.
     """
 
     route: EncodedRoute
