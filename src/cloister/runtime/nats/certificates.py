@@ -1,13 +1,13 @@
 """X.509 certificates of the network between organisations: who may speak to its servers, and as whom.
 
-An operator's `Authority` signs one certificate for the servers and one for each organisation; the server takes
-an organisation's name from its certificate (`subject_of`). What the parties say to one another is signed and
-encrypted by their identities as well: a stolen network key lets its thief lose or delay messages, not read or
-forge them.
+An operator's `Authority` signs one certificate for the servers and one for each organisation; the server
+takes an organisation's name from its certificate (`subject_of`). What the parties say to one another is
+signed and encrypted by their identities as well: a stolen network key lets its thief lose or delay messages,
+not read or forge them.
 
 A private key's file is PKCS#8 encrypted under a key that scrypt makes of the passphrase; a comment above the
-PEM block holds salt and cost. Passing the passphrase itself to PEM's own key derivation would let a thief guess
-the passphrase of the identity beside it thousands of times faster than the identity's file does.
+PEM block holds salt and cost. PEM's own key derivation is so cheap that a thief could guess the passphrase,
+which is that of the identity beside it, thousands of times faster than the identity's file allows.
 
 Certificates begin two days before they are made, since clocks differ, and end after a year.
 """

