@@ -160,6 +160,25 @@ def test_a_log_that_was_cut_off_after_a_whole_record_is_seen(kept):
     assert "older copy" in kept.journal.lost
 
 
+def test_what_a_kill_left_uncounted_is_counted_at_the_next_start(kept, monkeypatch):
+    """Killed between the record and the count of it: the record holds, and taking it back later is seen."""
+    kept.upload(0, VECTORS[0])
+    whole = (kept.disk / "log").stat().st_size
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Volatile, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        kept.answer(request(kept.net, 0, kept.net.names[:3]))
+    monkeypatch.undo()
+    assert kept.restart().choice == (0, 1, 2)
+    kept.journal.close()
+    content = (kept.disk / "log").read_bytes()
+    (kept.disk / "log").write_bytes(content[:whole])
+    assert kept.restart().epoch is None
+
+
 def test_a_journal_on_another_machine_has_no_epoch(kept, tmp_path):
     kept.upload(0, VECTORS[0])
     copied(kept, tmp_path / "moved")
