@@ -19,10 +19,10 @@ from tests.runtime.parties import CHEAP
 from tests.secagg.network import MODEL, Network, context, identity, vectors
 
 from cloister.crypto import Identity, decrypt, sha256
-from cloister.errors import IntegrityError, ProtocolError
+from cloister.errors import InputError, IntegrityError, ProtocolError
 from cloister.runtime.journal import EpochKept, SiteJournal
 from cloister.runtime.journal.epochfile import _bound, _File
-from cloister.runtime.journal.volatile import Volatile
+from cloister.runtime.journal.volatile import Ratchet, Volatile
 from cloister.secagg import derivation, messages
 
 VECTORS = vectors(2, 32, 500)
@@ -53,6 +53,13 @@ def copied(kept: Kept, to: Path) -> None:
     shutil.copytree(kept.disk, to)
 
 
+def stolen(content: bytes) -> Ratchet:
+    """What a volatile file tells whoever has read it."""
+    volatile = Volatile.__new__(Volatile)
+    volatile._unpack(content)
+    return volatile.ratchet
+
+
 def put_back(kept: Kept, copy: Path, *names: str) -> None:
     kept.journal.close()
     for name in names or [path.name for path in copy.iterdir()]:
@@ -81,7 +88,8 @@ def test_who_takes_everything_reads_nothing_of_earlier_attempts(kept):
     kept.upload(1, VECTORS[0])
     receipt = next(iter(kept.journal._entries.values()))
     kept.enter(3)
-    taken = Volatile(kept.memory, next(kept.memory.iterdir()).name).ratchet
+    [content] = files(kept.memory).values()
+    taken = stolen(content)
     assert taken.attempt == 3
     keys = [taken.common_key, taken.key]
     for later in range(3, 12):
@@ -105,11 +113,8 @@ def test_after_the_end_of_an_epoch_nothing_of_it_is_left(kept):
     kept.journal.end_epoch()
     after = b"".join(files(kept.memory).values())
     for content in before.values():
-        held = Volatile.__new__(Volatile)
-        held.ratchet = None
-        held._unpack(content)
-        assert held.ratchet.key not in after
-        assert held.ratchet.common_key not in after
+        assert stolen(content).key not in after
+        assert stolen(content).common_key not in after
     assert not (kept.disk / "epoch").exists()
 
 
@@ -140,6 +145,12 @@ def test_an_older_log_gives_no_second_choice_and_no_second_vector(kept, tmp_path
     found = kept.restart()
     assert found.choice == (0, 1, 2)
     assert kept.site.uploaded is not None
+
+
+def test_two_copies_of_a_journal_do_not_run_beside_each_other(kept, tmp_path):
+    copied(kept, tmp_path / "copy")
+    with pytest.raises(InputError, match="another process"):
+        SiteJournal(tmp_path / "copy", kept.memory, identity(0), PLAN)
 
 
 def test_a_log_that_is_gone_gives_no_second_choice(kept):

@@ -159,7 +159,7 @@ def test_a_reboot_loses_the_epoch_and_keeps_the_checkpoint(kept):
 
 
 def test_without_memory_an_epoch_does_not_survive_and_the_rest_does(tmp_path):
-    for folder, why in ((None, "there is none"), (tmp_path / "volatile", "not in memory")):
+    for folder, why in ((None, "no tmpfs"), (tmp_path / "volatile", "not in memory")):
         lone = Kept(tmp_path / f"journal{folder is None}", folder)
         assert not lone.journal.resumable
         assert why in lone.journal.lost
@@ -284,6 +284,12 @@ def test_the_ratchet():
     assert repr(first) == "<Ratchet: secret>"
 
 
+def ratchet_of(shm: Path) -> Ratchet | None:
+    volatile = Volatile(shm, "state")
+    volatile.close()
+    return volatile.ratchet
+
+
 def test_a_half_written_state_counts_as_none(shm):
     volatile = Volatile(shm, "state")
     volatile.put(Ratchet.fresh(), (1, 2))
@@ -294,10 +300,10 @@ def test_a_half_written_state_counts_as_none(shm):
     content = bytearray((shm / "state").read_bytes())
     for size in (0, 30, len(content) - 1):
         (shm / "state").write_bytes(content[:size])
-        assert Volatile(shm, "state").ratchet is None
+        assert ratchet_of(shm) is None
     content[50] ^= 1
     (shm / "state").write_bytes(content)
-    assert Volatile(shm, "state").ratchet is None
+    assert ratchet_of(shm) is None
 
 
 # --- a site that died at any point behaves as one that did not ------------------------------------------

@@ -12,7 +12,7 @@ __all__ = ["locked"]
 
 
 def locked(path: Path) -> int:
-    """Take the lock file `path`, made where missing and never removed; return its descriptor, to be closed.
+    """Open `path` for this process alone, made where missing; closing the returned descriptor lets it go.
 
     Raises:
         InputError: another process, or another part of this one, holds it.

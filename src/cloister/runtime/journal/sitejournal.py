@@ -226,9 +226,9 @@ class SiteJournal(HoldsSecret):
         key, path = self._key(identity), self._folder / "log"
         self._log = EncryptedLog.open(path, key) if path.exists() else EncryptedLog.create(path, key)
         self._slot = Slot(self._folder / "upload")
-        why = "there is none" if volatile_folder is None else why_not_volatile(volatile_folder)
+        why = "no tmpfs" if volatile_folder is None else why_not_volatile(volatile_folder)
         if volatile_folder is None or why is not None:
-            self._give_up(f"no place in memory for its keys: {why}")
+            self._give_up(f"there is no place in memory for its keys ({why})")
             return
         self._volatile = Volatile(volatile_folder, sha256(b"cloister journal", self._context).hex()[:32])
         self._resume()
@@ -284,7 +284,7 @@ class SiteJournal(HoldsSecret):
     def _give_up(self, why: str) -> None:
         """Erase an epoch that cannot go on."""
         self.end_epoch()
-        self.lost = f"no epoch goes on after a break: {why}"
+        self.lost = why
 
     def _enter(self, attempt: int) -> Ratchet | None:
         """Move the ratchet on to `attempt`; None where no epoch is kept."""

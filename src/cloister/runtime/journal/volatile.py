@@ -21,6 +21,7 @@ from typing import Final
 
 from cloister.crypto import HoldsSecret, hkdf, sha256
 from cloister.errors import ProtocolError, StorageError
+from cloister.runtime.journal.lock import locked
 
 __all__ = ["Ratchet", "Volatile", "volatile_folder", "why_not_volatile"]
 
@@ -117,14 +118,14 @@ class Volatile:
         log: generation and count of the log on the disk, as they were told last.
 
     Raises:
+        InputError: another process has it, over another copy of the journal.
         StorageError: it cannot be opened.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._path = folder / name
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = locked(self._path)
         try:
-            self._file = os.open(self._path, flags, 0o600)
             content = os.pread(self._file, _STATE.size, 0)
         except OSError as error:
             raise self._failed(error) from error
