@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,10 +25,13 @@ from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.eventwords import in_words
 from cloister.errors import InputError, ProtocolError
 
+_TELL_SECONDS = 2.0
+
 if TYPE_CHECKING:
     from cloister.crypto import Identity
     from cloister.learning import Plan
     from cloister.runtime import Event, Hub
+    from cloister.runtime.nats import NatsTransport
     from cloister.vault import Schema
 
 
@@ -99,6 +104,8 @@ def hub(
     kept = None
     if machine.model is not None:
         kept = save_study(studies, result, identity)
+        place = journal or common.home() / "journal" / "hub"
+        shutil.rmtree(place / agreed.digest.hex()[:32], ignore_errors=True)
     summary = {
         "study": agreed.study.name,
         "rounds": len(result.rounds),
@@ -128,6 +135,7 @@ async def _serve(
     user_code: Path | None,
     on_event: Callable[[Event], None],
 ) -> Hub:
+    from cloister.runtime.events import Started
     from cloister.runtime.hubjournal import open_hub_log
     from cloister.runtime.nats import Lease, NatsTransport, TlsFiles
     from cloister.runtime.service import HubService
@@ -157,13 +165,31 @@ async def _serve(
             lease=Lease(transport, plan.digest.hex()),
             trusted=trusted,
             user_code=user_code,
-            on_event=on_event,
+            on_event=_with_traffic(on_event, transport),
         )
         transport.on_reconnect = service.reconnected
+        on_event(Started("hub", plan.training.rounds, tuple(sites)))
         say(f"Hub of {plan.study.name}: waiting for {', '.join(sites)}.")
         return await service.run()
     finally:
         await transport.close()
+
+
+def _with_traffic(on_event: Callable[[Event], None], transport: NatsTransport) -> Callable[[Event], None]:
+    """Return what also tells, every other second and at the end, how much went over the network."""
+    from cloister.runtime.events import Ended, RoundDone, Stopped, Traffic
+
+    last = 0.0
+
+    def told(event: Event) -> None:
+        nonlocal last
+        on_event(event)
+        due = isinstance(event, RoundDone) and time.monotonic() - last > _TELL_SECONDS
+        if due or isinstance(event, Ended | Stopped):
+            last = time.monotonic()
+            on_event(Traffic(dict(transport.sent_bytes), dict(transport.received_bytes)))
+
+    return told
 
 
 def _tell(plan: Plan, observer: Callable[[Event], None], *, shown: bool) -> Callable[[Event], None]:

@@ -66,7 +66,7 @@ def site(
     if context.invoked_subcommand is not None:
         return
     if dry is not None:
-        dry_run(dry, as_json=as_json)
+        dry_run(dry, as_json=as_json, user_code=allow_user_code[0] if allow_user_code else None)
         return
     if not nats:
         raise InputError("a site needs the address of its network", where="--nats", fix="Give --nats URL")
@@ -97,6 +97,7 @@ def site(
 async def _serve(
     parts: SiteParts, hubs: list[str], nats: list[str], network: Path, *, once: bool
 ) -> dict[str, str | None]:
+    from cloister.runtime.events import Traffic
     from cloister.runtime.nats import NatsTransport, TlsFiles
     from cloister.runtime.service import SiteService
 
@@ -116,6 +117,7 @@ async def _serve(
             on_end=parts.on_end,
         )
         transport.on_reconnect = service.reconnected
+        parts.traffic = lambda: Traffic(dict(transport.sent_bytes), dict(transport.received_bytes))
         parts.say(f"Site {identity.name}: waiting for {', '.join(hubs)}.")
         until: Callable[[], bool] = (lambda: bool(service.ended)) if once else (lambda: False)
         await service.run(until=until)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,14 +15,19 @@ from cloister.errors import InputError, PolicyRefused
 
 if TYPE_CHECKING:
     from cloister.crypto import Identity, PublicIdentity
+    from cloister.learning.privacy import PrivacyFacts
     from cloister.privacy.ledger import Ledger
     from cloister.runtime import Event, Site
+    from cloister.runtime.events import Traffic
     from cloister.runtime.invite import Invitation
+    from cloister.runtime.journal import SiteJournal
     from cloister.runtime.observe import Observer
     from cloister.runtime.sitepolicy import Decision
     from cloister.vault import Vault
 
 __all__ = ["SiteParts"]
+
+_TELL_SECONDS = 2.0
 
 
 class SiteParts:
@@ -60,6 +67,11 @@ class SiteParts:
         self._vault: Vault = Vault.unlock(common.home() / "vault", identity, common.passphrase())
         self._ledger: Ledger | None = None
         self._observers: dict[str, Observer] = {}
+        self._journals: dict[bytes, SiteJournal] = {}
+        self._claims: dict[bytes, PrivacyFacts | None] = {}
+        self._charged: dict[str, tuple[str, ...]] = {}
+        self._told = 0.0
+        self.traffic: Callable[[], Traffic] | None = None
 
     def decide(self, invitation: Invitation) -> Decision:
         """Return what policy and owner say of an invitation, read anew each time: a change counts at once."""
@@ -73,13 +85,28 @@ class SiteParts:
             self.trusted(),
             self._approvals,
             own=self.identity.fingerprint,
+            claim=self._claim(invitation),
         )
+
+    def _claim(self, invitation: Invitation) -> PrivacyFacts | None:
+        """Return what the plan's `[privacy]` amounts to, worked out once."""
+        from cloister.runtime.forecast import sizes_of
+        from cloister.runtime.party import dataset_of
+
+        plan = invitation.plan
+        if plan.privacy is None:
+            return None
+        if plan.digest not in self._claims:
+            manifest = self._vault.manifest(dataset_of(plan, self.identity.name))
+            terms = sizes_of(plan, manifest.schema, self._code_of(invitation)).terms
+            self._claims = {plan.digest: None if terms is None else terms.facts}
+        return self._claims[plan.digest]
 
     def open_site(self, invitation: Invitation) -> Site:
         """Return the machine of a study; what its journal kept is taken up."""
         from cloister.runtime import Party
         from cloister.runtime.journal import SiteJournal, volatile_folder
-        from cloister.runtime.party import site_of
+        from cloister.runtime.party import dataset_of, site_of
 
         plan = invitation.plan
         if (common.home() / "studies" / plan.study.name).exists():
@@ -95,27 +122,54 @@ class SiteParts:
             trusted=tuple(self.trusted().values()),
             ledger=self._open_ledger(invitation),
         )
-        self.begin(invitation)
-        journal = SiteJournal(
-            common.home() / "journal" / "site" / plan.digest.hex()[:32],
-            volatile_folder(),
-            self.identity,
-            plan.digest,
-        )
+        self._begin(invitation)
+        journal = SiteJournal(self._journal_folder(invitation), volatile_folder(), self.identity, plan.digest)
+        try:
+            code = self._code_of(invitation)
+            site = site_of(plan, invitation.hub, party, user_code=code, journal=journal)
+        except BaseException:
+            journal.close()
+            raise
+        self._journals[plan.digest] = journal
         self._stack.callback(journal.close)
         if not journal.resumable:
             self.say(f"{plan.study.name}: a restart would have to wait for the next epoch, {journal.lost}.")
-        return site_of(plan, invitation.hub, party, user_code=self._code_of(invitation), journal=journal)
+        if self._ledger is not None and plan.privacy is not None:
+            manifest = self._vault.manifest(dataset_of(plan, self.identity.name))
+            self._charged[plan.study.name] = self._ledger.bound(manifest.dataset_id)
+        return site
 
     def on_event(self, study: str, event: Event) -> None:
         """Write an event to the study's log, and tell people."""
+        from cloister.runtime.events import Ended, RoundDone, SetupDone, Stopped
+
         if study in self._observers:
             self._observers[study](event)
+            due = time.monotonic() - self._told > _TELL_SECONDS
+            if isinstance(event, SetupDone | Ended | Stopped) or (due and isinstance(event, RoundDone)):
+                self._told = time.monotonic()
+                self._tell_figures(study)
         if line := in_words(event):
             self.say(f"{study}: {line}" if study else line)
 
-    def begin(self, invitation: Invitation) -> None:
+    def _tell_figures(self, study: str) -> None:
+        """Write what went over the network, and what the rows' budgets have spent."""
+        from cloister.runtime.events import Spent
+
+        if self.traffic is not None:
+            self._observers[study](self.traffic())
+        if self._ledger is None:
+            return
+        for population in self._charged.get(study, ()):
+            status = self._ledger.status(population)
+            cap = status.cap
+            self._observers[study](
+                Spent(population, status.epsilon_spent, cap.epsilon, cap.delta, status.share_spent)
+            )
+
+    def _begin(self, invitation: Invitation) -> None:
         """Open the log of a study."""
+        from cloister.runtime.events import Started
         from cloister.runtime.observe import Observer
 
         plan = invitation.plan
@@ -131,11 +185,16 @@ class SiteParts:
                     otlp=self._otlp,
                 )
             )
+        names = tuple(entry.name for entry in plan.sites)
+        self._observers[plan.study.name](Started("site", plan.training.rounds, names))
 
     def on_end(self, invitation: Invitation, site: Site) -> None:
         """Keep what a finished study left, model and record, in this home."""
         from cloister.runtime.store import save_conclusion
 
+        journal = self._journals.pop(invitation.plan.digest, None)
+        if journal is not None:
+            journal.close()
         if site.concluded is None or site.study_key is None:
             return
         folder = save_conclusion(
@@ -148,6 +207,11 @@ class SiteParts:
             self.identity,
         )
         self.say(f"{invitation.plan.study.name}: kept encrypted in {folder}.")
+        shutil.rmtree(self._journal_folder(invitation), ignore_errors=True)
+
+    @staticmethod
+    def _journal_folder(invitation: Invitation) -> Path:
+        return common.home() / "journal" / "site" / invitation.plan.digest.hex()[:32]
 
     def _open_ledger(self, invitation: Invitation) -> Ledger | None:
         """Return the home's ledger; one that is not needed still says whether rows have a budget."""

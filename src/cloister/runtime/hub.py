@@ -27,6 +27,7 @@ from cloister.learning.privacy import private_model
 from cloister.runtime.agreed import agreed_of
 from cloister.runtime.budget import check_debit
 from cloister.runtime.epoch import EpochTerms, terms_of
+from cloister.runtime.events import Ended as Finished
 from cloister.runtime.events import Refused, RoundDone
 from cloister.runtime.globalmodel import GlobalModel
 from cloister.runtime.hubjournal import Checkpoint, Ended, EpochOpened, KeepsHub, Kept, RoundBrief, RoundEnded
@@ -360,6 +361,7 @@ class Hub(SumHub[EpochTerms]):
         self._journal.append(Ended(), durable=True)
         self._phase = "finished"
         self.finished = True
+        self._note(Finished(len(self.rounds)))
         self._broadcast(Concluded(canonical_bytes(record_of(self.result())), epoch.study_keys))
 
     def result(

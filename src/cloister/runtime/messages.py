@@ -1,4 +1,4 @@
-"""What hub and sites say to each other, before it is signed and encrypted by a `Channel`.
+"""What hub and sites say to each other, before it is signed and encrypted by a `Link`.
 
 One tagged msgpack struct a message; unknown tags, unknown fields, wrong types and trailing bytes are refused.
 In the order of a study:

@@ -7,14 +7,13 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from cloister.crypto import Identity, PublicIdentity
+from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.errors import CloisterError
 from cloister.learning import Plan
 from cloister.runtime.ends import HubEnd
 from cloister.runtime.events import Event, Refused
 from cloister.runtime.invite import is_greeting, make_invite, read_knock
 from cloister.runtime.sumhub import SumHub
-from cloister.crypto import Buffer
 
 __all__ = ["INVITE_SECONDS", "InvitingEnd"]
 

@@ -13,8 +13,9 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-from cloister.crypto import Identity, PublicIdentity
+from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.errors import CloisterError
 from cloister.runtime.ends import SiteEnd
 from cloister.runtime.events import Connected, Ended, Event, Refused, Resumed, RoundDone, Stopped
@@ -23,13 +24,15 @@ from cloister.runtime.link import peek
 from cloister.runtime.messages import MAX_REASON, Leave, Message
 from cloister.runtime.site import Site
 from cloister.runtime.sitepolicy import Decision
-from cloister.crypto import Buffer
 from cloister.types import Transport
 
 __all__ = ["SiteService"]
 
 KNOCK_SECONDS = 5.0
 _IDLE_SECONDS = 0.05
+_REMEMBERED = 256
+
+T = TypeVar("T")
 _LAST_WORD_SECONDS = 0.05
 
 
@@ -79,8 +82,8 @@ class SiteService:
         self._trusted, self._decide, self._open_site = trusted, decide, open_site
         self._on_event, self._on_end = on_event, on_end
         self._sessions: dict[bytes, _Session] = {}
-        self._refused: set[tuple[bytes, bytes]] = set()  # (plan, hub's instance)
-        self._asked: set[tuple[bytes, bytes]] = set()
+        self._over: dict[bytes, bytes] = {}  # studies that ended here, and in which instance of their hub
+        self._said: dict[bytes, str] = {}  # what was last said of an invitation
         self._knocked = -KNOCK_SECONDS
         self.ended: dict[str, str | None] = {}
 
@@ -160,30 +163,24 @@ class SiteService:
                 session.invitation = invitation
                 session.end.open(time.monotonic())
             return
-        if (digest, invitation.instance) in self._refused:
+        if self._over.get(digest) == invitation.instance:
             return
         try:
             decision = self._decide(invitation)
             if decision.verdict != "accept":
-                self._not_now(invitation, decision)
+                self._say_once(invitation, f"{decision.verdict}: {'; '.join(decision.reasons)}")
                 return
             site = await asyncio.to_thread(self._open_site, invitation)
-        except CloisterError as error:
-            self._refused.add((digest, invitation.instance))
-            self._on_event(invitation.plan.study.name, Refused(invitation.hub.name, str(error)))
+        except CloisterError as error:  # the next invitation is looked at anew: it may be mended by then
+            self._say_once(invitation, str(error))
             return
         self._begin(invitation, site)
 
-    def _not_now(self, invitation: Invitation, decision: Decision) -> None:
-        """Wait for the owner, who is asked; or do not take part. Either is said once."""
-        key = invitation.plan.digest, invitation.instance
-        if decision.verdict == "refuse":
-            self._refused.add(key)
-        elif key in self._asked:
-            return
-        self._asked.add(key)
-        reason = f"{decision.verdict}: {'; '.join(decision.reasons)}"
-        self._on_event(invitation.plan.study.name, Refused(invitation.hub.name, reason))
+    def _say_once(self, invitation: Invitation, reason: str) -> None:
+        """Tell the owner why nothing begins; not again while that is why."""
+        if self._said.get(invitation.plan.digest) != reason:
+            _note(self._said, invitation.plan.digest, reason)
+            self._on_event(invitation.plan.study.name, Refused(invitation.hub.name, reason))
 
     def _begin(self, invitation: Invitation, site: Site) -> None:
         end = SiteEnd(
@@ -234,7 +231,7 @@ class SiteService:
             return
         session.over = True
         name, invitation = session.site.study, session.invitation
-        self._refused.add((invitation.plan.digest, invitation.instance))
+        _note(self._over, invitation.plan.digest, invitation.instance)
         if tell and reason is not None and session.end.link.ready:
             session.end.answer([Leave(reason[:MAX_REASON])])
         await self._flush(session)
@@ -245,3 +242,11 @@ class SiteService:
         self._on_event(name, Ended(session.site.rounds) if reason is None else Stopped(reason))
         self.ended[name] = reason
         self._on_end(invitation, session.site)
+
+
+def _note(memory: dict[bytes, T], digest: bytes, value: T) -> None:
+    """Remember something of a study; the oldest is forgotten, so that no hub can fill the memory."""
+    memory.pop(digest, None)
+    memory[digest] = value
+    while len(memory) > _REMEMBERED:
+        memory.pop(next(iter(memory)))
