@@ -17,7 +17,6 @@ from cloister.crypto import Identity
 from cloister.errors import PlanError, ProtocolError
 from cloister.runtime import (
     Burnt,
-    Channel,
     Countersignature,
     Refused,
     RoundDone,
@@ -25,6 +24,7 @@ from cloister.runtime import (
     countersign,
     manifest_digest,
 )
+from cloister.runtime.link import Link
 from cloister.runtime.messages import (
     Announce,
     Countersign,
@@ -36,7 +36,6 @@ from cloister.runtime.messages import (
     RosterOffer,
     RoundStart,
     Upload,
-    encode_message,
 )
 from cloister.secagg import Encoding
 
@@ -51,7 +50,7 @@ def build(tmp_path: Path, sizes: tuple[int, ...] = FOUR, **changes: Any) -> Worl
 
 
 def lie(world: World, name: str, kind: type[Message], change: Change) -> None:
-    """Make a site change every message of one kind before it is sealed."""
+    """Make a site change every message of one kind before it leaves."""
     site = world.sites[name]
     honest = site._handle
     site._handle = lambda message: [  # type: ignore[method-assign]
@@ -61,8 +60,7 @@ def lie(world: World, name: str, kind: type[Message], change: Change) -> None:
 
 def say(world: World, name: str, message: Message) -> None:
     """Let a site say something of its own accord, at once."""
-    sealed = world.sites[name]._channel.seal(encode_message(message))
-    world._take(world.hub.receive(sealed, world.now))
+    world.heard(name, message)
 
 
 def rounds(world: World) -> list[RoundDone]:
@@ -97,14 +95,20 @@ def test_invented_and_replayed_messages_exclude_nobody_from_the_set_up(tmp_path:
     world.start()
     world.run(until=lambda: world.hub._phase == phase)
     site = world.sites["site1"]
-    replayed = next(message for sender, _, message in world.wire if sender == "site1")
-    other = Channel(site._identity, world.hub._identity.public, bytes(32), initiator=False)
-    frame = msgspec.msgpack.decode(next(m for s, _, m in reversed(world.wire) if s == "site1"))
-    frame[2] = bytes(32)  # the session
-    for message in (replayed, other.hello, msgspec.msgpack.encode(frame)):
-        step = world.hub.receive(message, world.now)
-        assert not step.outgoing
-        assert all(isinstance(event, Refused) for event in step.events)
+    sent = [datagram for sender, _, datagram in world.wire if sender == "site1"]
+    other = Link(site._identity, world.hub._identity.public, bytes(32), initiator=True)
+    other.open(world.now)
+    foreign = other.poll(world.now)
+    assert foreign is not None
+    frame = msgspec.msgpack.decode(sent[-1])
+    session, frame[2] = frame[2], bytes(32)
+    elsewhere = msgspec.msgpack.encode(frame)
+    frame[2], frame[-1] = session, bytes(64)  # the signature, beside a stamp that was never seen
+    frame[6] += 1000
+    for datagram in sent:
+        assert world.attack_hub(datagram) == []
+    for datagram in (foreign, elsewhere, msgspec.msgpack.encode(frame)):
+        assert [type(event) for event in world.attack_hub(datagram)] == [Refused]
     world.run()
     assert world.hub.finished
     assert [epoch.terms.roster.names for epoch in world.hub.epochs] == [("site0", "site1", "site2", "site3")]
@@ -245,7 +249,7 @@ def test_a_finish_before_the_last_round_does_not_finish_a_site(tmp_path: Path) -
     world.start()
     world.run(until=lambda: len(rounds(world)) == 1)
     site = world.sites["site0"]
-    outcome = Outcome(0, 0, ["site0", "site1", "site2"], bytes(4 * world.hub._learned.size))
+    outcome = Outcome(0, 0, ["site0", "site1", "site2"], memoryview(bytes(4 * world.hub._learned.size)))
     with pytest.raises(ProtocolError, match="last round"):
         site._handle(Finish(outcome))
     assert not site.finished
@@ -257,7 +261,7 @@ def test_a_refused_start_does_not_move_the_model(tmp_path: Path) -> None:
     world.start()
     world.run(until=lambda: len(rounds(world)) == 1)
     site = world.sites["site0"]
-    outcome = Outcome(0, 0, ["site0", "site1", "site2"], bytes(4 * world.hub._learned.size))
+    outcome = Outcome(0, 0, ["site0", "site1", "site2"], memoryview(bytes(4 * world.hub._learned.size)))
     for start in (RoundStart(2, 1, outcome), RoundStart(1, 0, outcome)):
         with pytest.raises(ProtocolError, match=r"is due|was used"):
             site._handle(start)
@@ -283,7 +287,8 @@ def test_a_stopped_site_erases_its_secrets_and_does_no_more(tmp_path: Path) -> N
     world.run(until=lambda: len(rounds(world)) == 1)
     world.hub._step = Step()
     world.hub._stop("x" * 2000)
-    world._take(world.hub._step)
+    world.events += world.hub_end._take(world.hub._step)
+    world.collect()
     world.run()
     for site in world.sites.values():
         assert site.stopped == "x" * 500

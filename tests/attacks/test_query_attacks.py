@@ -21,10 +21,11 @@ from cloister.privacy.ledger import Cap, Ledger
 from cloister.privacy.mechanisms import DiscreteGaussian
 from cloister.privacy.statistics import FederatedRelease, Federation, Query, QueryFile, Release
 from cloister.privacy.statistics.noise import LaplaceNoise
-from cloister.runtime import querysite, sumhub
-from cloister.runtime.messages import RoundStart, Upload
+from cloister.runtime import querysite
+from cloister.runtime.messages import Message, RoundStart, Upload, encode_message
 from cloister.runtime.query import FederatedQuery, ask
 from cloister.runtime.queryplan import QueryMember, QueryPlan
+from cloister.runtime.sumhub import SumHub
 
 pytest.importorskip("opendp")
 
@@ -178,15 +179,14 @@ def test_the_hub_holds_no_sites_value_but_the_noisy_sum(
 ) -> None:
     parties = make_parties(tmp_path, [50, 60, 70])
     hub = Identity.generate("hub")
-    decode, contribution = sumhub.decode_message, FederatedRelease.contribution
+    handle, contribution = SumHub.handle, FederatedRelease.contribution
     seen: list[Any] = []
     given: list[np.ndarray] = []
     exact: list[np.ndarray] = []
 
-    def see(payload: bytes, *, peer: str) -> Any:
-        message = decode(payload, peer=peer)
-        seen.append((payload, message))
-        return message
+    def see(self: SumHub[Any], peer: str, message: Message, now: float) -> Any:
+        seen.append((encode_message(message), message))
+        return handle(self, peer, message, now)
 
     def give(self: FederatedRelease, data: pa.Table, **more: Any) -> np.ndarray:
         vector = contribution(self, data, **more)
@@ -194,7 +194,7 @@ def test_the_hub_holds_no_sites_value_but_the_noisy_sum(
         exact.append(vector_without_noise(self, data))
         return vector
 
-    monkeypatch.setattr(sumhub, "decode_message", see)
+    monkeypatch.setattr(SumHub, "handle", see)
     monkeypatch.setattr(FederatedRelease, "contribution", give)
     query = FederatedQuery(plan_for(hub, parties, ASKED), hub, parties)
     totals: list[np.ndarray] = []

@@ -13,7 +13,8 @@ from tests.runtime.world import World, site_of
 
 from cloister.crypto import Identity
 from cloister.errors import CloisterError, PolicyRefused, ProtocolError
-from cloister.runtime import Channel, Hub, Refused, RoundDone
+from cloister.runtime import Hub, Refused, RoundDone, Step
+from cloister.runtime.link import Link
 from cloister.runtime.messages import (
     Finish,
     Message,
@@ -44,7 +45,7 @@ class Recorder(Hub):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.heard: list[bytes] = []
-        self.totals: list[bytes] = []
+        self.totals: list[memoryview] = []
 
     def _handle(self, peer: str, message: Message, now: float) -> None:
         self.heard.append(encode_message(message))
@@ -113,7 +114,7 @@ class TwoModels(Hub):
         if isinstance(message, RoundStart) and message.outcome is not None and name == "site0":
             total = bytearray(message.outcome.total)
             total[0] ^= 64
-            outcome = msgspec.structs.replace(message.outcome, total=bytes(total))
+            outcome = msgspec.structs.replace(message.outcome, total=memoryview(total))
             message = msgspec.structs.replace(message, outcome=outcome)
         super()._send(name, message)
 
@@ -231,19 +232,50 @@ def test_two_rosters_for_one_epoch_are_refused(tmp_path: Path) -> None:
 
 
 class RunAgain(Hub):
-    """A hub that starts the same attempt twice, to get two vectors under one mask."""
+    """A hub that starts an attempt twice, to get two vectors under one mask."""
+
+    again = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.uploads: dict[tuple[str, int], list[bytes]] = {}
 
     def _send(self, name: str, message: Message) -> None:
         super()._send(name, message)
-        if isinstance(message, RoundStart):
+        if isinstance(message, RoundStart) and message.attempt == self.again:
             super()._send(name, message)
+
+    def handle(self, peer: str, message: Message, now: float) -> Step:
+        if isinstance(message, Upload):
+            self.uploads.setdefault((peer, message.attempt), []).append(encode_message(message))
+        return super().handle(peer, message, now)
+
+
+def test_an_attempt_that_is_started_twice_gets_the_same_bytes_twice(tmp_path: Path) -> None:
+    study = build(tmp_path, RunAgain)
+    study.start()
+    study.run()
+    assert isinstance(study.hub, RunAgain)
+    assert study.hub.finished
+    for name in study.sites:
+        first, second = study.hub.uploads[name, 0]
+        assert first == second
+        assert len(study.hub.uploads[name, 1]) == 1
+
+
+class ApplyAgain(RunAgain):
+    """A hub that gives an outcome twice with a start, to get a vector of a model that is none."""
+
+    again = 1
 
 
 def test_a_replayed_round_is_refused(tmp_path: Path) -> None:
-    study = build(tmp_path, RunAgain)
+    study = build(tmp_path, ApplyAgain)
     study.start()
-    with pytest.raises(ProtocolError, match="attempt"):
+    with pytest.raises(ProtocolError, match="is due"):
         study.run()
+    assert isinstance(study.hub, ApplyAgain)
+    assert all(len(uploads) == 1 for uploads in study.hub.uploads.values())
 
 
 class OutOfTurn(Hub):
@@ -283,7 +315,7 @@ def test_a_member_the_owner_does_not_trust_is_refused(tmp_path: Path) -> None:
     plan = plan_for(hub, members)
     world = World(plan, hub, members)
     mine = members[0].identity.public
-    world.sites["site0"] = site_of(plan, hub, members[0], {mine.fingerprint: mine})
+    world.replace_site("site0", site_of(plan, hub, members[0], {mine.fingerprint: mine}))
     world.start()
     with pytest.raises(PolicyRefused, match="does not trust"):
         world.run()
@@ -301,20 +333,39 @@ def test_a_site_refuses_another_hub_and_another_initial_model(tmp_path: Path) ->
         site_of(other, hub, members[0], {})
 
 
+def hello_of(identity: Identity, hub: Identity, study: bytes) -> bytes:
+    link = Link(identity, hub.public, study, initiator=True)
+    link.open(0.0)
+    hello = link.poll(0.0)
+    assert hello is not None
+    return hello
+
+
 def test_a_stranger_and_garbage_have_no_effect_on_the_hub(tmp_path: Path) -> None:
     study = build(tmp_path)
     study.start()
     study.run(until=lambda: rounds(study) == 1)
-    stranger = Channel(
-        Identity.generate("mallory"), study.hub._identity.public, study.plan.digest, initiator=False
-    )
-    impostor = Channel(
-        Identity.generate("site0"), study.hub._identity.public, study.plan.digest, initiator=False
-    )
-    for message in (b"", b"garbage", stranger.hello, impostor.hello):
-        step = study.hub.receive(message, study.now)
-        assert not step.outgoing
-        assert [type(event) for event in step.events] == [Refused]
+    hub, digest = study.hub._identity, study.plan.digest
+    stranger = hello_of(Identity.generate("mallory"), hub, digest)
+    impostor = hello_of(Identity.generate("site0"), hub, digest)
+    for datagram in (b"", b"garbage", stranger, impostor):
+        assert [type(event) for event in study.attack_hub(datagram)] == [Refused]
+    study.run()
+    assert study.hub.finished
+
+
+def test_a_stranger_and_garbage_have_no_effect_on_a_site(tmp_path: Path) -> None:
+    study = build(tmp_path)
+    study.start()
+    study.run(until=lambda: rounds(study) == 1)
+    site = study.sites["site0"]
+    frame = msgspec.msgpack.decode([one for _, receiver, one in study.wire if receiver == "site0"][-1])
+    frame[6], frame[-1] = frame[6] + 1000, bytes(64)  # an unseen stamp, and a signature that is none
+    refused = study.ends["site0"].refused
+    forged = [b"", b"garbage", hello_of(Identity.generate("hub"), site._identity, study.plan.digest)]
+    for datagram in (*forged, msgspec.msgpack.encode(frame)):
+        study.attack_site("site0", datagram)
+    assert study.ends["site0"].refused == refused + 4
     study.run()
     assert study.hub.finished
 
@@ -323,27 +374,33 @@ def test_a_replayed_message_has_no_effect(tmp_path: Path) -> None:
     study = build(tmp_path)
     study.start()
     study.run(until=lambda: rounds(study) == 1)
-    for _, receiver, message in list(study.wire):
+    for _, receiver, datagram in list(study.wire):
         if receiver == "hub":
-            assert not study.hub.receive(message, study.now).outgoing
-    for name, site in study.sites.items():
-        hello, *frames = [message for _, receiver, message in study.wire if receiver == name]
-        assert [site.receive(message) for message in (hello, *frames)] == [[] for _ in (hello, *frames)]
+            assert study.attack_hub(datagram) == []
+        else:
+            study.attack_site(receiver, datagram)
     study.run()
     assert study.hub.finished
+    assert study.hub.stopped is None
 
 
 def test_messages_of_an_older_study_are_refused(tmp_path: Path) -> None:
-    old = build(tmp_path / "old")
+    """The same people, the same keys, another plan."""
+    hub = Identity.generate("hub")
+    members = parties(tmp_path, (20, 20, 20))
+    old = World(plan_for(hub, members, study={"name": "old"}), hub, members)
     old.start()
     old.run()
-    new = build(tmp_path / "new")
+    assert old.hub.finished
+    new = World(plan_for(hub, members, study={"name": "new"}), hub, members)
     new.start()
-    for _, receiver, message in old.wire:
+    for _, receiver, datagram in old.wire:
         if receiver == "hub":
-            step = new.hub.receive(message, 0.0)
-            assert not step.outgoing
-            assert all(isinstance(event, Refused) for event in step.events)
+            assert [type(event) for event in new.attack_hub(datagram)] == [Refused]
+        else:
+            refused = new.ends[receiver].refused
+            new.attack_site(receiver, datagram)
+            assert new.ends[receiver].refused == refused + 1
     new.run()
     assert new.hub.finished
 

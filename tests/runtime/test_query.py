@@ -266,23 +266,25 @@ def test_a_burnt_attempt_is_paid_and_the_next_one_has_fresh_noise(tmp_path: Path
 
 def lose(query: FederatedQuery, name: str, *, after: str) -> None:
     """From the first message of this kind on, `name` gets and sends nothing."""
-    site = query.sites[name]
-    receive, handle = site.receive, site._handle
+    site, end = query.sites[name], query._ends[name]
+    handle, take = site._handle, end.take
     lost = False
 
     def on_handle(message: Any) -> Any:
         nonlocal lost
+        replies = handle(message)
         lost = lost or type(message).__name__ == after
-        return handle(message)
+        if not lost:
+            return replies
+        end.link.close()
+        return []
 
-    def on_receive(message: bytes) -> list[bytes]:
-        if lost:
-            return []
-        replies = receive(message)
-        return [] if lost else replies
+    def on_take(datagram: bytes, now: float) -> None:
+        if not lost:
+            take(datagram, now)
 
     site._handle = on_handle  # type: ignore[method-assign]
-    site.receive = on_receive  # type: ignore[method-assign]
+    end.take = on_take  # type: ignore[method-assign]
 
 
 def hold_answers(query: FederatedQuery, names: set[str]) -> None:
@@ -337,7 +339,7 @@ def test_the_same_plan_is_not_answered_twice_for_one_payment(tmp_path: Path) -> 
 
 
 def query_hub(query: FederatedQuery) -> Identity:
-    return query.hub._channels["site0"]._identity
+    return query.hub._identity
 
 
 def test_units_are_bounded_over_sites_too(tmp_path: Path) -> None:

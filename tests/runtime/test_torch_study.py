@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 from tests.runtime.budgets import Noting
-from tests.runtime.parties import PURPOSE, parties, plan_for, schema
+from tests.runtime.parties import parties, plan_for, schema
+from tests.runtime.world import World
 
 from cloister.crypto import Identity
 from cloister.errors import InputError, IntegrityError, PolicyRefused
 from cloister.learning import Plan, PrivacySection, pin_initial
-from cloister.runtime import Hub, LocalWorker, Party, Site
+from cloister.runtime import LocalWorker, Party
 
 torch = pytest.importorskip("torch", reason="needs the extra torch")
 
@@ -47,17 +48,11 @@ def torch_plan(hub: Identity, members: list[Party], code: Path, factory: str = "
 
 
 def test_a_module_is_trained_privately(tmp_path: Path, code: Path) -> None:
-    from tests.runtime import world
-
     hub = Identity.generate("hub")
     members = parties(tmp_path, [40, 25, 30])
     plan = pin_initial(torch_plan(hub, members, code), schema(), user_code=code)
-    public = {each.identity.name: each.identity.public for each in members}
-    machines = world.World.__new__(world.World)
-    machines.plan, machines.now, machines.lost, machines.wire = plan, 0.0, set(), []
-    machines.events, machines._queue = [], world.deque()
-    machines.hub = Hub(plan, hub, public, schema(), user_code=code)
-    machines.sites = {each.identity.name: site(plan, hub, each, public, code) for each in members}
+    budgets = {each.identity.name: Noting(each.identity) for each in members}
+    machines = World(plan, hub, members, budgets=budgets, user_code=code)
     machines.start()
     machines.run()
     assert machines.hub.finished
@@ -68,26 +63,6 @@ def test_a_module_is_trained_privately(tmp_path: Path, code: Path) -> None:
     found = np.frombuffer(models.pop())
     assert found.shape == (2 * 4 + 4 + 4 * 2 + 2,)
     assert not np.array_equal(found, machines.sites["site0"]._worker.initial)
-
-
-def site(plan: Plan, hub: Identity, party: Party, public: dict, code: Path) -> Site:  # type: ignore[type-arg]
-    dataset = party.vault.open("train", purpose=PURPOSE)
-    return Site(
-        plan,
-        party.identity,
-        hub.public,
-        trusted={each.fingerprint: each for each in public.values()},
-        manifest=dataset.envelope,
-        rows=dataset.rows,
-        worker=LocalWorker(
-            plan,
-            dataset.schema,
-            dataset.table,
-            user_code=code,
-            evaluation=party.vault.open("test", purpose=PURPOSE).table,
-        ),
-        budget=Noting(party.identity),
-    )
 
 
 def test_code_that_nobody_allowed_does_not_run(tmp_path: Path, code: Path) -> None:

@@ -90,11 +90,13 @@ def run(hub: Identity, parties: list[Party], plan: Plan) -> dict[str, Site]:
             worker=worker,
             budget=Noting(each.identity),
         )
-    queue = list(machine.start(0.0).outgoing)
+    queue = list(machine.resume(0.0).outgoing)
+    for name, site in sites.items():
+        queue += machine.handle(name, site.join(), 0.0).outgoing
     while queue:
-        outgoing = queue.pop(0)
-        for reply in sites[outgoing.receiver].receive(outgoing.message):
-            queue += machine.receive(reply, 0.0).outgoing
+        receiver, message = queue.pop(0)
+        for reply in sites[receiver].handle(message):
+            queue += machine.handle(receiver, reply, 0.0).outgoing
     assert machine.finished, machine.stopped
     return sites
 

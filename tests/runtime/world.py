@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from tests.runtime.parties import PURPOSE
 
@@ -12,6 +15,7 @@ from cloister.learning import Plan
 from cloister.runtime import Event, Hub, HubEnd, LocalWorker, Party, Site, SiteEnd
 from cloister.runtime.budget import Budget
 from cloister.runtime.hubjournal import KeepsHub
+from cloister.runtime.journal import KeepsSite
 from cloister.runtime.messages import Message
 
 
@@ -21,6 +25,9 @@ def site_of(
     party: Party,
     trusted: Mapping[str, PublicIdentity],
     budget: Budget | None = None,
+    *,
+    journal: KeepsSite | None = None,
+    user_code: Path | None = None,
 ) -> Site:
     dataset = party.vault.open("train", purpose=PURPOSE)
     return Site(
@@ -34,14 +41,21 @@ def site_of(
             plan,
             dataset.schema,
             dataset.table,
+            user_code=user_code,
             evaluation=party.vault.open("test", purpose=PURPOSE).table,
         ),
         budget=budget,
+        journal=journal,
     )
 
 
 class World:
     """Everybody of a study.
+
+    Args:
+        budgets: of sites, by name.
+        journal: the hub's; asked again when the hub is started anew.
+        journals: opens a site's journal; likewise.
 
     Attributes:
         lost: names of sites that are unreachable in both directions, until taken out.
@@ -59,6 +73,8 @@ class World:
         hub_type: Callable[..., Hub] = Hub,
         budgets: Mapping[str, Budget] | None = None,
         journal: KeepsHub | None = None,
+        journals: Callable[[str], KeepsSite] | None = None,
+        user_code: Path | None = None,
     ) -> None:
         public = {party.identity.name: party.identity.public for party in parties}
         trusted = {identity.fingerprint: identity for identity in public.values()}
@@ -70,20 +86,28 @@ class World:
         self.wire: list[tuple[str, str, bytes]] = []
         self.events: list[Event] = []
         self._hub_identity, self._public = hub, public
-        self._identities = {party.identity.name: party.identity for party in parties}
+        self._parties = {party.identity.name: party for party in parties}
         schema = parties[0].vault.manifest("train").schema
-        self.hub = hub_type(plan, hub, public, schema, **({"journal": journal} if journal else {}))
-        self.sites = {
-            name: site_of(plan, hub, party, trusted, (budgets or {}).get(name))
-            for party in parties
-            if (name := party.identity.name)
-        }
+        kept = {"journal": journal} if journal else {}
+        self._make_hub = lambda: hub_type(plan, hub, public, schema, user_code=user_code, **kept)
+        self._make_site = lambda name: site_of(
+            plan,
+            hub,
+            self._parties[name],
+            trusted,
+            (budgets or {}).get(name),
+            journal=None if journals is None else journals(name),
+            user_code=user_code,
+        )
+        self.hub = self._make_hub()
+        self.sites = {name: self._make_site(name) for name in public}
         self.hub_end = HubEnd(self.hub, hub, public, plan.digest)
         self.ends = {name: self._end_of(name) for name in self.sites}
         self._queue: deque[tuple[str, str, bytes]] = deque()
 
     def _end_of(self, name: str) -> SiteEnd:
-        return SiteEnd(self.sites[name], self._identities[name], self._hub_identity.public, self.plan.digest)
+        identity = self._parties[name].identity
+        return SiteEnd(self.sites[name], identity, self._hub_identity.public, self.plan.digest)
 
     def start(self) -> None:
         self.events += self.hub_end.start(self.now)
@@ -132,7 +156,69 @@ class World:
             self._queue.extend((name, "hub", datagram) for datagram in end.poll(self.now))
         self._queue.extend(("hub", receiver, datagram) for receiver, datagram in self.hub_end.poll(self.now))
 
+    def heard(self, name: str, message: Message) -> None:
+        """Let the hub hear what a site signed, at once, whatever else is under way."""
+        self.events += self.hub_end._take(self.hub.handle(name, message, self.now))
+        self.collect()
+
+    def attack_hub(self, datagram: bytes) -> list[Event]:
+        """Put a datagram before the hub's end that must tell its machine nothing; return what is reported."""
+        with nothing_reaches(self.hub):
+            return self.hub_end.receive(datagram, self.now)
+
+    def attack_site(self, name: str, datagram: bytes) -> None:
+        """Put a datagram before a site's end that must tell its machine nothing."""
+        with nothing_reaches(self.sites[name]):
+            self.ends[name].take(datagram, self.now)
+
+    def replace_site(self, name: str, site: Site) -> None:
+        """Let another machine, behind a link of its own, be the site of this name."""
+        self.sites[name] = site
+        self.ends[name] = self._end_of(name)
+
+    def arrive(self, name: str) -> None:
+        """Let a site that was away open a session."""
+        self.lost.discard(name)
+        self.ends[name].open(self.now)
+        self.collect()
+
+    def restart_site(self, name: str) -> None:
+        """Kill a site's process, with what it had still to send, and start it anew."""
+        self._forget(name)
+        self.replace_site(name, self._make_site(name))
+        self.arrive(name)
+
+    def restart_hub(self) -> None:
+        """Kill the hub's process, with what it had still to send, and start it anew."""
+        self._forget("hub")
+        self.hub = self._make_hub()
+        self.hub_end = HubEnd(self.hub, self._hub_identity, self._public, self.plan.digest)
+        self.events += self.hub_end.start(self.now)
+        for name in self.ends:
+            if name not in self.lost:
+                self.ends[name].open(self.now)  # the new process invites them
+        self.collect()
+
+    def _forget(self, sender: str) -> None:
+        self._queue = deque(each for each in self._queue if each[0] != sender)
+        self._late = [each for each in self._late if each[0] != sender]
+
     def say(self, name: str, *messages: Message) -> None:
         """Let a site send these, whatever its machine would do."""
         self.ends[name].answer(messages)
         self.collect()
+
+
+@contextmanager
+def nothing_reaches(machine: Hub | Site) -> Iterator[None]:
+    """Fail where a message gets to this machine."""
+
+    def reached(*arguments: object) -> Any:
+        raise AssertionError("the machine took it")
+
+    handle = machine.handle
+    machine.handle = reached  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        machine.handle = handle  # type: ignore[method-assign]

@@ -1,6 +1,6 @@
 """The in-memory `Transport`: mailboxes in one process.
 
-What passes through is what passes on a network, the signed and encrypted bytes of `Channel`, and nothing
+What passes through is what passes on a network, the signed and encrypted bytes of `Link`, and nothing
 else. It counts what it carries, for the report. It can be told to lose a party, for tests of drop-out.
 """
 
