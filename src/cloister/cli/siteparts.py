@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -190,11 +189,15 @@ class SiteParts:
 
     def on_end(self, invitation: Invitation, site: Site) -> None:
         """Keep what a finished study left, model and record, in this home."""
+        journal = self._journals.pop(invitation.plan.digest)
+        try:
+            self._keep(invitation, site, journal)
+        finally:
+            journal.close()
+
+    def _keep(self, invitation: Invitation, site: Site, journal: SiteJournal) -> None:
         from cloister.runtime.store import save_conclusion
 
-        journal = self._journals.pop(invitation.plan.digest, None)
-        if journal is not None:
-            journal.close()
         if site.concluded is None or site.study_key is None:
             return
         folder = save_conclusion(
@@ -207,7 +210,7 @@ class SiteParts:
             self.identity,
         )
         self.say(f"{invitation.plan.study.name}: kept encrypted in {folder}.")
-        shutil.rmtree(self._journal_folder(invitation), ignore_errors=True)
+        journal.forget()
 
     @staticmethod
     def _journal_folder(invitation: Invitation) -> Path:

@@ -316,7 +316,8 @@ class Hub(SumHub[EpochTerms]):
 
     def _compacted(self, last: Outcome) -> list[Kept]:
         """Return what is still needed once the model itself is kept."""
-        opened = [record for record in self._journal.records() if isinstance(record, EpochOpened)]
+        kept = EpochOpened | TermTaken
+        opened = [record for record in self._journal.records() if isinstance(record, kept)]
         briefs = [
             RoundBrief(done.epoch, done.round, done.attempt, list(done.survivors), done.seconds)
             for done in self.rounds

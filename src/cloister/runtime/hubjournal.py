@@ -2,6 +2,7 @@
 
 One record a step, in the order of the study:
 
+    TermTaken         this process acts, under this term, which only grows
     EpochOffered      a roster goes out under this number, which is never used again
     EpochOpened       its set-up is complete: all that is needed to add under it
     AttemptBegun      an attempt is used, whatever becomes of it
@@ -42,6 +43,7 @@ __all__ = [
     "MemoryJournal",
     "RoundEnded",
     "SurvivorsFixed",
+    "TermTaken",
     "open_hub_log",
 ]
 
@@ -51,6 +53,12 @@ _KEY_INFO: Final = b"cloister/hub-journal/v1"
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all records."""
+
+
+class TermTaken(_Record, tag="term", frozen=True):
+    """A process began to act."""
+
+    term: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class EpochOffered(_Record, tag="offered", frozen=True):
@@ -128,7 +136,9 @@ class Ended(_Record, tag="study-ended", frozen=True):
     """The study is over."""
 
 
-Kept = EpochOffered | EpochOpened | AttemptBegun | SurvivorsFixed | RoundEnded | Checkpoint | Ended
+Kept = (
+    TermTaken | EpochOffered | EpochOpened | AttemptBegun | SurvivorsFixed | RoundEnded | Checkpoint | Ended
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Kept] = msgspec.msgpack.Decoder(Kept)

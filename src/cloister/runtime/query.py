@@ -272,7 +272,7 @@ class FederatedQuery:
     def _carry(self, notify: Callable[[Event], None]) -> bool:
         """Carry what everybody has to send; False where nobody has anything."""
         carried = False
-        for name, end in self._ends.items():
+        for end in self._ends.values():
             for datagram in end.poll(self._now):
                 carried = True
                 self._sent += len(datagram)

@@ -139,12 +139,21 @@ class Site(SumSite[EpochTerms]):
         self.clamped = 0
         self.concluded: Concluded | None = None
         self.resumed = False
+        self._highest_term = 0
         kept = self._journal.load()
         if kept is not None:
             self._restore(kept)
 
     def __repr__(self) -> str:
         return f"Site({self._identity.name}, {self._plan.study.name})"
+
+    def obey(self, term: int) -> bool:
+        """Take the term of a hub's lease; False where a hub with a newer one was obeyed before."""
+        if term < self._highest_term:
+            return False
+        self._highest_term = term
+        self._journal.obeyed(term)
+        return True
 
     @property
     def study(self) -> str:
@@ -365,6 +374,7 @@ class Site(SumSite[EpochTerms]):
     def _restore(self, kept: SiteKept) -> None:
         """Take up what the journal kept: the epoch, if its secrets are there, and the model."""
         self._highest_epoch, self._attempts_used = kept.highest_epoch, kept.attempts_used
+        self._highest_term = kept.highest_term
         if kept.state:
             self._model.restore(kept.state)
         if kept.epoch is None:

@@ -19,7 +19,7 @@ from cloister.learning import Plan
 from cloister.runtime.drive import drive_hub, flush_hub
 from cloister.runtime.events import Event, LeaseLost, LeaseTaken
 from cloister.runtime.hub import Hub
-from cloister.runtime.hubjournal import FileJournal
+from cloister.runtime.hubjournal import FileJournal, TermTaken
 from cloister.runtime.journal import EncryptedLog
 from cloister.runtime.service.inviting import InvitingEnd
 from cloister.types import Transport
@@ -29,6 +29,14 @@ __all__ = ["HoldsLease", "HubService", "NoLease"]
 
 _LINGER_SECONDS = 10.0
 _RENEW_SECONDS = 2.0
+
+
+def _next_term(journal: FileJournal, term: int) -> int:
+    """Return a term above all before, also where the servers lost theirs; it is on the disk."""
+    before = [record.term for record in journal.records() if isinstance(record, TermTaken)]
+    term = max(term, *(each + 1 for each in before)) if before else term
+    journal.append(TermTaken(term), durable=True)
+    return term
 
 
 class HoldsLease(Protocol):
@@ -148,6 +156,7 @@ class HubService:
         log = self._open_log()
         try:
             journal = FileJournal(log)
+            term = _next_term(journal, term)
             hub = Hub(
                 self._plan,
                 self._identity,

@@ -157,9 +157,8 @@ class SiteService:
         digest = invitation.plan.digest
         session = self._sessions.get(digest)
         if session is not None:
-            if invitation.term >= session.invitation.term and (
-                invitation.instance != session.invitation.instance or not session.end.link.ready
-            ):
+            anew = invitation.instance != session.invitation.instance or not session.end.link.ready
+            if anew and session.site.obey(invitation.term):
                 session.invitation = invitation
                 session.end.open(time.monotonic())
             return
@@ -183,6 +182,11 @@ class SiteService:
             self._on_event(invitation.plan.study.name, Refused(invitation.hub.name, reason))
 
     def _begin(self, invitation: Invitation, site: Site) -> None:
+        if not site.obey(invitation.term):
+            site.leave()
+            self._on_end(invitation, site)
+            self._say_once(invitation, "another process of this hub has acted since")
+            return
         end = SiteEnd(
             site, self._identity, invitation.hub, invitation.plan.digest, least_term=invitation.term
         )
