@@ -30,7 +30,16 @@ from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.runtime.events import Ended as Finished
 from cloister.runtime.events import Refused, RoundDone
 from cloister.runtime.globalmodel import GlobalModel
-from cloister.runtime.hubjournal import Checkpoint, Ended, EpochOpened, KeepsHub, Kept, RoundBrief, RoundEnded
+from cloister.runtime.hubjournal import (
+    Checkpoint,
+    Ended,
+    EpochOpened,
+    KeepsHub,
+    Kept,
+    RoundBrief,
+    RoundEnded,
+    TermTaken,
+)
 from cloister.runtime.messages import (
     Concluded,
     Done,
