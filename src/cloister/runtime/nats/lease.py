@@ -1,12 +1,19 @@
 """Which of several processes acts for a study: a key in a replicated bucket of JetStream.
 
-    free      -> acquire: `create`, which only one of several succeeds in
-    held      -> renew: `update` with the revision this process wrote last, so a holder that was replaced fails
-    silent    -> after `TTL_SECONDS` without a renewal the server forgets the key, and another may create it
+    nobody's  -> acquire: `create`, which only one of several succeeds in
+    another's -> acquire looks at it from time to time; once it has not changed for `TTL_SECONDS` its holder
+                 is dead, and it is overwritten if it is still what was looked at
+    own       -> renew: overwritten if it is still what this process wrote last
 
-The term of a holder is the bucket's revision at its acquisition, which only grows. A holder that cannot renew
-stops before the server gives its lease away: it counts from the moment it sent the last renewal that was
-confirmed, on its own monotonic clock, and less than the server does. Wall clocks play no part.
+Never two holders:
+1. A holder acts for less than `_OWN_SECONDS` after it *sent* the last renewal that was confirmed.
+2. Whoever takes over saw that renewal, after it was sent, and saw it again `TTL_SECONDS` later.
+3. A renewal between the two would have changed the key, and the overwriting would have failed.
+Each process measures with a clock of its own, and only lengths of time; no date plays a part. So the bucket
+has no expiry: a server expires by its date, and one whose date is set would give away a lease that is held.
+
+The term of a holder is the bucket's revision at its acquisition, which only grows. The bucket is on three
+servers where there is a cluster; while most of them do not answer there is no lease, and nobody acts.
 """
 
 from __future__ import annotations
@@ -14,109 +21,217 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cloister.errors import StorageError
 from cloister.runtime.nats.serverconfig import LEASE_BUCKET
-from cloister.runtime.nats.transport import NatsTransport
+from cloister.runtime.nats.tlsfiles import TlsFiles
+from cloister.runtime.nats.transport import Connection
 
 if TYPE_CHECKING:
+    from nats.aio.client import Client
     from nats.js.kv import KeyValue
 
 __all__ = ["TTL_SECONDS", "Lease"]
 
 TTL_SECONDS: Final = 6.0
-_OWN_SECONDS: Final = 5.0  # shorter than the server's, so that a holder stops first
+_OWN_SECONDS: Final = 5.0  # shorter, so that a holder has stopped before another acts
 _CALL_SECONDS: Final = 2.0
+_REPLICAS: Final = 3
+_NO_CLUSTER: Final = 10074  # what a server that stands alone answers to a wish for replicas
+
+
+def _boot_clock() -> float:
+    """Seconds since this machine started, those in which it was suspended among them: a holder that slept
+    must wake up knowing it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class _HasClient(Protocol):
+    @property
+    def client(self) -> Client | None: ...
 
 
 class Lease:
-    """The lease of one study.
+    """The lease of one study; made by `connect`.
 
     Args:
-        transport: the hub's connection.
+        connection: the hub's connection to the network.
         key: names the study.
-        replicas: copies of the bucket; of a cluster's servers, at most 3.
+        clock: seconds that never go back.
+
+    Attributes:
+        problem: why the network gave no answer the last time, in words; "" where it did.
     """
 
-    def __init__(self, transport: NatsTransport, key: str, *, replicas: int = 1) -> None:
-        self._transport = transport
+    def __init__(self, connection: _HasClient, key: str, *, clock: Callable[[], float] = _boot_clock) -> None:
+        self._connection = connection
         self._key = key
-        self._replicas = replicas
+        self._clock = clock
         self._holder = os.urandom(16)
-        self._bucket: KeyValue | None = None
-        self._revision = 0
+        self._bucket: tuple[Client, KeyValue] | None = None
+        self._revision = 0  # what this process wrote last, 0 while it holds nothing
         self._sent = -float("inf")
+        self._seen = (0, 0.0)  # another's revision, and since when it is known
+        self.problem = ""
+
+    @classmethod
+    async def connect(
+        cls, url: str | Sequence[str], tls: TlsFiles, name: str, key: str, *, patience: float = 10.0
+    ) -> Lease:
+        """Return the lease on a connection of its own: a renewal must not wait behind models on a slow line.
+
+        Args:
+            url: of the server, or of each server of a cluster.
+            tls: the hub's network files.
+            name: the hub's name.
+            key: names the study.
+            patience: seconds to try for.
+
+        Raises:
+            StorageError: no server let the hub in within that time.
+            InputError, IntegrityError, PassphraseError: the network files; see `TlsFiles.client_context`.
+        """
+        connection = Connection(url, tls, f"{name}-lease")
+        await connection.open(patience)
+        return cls(connection, key)
+
+    async def close(self) -> None:
+        """End the lease's own connection; `release` comes before."""
+        if isinstance(self._connection, Connection):
+            await self._connection.close()
 
     @property
     def held(self) -> bool:
         """Whether this process may act, by its own clock."""
-        return self._revision > 0 and time.monotonic() - self._sent < _OWN_SECONDS
+        return self._revision > 0 and self._clock() - self._sent < _OWN_SECONDS
 
     async def acquire(self) -> int | None:
-        """Take the lease; return its term, None while another holds it or the network does not answer."""
-        from nats.errors import Error
-        from nats.js.errors import KeyWrongLastSequenceError
+        """Take the lease; return its term, None while another may hold it or the network does not answer.
 
-        sent = time.monotonic()
-        try:
-            async with asyncio.timeout(_CALL_SECONDS):
-                bucket = await self._open()
-                self._revision = await bucket.create(self._key, self._holder)
-        except KeyWrongLastSequenceError:
-            return None
-        except (Error, OSError, TimeoutError):
-            self._bucket = None
-            return None
-        self._sent = sent
-        return self._revision
+        To be called again until there is a term: only who looks from time to time sees that a holder is dead.
+        """
+        self._revision = 0
+        return await self._ask(self._take)
 
     async def renew(self) -> None:
         """Renew the lease; where that fails `held` becomes false in its time, or at once if it was taken."""
-        from nats.errors import Error
-        from nats.js.errors import KeyWrongLastSequenceError
-
-        sent = time.monotonic()
-        try:
-            async with asyncio.timeout(_CALL_SECONDS):
-                bucket = await self._open()
-                self._revision = await bucket.update(self._key, self._holder, last=self._revision)
-            self._sent = sent
-        except KeyWrongLastSequenceError:
-            self._revision = 0
-        except (Error, OSError, TimeoutError):
-            self._bucket = None
+        if self.held:
+            await self._ask(self._overwrite_own)
 
     async def release(self) -> None:
         """Give the lease up, if it is still this process's; another may take it at once."""
-        from nats.errors import Error
+        if self._revision > 0:
+            await self._ask(self._delete_own)  # where that fails, the others wait until it is stale
+        self._revision = 0
 
-        revision, self._revision = self._revision, 0
-        if not revision:
-            return
+    async def _take(self, bucket: KeyValue) -> int | None:
+        from nats.js.errors import KeyNotFoundError
+
+        sent = self._clock()
+        try:
+            entry = await bucket.get(self._key)
+        except KeyNotFoundError:
+            self._revision = await bucket.create(self._key, self._holder)
+        else:
+            revision = entry.revision or 0
+            if entry.value != self._holder and not self._stale(revision):
+                return None
+            sent = self._clock()
+            self._revision = await bucket.update(self._key, self._holder, last=revision)
+        self._sent = sent
+        return self._revision
+
+    def _stale(self, revision: int) -> bool:
+        now = self._clock()
+        if self._seen[0] != revision:
+            self._seen = (revision, now)
+        return now - self._seen[1] >= TTL_SECONDS
+
+    async def _overwrite_own(self, bucket: KeyValue) -> None:
+        from nats.js.errors import KeyWrongLastSequenceError
+
+        sent = self._clock()
+        try:
+            revision = await bucket.update(self._key, self._holder, last=self._revision)
+        except KeyWrongLastSequenceError:
+            last = await self._own_revision(bucket)
+            if last == 0:
+                self._revision = 0
+                return
+            sent = self._clock()
+            revision = await bucket.update(self._key, self._holder, last=last)
+        self._revision, self._sent = revision, sent
+
+    async def _delete_own(self, bucket: KeyValue) -> None:
+        if last := await self._own_revision(bucket):
+            await bucket.delete(self._key, last=last)
+
+    async def _own_revision(self, bucket: KeyValue) -> int:
+        """Return the key's revision if this process wrote it, perhaps without having heard so; else 0."""
+        from nats.js.errors import KeyNotFoundError
+
+        try:
+            entry = await bucket.get(self._key)
+        except KeyNotFoundError:
+            return 0
+        return entry.revision or 0 if entry.value == self._holder else 0
+
+    async def _ask(self, what: Callable[[KeyValue], Any]) -> int | None:
+        """Return what the bucket says to `what`, None where there is no answer, or another was faster."""
+        from nats.errors import Error
+        from nats.js.errors import KeyWrongLastSequenceError
+
+        try:
+            client = self._connection.client
+        except StorageError:
+            client = None
+        if client is None:
+            self.problem = "there is no connection"
+            return None
         try:
             async with asyncio.timeout(_CALL_SECONDS):
-                await (await self._open()).delete(self._key, last=revision)
-        except (Error, OSError, TimeoutError, StorageError):
-            return  # the server forgets it in its time
+                answer: int | None = await what(await self._open(client))
+        except KeyWrongLastSequenceError:
+            return None
+        except (Error, OSError, TimeoutError) as error:
+            self._bucket = None
+            self.problem = str(error).removeprefix("nats: ") or "no answer in time"
+            return None
+        self.problem = ""
+        return answer
 
-    async def _open(self) -> Any:
-        from nats.js.api import KeyValueConfig, StorageType
+    async def _open(self, client: Client) -> KeyValue:
         from nats.js.errors import NotFoundError
 
-        if self._bucket is None:
-            stream = self._transport.client.jetstream(timeout=_CALL_SECONDS)
+        if self._bucket is None or self._bucket[0] is not client:
+            stream = client.jetstream(timeout=_CALL_SECONDS)
             try:
-                self._bucket = await stream.key_value(LEASE_BUCKET)
+                bucket = await stream.key_value(LEASE_BUCKET)
             except NotFoundError:
-                self._bucket = await stream.create_key_value(
-                    KeyValueConfig(
-                        bucket=LEASE_BUCKET,
-                        description="which hub acts for a study",
-                        history=1,
-                        ttl=TTL_SECONDS,
-                        storage=StorageType.FILE,
-                        replicas=self._replicas,
-                    )
-                )
-        return self._bucket
+                bucket = await _make(stream)
+            self._bucket = (client, bucket)
+        return self._bucket[1]
+
+
+async def _make(stream: Any) -> KeyValue:
+    """Make the bucket on three servers, or on one that stands alone."""
+    from nats.js.api import KeyValueConfig, StorageType
+    from nats.js.errors import APIError
+
+    # no `direct`: only the server that orders the writes answers reads
+    config = KeyValueConfig(
+        bucket=LEASE_BUCKET,
+        description="which hub acts for a study",
+        history=1,
+        storage=StorageType.FILE,
+        replicas=_REPLICAS,
+    )
+    try:
+        made: KeyValue = await stream.create_key_value(config)
+    except APIError as error:
+        if error.err_code != _NO_CLUSTER:
+            raise  # a cluster too small for three, or not whole yet: one copy would be lost with its server
+        made = await stream.create_key_value(config, replicas=1)
+    return made
