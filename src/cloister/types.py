@@ -57,12 +57,16 @@ class KeyService(Protocol):
 
 
 class Transport(Protocol):
-    """Carries opaque, already signed and encrypted messages between named parties. Nothing in it is
-    trusted."""
+    """Carries opaque, already signed and encrypted datagrams between named parties, as well as it can: it may
+    lose, repeat, reorder and alter them. Nothing in it is trusted."""
 
     async def send(self, receiver: str, message: bytes) -> None:
-        """Hand `message` over for delivery, at least once, in any order. Raises StorageError where it
-        cannot."""
+        """Send a datagram of at most 8 MiB. Returning says nothing about its arrival.
+
+        Raises:
+            InputError: it is larger, or `receiver` is no name.
+            StorageError: the transport knows that this receiver cannot be reached by it at all.
+        """
 
     async def receive(self, timeout: float) -> bytes | None:
-        """Return the next message addressed to this party, or None after `timeout` seconds."""
+        """Return the next datagram addressed to this party, or None after `timeout` seconds."""

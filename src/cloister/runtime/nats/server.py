@@ -62,6 +62,8 @@ class LocalServer:
 
     Attributes:
         urls: the servers' addresses, as `NatsTransport.connect` takes them.
+        ports, route_ports, leaf_ports: where each server listens for parties, for the others, for leaves.
+        authority: which signs for the parties.
     """
 
     def __init__(
@@ -80,8 +82,8 @@ class LocalServer:
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * servers
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.authority = Authority.generate()
-        ports = _free_ports(3 * servers)
-        self.ports, self._routes, self.leaf_ports = (tuple(ports[i::3]) for i in range(3))
+        ports = free_ports(3 * servers)
+        self.ports, self.route_ports, self.leaf_ports = (tuple(ports[i::3]) for i in range(3))
         self.urls = tuple(f"tls://{_LOOPBACK}:{port}" for port in self.ports)
         self._write_certificates()
         for index in range(servers):
@@ -117,8 +119,8 @@ class LocalServer:
     def _text(self, index: int, *, leaf: bool) -> str:
         cluster = None
         if len(self.ports) > 1:
-            others = [f"{_LOOPBACK}:{port}" for port in self._routes]
-            cluster = Cluster("local", _LOOPBACK, self._routes[index], others, self._tls("route"))
+            others = [f"{_LOOPBACK}:{port}" for port in self.route_ports]
+            cluster = Cluster("local", _LOOPBACK, self.route_ports[index], others, self._tls("route"))
         return server_config(
             name=f"local-{index}",
             hub=self._hub,
@@ -179,8 +181,8 @@ class LocalServer:
         )
 
     def _last_words(self, index: int) -> str:
-        lines = (self.folder / f"server-{index}.log").read_text(errors="replace").splitlines()
-        return lines[-1][-300:] if lines else "it said nothing"
+        lines = (self.folder / f"server-{index}.log").read_text(errors="replace").split("\n")
+        return next((line.strip()[-300:] for line in reversed(lines) if line.strip()), "it said nothing")
 
     def pid(self, index: int = 0) -> int:
         """Return the process id of a server that runs. Raises InputError where it does not."""
@@ -225,7 +227,8 @@ class LocalServer:
         self.kill()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nobody listens on now."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

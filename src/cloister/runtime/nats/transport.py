@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
+    from cloister.runtime.nats.wire import TlsWire
+
 __all__ = ["Connection", "NatsTransport"]
 
 _CONNECT_TIMEOUT: Final = 5
@@ -42,7 +44,6 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 _OUTGOING: Final = 4 << 20  # bytes waiting in this process before `send` waits
 _INCOMING: Final = 64 << 20  # bytes waiting in this process before datagrams are dropped
-_FLUSH_TIMEOUT: Final = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ class Connection:
         if not self._urls:
             raise InputError("no server is named", fix="Give its address as tls://HOST:PORT")
         self._tls, self._label = tls, label
-        self._context: ssl.SSLContext | None = None
         self._client: Client | None = None
+        self._wire: TlsWire | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
@@ -93,8 +94,8 @@ class Connection:
             StorageError: no server let this party in within that time.
             InputError, IntegrityError, PassphraseError: the network files; see `TlsFiles.client_context`.
         """
-        self._context = await asyncio.to_thread(self._tls.client_context)
-        self._keeper = asyncio.create_task(self._keep())
+        context = await asyncio.to_thread(self._tls.client_context)
+        self._keeper = asyncio.create_task(self._keep(context))
         try:
             async with asyncio.timeout(patience if patience != float("inf") else None):
                 await self._up.wait()
@@ -109,6 +110,21 @@ class Connection:
             await self.close()
             raise
 
+    async def publish(self, subject: str, message: bytes | bytearray | memoryview) -> bool:
+        """Publish once; wait while too much waits already. False where the connection is not up, or went
+        away."""
+        client, wire = self.client, self._wire
+        if client is None or wire is None:
+            return False
+        try:
+            await client.publish(subject, message)  # type: ignore[arg-type]  # any buffer will do
+            while client.pending_data_size > _OUTGOING and client.is_connected:
+                await wire.drain()
+                await asyncio.sleep(0)  # the library's own task moves what is pending to the wire
+        except (OSError, _library_errors()):
+            return False
+        return True
+
     async def close(self) -> None:
         """End the connection; what was sent is flushed first."""
         keeper, self._keeper = self._keeper, None
@@ -120,12 +136,12 @@ class Connection:
         if client is not None:
             await _close(client)
 
-    async def _keep(self) -> None:
+    async def _keep(self, context: ssl.SSLContext) -> None:
         urls = random.sample(self._urls, len(self._urls))  # spreads parties over the servers of a cluster
         pause, turn = _FIRST_PAUSE, 0
         while True:
             self._lost.clear()
-            if await self._connect(urls[turn % len(urls)]):
+            if await self._connect(urls[turn % len(urls)], context):
                 pause = _FIRST_PAUSE
                 self._up.set()
                 await self._lost.wait()
@@ -138,12 +154,15 @@ class Connection:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _connect(self, url: str) -> bool:
+    async def _connect(self, url: str, context: ssl.SSLContext) -> bool:
         from nats.aio.client import Client
 
-        client = Client()
+        from cloister.runtime.nats.wire import TlsWire
+
+        client, wire = Client(), TlsWire(context)
+        client._transport = wire  # the library has no other way in
         try:
-            await self._sign_in(client, url)
+            await self._sign_in(client, url, context)
             if self.on_open is not None:
                 await self.on_open(client)
             await client.flush(_CONNECT_TIMEOUT)
@@ -154,10 +173,10 @@ class Connection:
         except BaseException:
             await _close(client)
             raise
-        self._client, self.problem = client, ""
+        self._client, self._wire, self.problem = client, wire, ""
         return True
 
-    async def _sign_in(self, client: Client, url: str) -> None:
+    async def _sign_in(self, client: Client, url: str, context: ssl.SSLContext) -> None:
         last: list[Exception] = []
 
         async def failed(error: Exception) -> None:
@@ -173,7 +192,7 @@ class Connection:
             await client.connect(
                 url,
                 name=self._label,
-                tls=self._context,
+                tls=context,
                 tls_handshake_first=True,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
@@ -181,8 +200,7 @@ class Connection:
                 connect_timeout=_CONNECT_TIMEOUT,
                 ping_interval=_PING_EVERY,
                 max_outstanding_pings=2,
-                pending_size=_OUTGOING,
-                flush_timeout=_FLUSH_TIMEOUT,
+                pending_size=0,  # `publish` waits by itself, and stops waiting when the connection is lost
                 no_echo=True,
                 error_cb=failed,
                 closed_cb=closed,
@@ -286,16 +304,11 @@ class NatsTransport:
         size = len(message)
         if size > MAX_DATAGRAM:
             raise InputError(f"a datagram is larger than {MAX_DATAGRAM} bytes", fix="Send it in parts")
-        client = self._connection.client
-        if client is None:
+        target = subject(check_name(receiver, "a receiver"), self.address)
+        if await self._connection.publish(target, message):
+            self.sent_bytes[receiver] += size
+        else:
             self.dropped += 1
-            return
-        try:
-            await client.publish(subject(check_name(receiver, "a receiver"), self.address), message)  # type: ignore[arg-type]  # any buffer will do
-        except (OSError, _library_errors()):
-            self.dropped += 1  # the connection went away meanwhile
-            return
-        self.sent_bytes[receiver] += size
 
     async def receive(self, timeout: float) -> bytes | None:
         """Return the next datagram for this party, or None after `timeout` seconds."""
