@@ -83,45 +83,26 @@ def test_init_check_and_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "kept here already" in capsys.readouterr().err
 
 
-def test_check_predicts_what_a_site_sends(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_check_predicts_times_for_a_link(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cloister.learning import load_plan
-    from cloister.runtime import MemoryNetwork, Party, Study
-    from cloister.runtime import sumsite as site_module
-    from cloister.runtime.messages import Upload
-
     path = write_plan(made, tmp_path)
     capsys.readouterr()
-    assert run(["study", "check", str(path), "--schema", str(made / "schema.toml"), "--json"]) == 0
-    predicted = json.loads(capsys.readouterr().out)
-    parties = []
-    for name in NAMES:
-        identity = Identity.load(made / name / "identity.json", PASSPHRASE)
-        vault = Vault.unlock(made / name / "vault", identity, PASSPHRASE)
-        parties.append(Party(identity, vault))
-    sent: list[int] = []
-    deliver, encode = MemoryNetwork.deliver, site_module.encode_message
-    uploads: list[bool] = []
+    seconds = []
+    for speed in ("1000", "0.001"):
+        schema = ["--schema", str(made / "schema.toml")]
+        assert run(["study", "check", str(path), *schema, "--link-mbit", speed, "--json"]) == 0
+        predicted = json.loads(capsys.readouterr().out)
+        assert predicted["link_mbit"] == float(speed)
+        seconds.append(predicted["round_seconds"])
+    assert seconds[0] < seconds[1]
+    assert run(["study", "check", str(path), "--schema", str(made / "schema.toml"), "--link-mbit", "0"]) == 2
+    assert "megabits" in capsys.readouterr().err
 
-    def note_upload(message: object) -> bytes:
-        uploads.append(isinstance(message, Upload))
-        return encode(message)  # type: ignore[arg-type]
 
-    def note_size(self: MemoryNetwork, sender: str, receiver: str, message: bytes) -> None:
-        if uploads and uploads.pop(0):
-            sent.append(len(message))
-        deliver(self, sender, receiver, message)
-
-    study = Study(load_plan(path), Identity.load(made / "hub" / "identity.json", PASSPHRASE), parties)
-    monkeypatch.setattr(site_module, "encode_message", note_upload)
-    monkeypatch.setattr(
-        MemoryNetwork, "deliver", lambda *all_: (note_size if all_[2] == "hub" else deliver)(*all_)
-    )
-    study.run()
-    assert len(sent) == 9
-    assert max(sent) <= predicted["upload_bytes"] <= 1.5 * max(sent)
-    assert predicted["study_upload_bytes"] == 3 * predicted["upload_bytes"]
+def test_a_study_is_watched_by_its_own_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["study", "watch", "nothing-runs", "--once"]) == 2
+    assert "nothing-runs" in capsys.readouterr().err
 
 
 def test_a_typo_in_the_plan_names_the_nearest_key(

@@ -17,18 +17,21 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, say
+from cloister.cli.eventwords import in_words
 from cloister.cli.studyinit import (
     Kind,
+    Proposed,
     Unit,
-    allow,
     classes,
     code_of,
-    common_schema,
+    from_homes,
+    from_trust,
     no_label,
     plan_of,
     private,
     widths,
 )
+from cloister.cli.studywatch import watch
 from cloister.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,9 +65,33 @@ class HubView(enum.StrEnum):
 @app.command()
 def init(
     name: Annotated[str, typer.Argument(help="The study's name: a-z, 0-9, '-' and '_'.")],
-    site: SitesOption,
     purpose: Annotated[str, typer.Option(help="What for; the datasets must allow it.")],
-    dataset: Annotated[str, typer.Option(help="Name of the dataset in every site's vault.")] = "rows",
+    site: Annotated[
+        list[Path] | None,
+        typer.Option("--site", help="Home folder of a site on this machine; repeat for each."),
+    ] = None,
+    partner: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--partner",
+            metavar="NAME",
+            help="Instead of --site: a site that this home trusts; repeat for each.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="The dataset in every site's vault (rows); or repeat, one for each site in the same order.",
+        ),
+    ] = None,
+    schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --partner: the schema of all datasets.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="With --partner and --epsilon: about how many rows there are in all.")
+    ] = None,
     model: Annotated[Kind, typer.Option(help="Kind of model.")] = Kind.LOGISTIC,
     hidden: Annotated[
         list[int] | None, typer.Option(help="Width of a hidden layer of an mlp (16); repeat for several.")
@@ -93,7 +120,10 @@ def init(
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("plan.toml"),
     as_json: JsonOption = False,
 ) -> None:
-    """Write a plan for the sites' datasets, with this home as the hub and the initial model pinned."""
+    """Write a plan for the sites' datasets, with this home as the hub and the initial model pinned.
+
+    Sites on this machine are named with --site; other organisations, which this home trusts, with --partner.
+    """
     from cloister.crypto import Identity
     from cloister.files import write_atomic
     from cloister.learning import parse_plan, pin_initial
@@ -101,41 +131,66 @@ def init(
     if out.exists():
         raise InputError("the file exists", where=str(out), fix="Choose another name with --out")
     hub = Identity.read_public(common.identity_path())
-    members = [common.member(home, dataset) for home in site]
-    allow(purpose, members)
-    schema = common_schema(members)
-    document = {
-        "study": {"name": name, "purpose": purpose, "minimum_sites": max(3, len(members) - 1)},
+    proposed = _proposed(site, partner, dataset or ["rows"], schema, rows, purpose)
+    found = proposed.schema
+    document: dict[str, Any] = {
+        "study": {"name": name, "purpose": purpose, "minimum_sites": max(3, len(proposed.sites) - 1)},
         "hub": {"name": hub.name, "identity": hub.fingerprint},
-        "sites": [
-            {"name": each.name, "identity": each.fingerprint, "dataset": dataset} for each, _ in members
-        ],
+        "sites": proposed.entries(),
         "data": {
-            "schema": schema.digest().hex(),
-            "features": list(schema.features),
-            "label": schema.label or no_label(),
+            "schema": found.digest().hex(),
+            "features": list(found.features),
+            "label": found.label or no_label(),
         },
-        "model": {"kind": model.value, "hidden": widths(model, hidden), "classes": classes(model, schema)}
+        "model": {"kind": model.value, "hidden": widths(model, hidden), "classes": classes(model, found)}
         | code_of(model, allow_user_code, factory),
         "training": {"rounds": rounds, "batch": 32, "local_steps": 20, "learning_rate": 0.1},
         "aggregation": {"hub_view": hub_view.value, "bits": bits},
     }
     if epsilon is not None:
-        rows = sum(manifest.rows for _, manifest in members)
         whose = Unit(unit, sites_per_unit, units)
-        document |= private(document, schema, rows, epsilon, delta, whose)
-    elif (delta, unit, sites_per_unit, units) != (None, None, None, None):
-        raise InputError("--delta and the options of a unit belong to --epsilon", fix="Give it too")
-    plan: Plan = pin_initial(plan_of(document), schema, user_code=allow_user_code)
+        document |= private(document, found, proposed.counted(), epsilon, delta, whose)
+    elif any(given is not None for given in (delta, unit, sites_per_unit, units, rows)):
+        raise InputError("--delta, --rows and the options of a unit belong to --epsilon", fix="Give it too")
+    plan: Plan = pin_initial(plan_of(document), found, user_code=allow_user_code)
     text = plan.to_toml()
     parse_plan(text.encode())
     write_atomic(out, text.encode())
+    public = "SCHEMA" if schema is None else shlex.quote(str(schema))
+    asks = "" if schema is None and epsilon is None else f" --schema {public}"
     emit(
-        {"plan": str(out), "digest": plan.digest.hex(), "sites": [each.name for each, _ in members]},
+        {"plan": str(out), "digest": plan.digest.hex(), "sites": [each.name for each, _ in proposed.sites]},
         as_json=as_json,
         text=f"Wrote {out}. Read it, then: cloister study check {shlex.quote(str(out))}"
-        + ("" if epsilon is None else " --schema SCHEMA, which says both epsilons"),
+        + asks
+        + ("" if epsilon is None else ", which says both epsilons"),
     )
+    if not proposed.seen:
+        say(f"Whether its dataset has this schema and allows {purpose!r}, each partner finds out by itself.")
+
+
+def _proposed(
+    homes: list[Path] | None,
+    partners: list[str] | None,
+    datasets: list[str],
+    schema: Path | None,
+    rows: int | None,
+    purpose: str,
+) -> Proposed:
+    """Return who is to take part, from whichever of the two ways was taken."""
+    if bool(homes) == bool(partners):
+        raise InputError(
+            "both homes and partners are named" if homes else "nobody is named to take part",
+            where="study init",
+            fix="Give --site for homes on this machine, or --partner for other organisations",
+        )
+    if partners:
+        return from_trust(partners, datasets, schema, rows)
+    if schema is not None or rows is not None:
+        raise InputError(
+            "--schema and --rows belong to --partner", fix="Leave them out: the sites' manifests say both"
+        )
+    return from_homes(homes or [], datasets, purpose)
 
 
 @app.command()
@@ -143,16 +198,20 @@ def check(
     plan: PlanArgument,
     schema: Annotated[Path | None, typer.Option(help="The schema, to predict sizes.")] = None,
     allow_user_code: CodeOption = None,
+    link_mbit: Annotated[
+        float, typer.Option(help="Speed of the hub's link each way, in Mbit/s, to predict times.")
+    ] = 100.0,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a plan means: who can collude, who can drop out, what travels, what a row may give away."""
-    from cloister.cli.studycheck import in_words, meaning
+    from cloister.cli import studycheck
     from cloister.learning import load_plan
     from cloister.vault import load_schema
 
     agreed = load_plan(plan)
-    result = meaning(agreed, None if schema is None else load_schema(schema), allow_user_code)
-    emit(result, as_json=as_json, text=in_words(agreed, result))
+    known = None if schema is None else load_schema(schema)
+    result = studycheck.meaning(agreed, known, allow_user_code, link_mbit=link_mbit)
+    emit(result, as_json=as_json, text=studycheck.in_words(agreed, result))
 
 
 @app.command()
@@ -184,6 +243,9 @@ def run(
         result = Study(agreed, hub, parties, user_code=allow_user_code).run(on_event)
     folder = save_study(studies, result, hub)
     emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder, site))
+
+
+app.command()(watch)
 
 
 # --- sites on this machine --------------------------------------------------------------------------------
@@ -224,6 +286,7 @@ def _watching(plan: Plan, *, shown: bool) -> Iterator[Callable[[Event], None]]:
 
     from cloister.runtime import Burnt, Refused, RosterAgreed, RoundDone, SetupDone, Stalled
 
+    told = (RosterAgreed, SetupDone, Stalled, Burnt, Refused)  # who connects is no news in one process
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
@@ -232,21 +295,8 @@ def _watching(plan: Plan, *, shown: bool) -> Iterator[Callable[[Event], None]]:
         def on_event(event: Event) -> None:
             if isinstance(event, RoundDone):
                 bar.update(task, completed=event.round + 1)
-            if not shown:
-                return
-            match event:
-                case RosterAgreed():
-                    say(f"Plan and roster are countersigned by {', '.join(event.members)}.")
-                case SetupDone():
-                    say("The secure sum is set up.")
-                case Stalled():
-                    say(f"Round {event.round + 1} waits for {', '.join(event.missing)}.")
-                case Burnt():
-                    say(f"Round {event.round + 1} begins again: {event.reason}.")
-                case Refused():
-                    say(f"Refused a message of {event.peer}: {event.reason}")
-                case _:
-                    pass
+            if shown and isinstance(event, told) and (line := in_words(event)):
+                say(line)
 
         yield on_event
 

@@ -1,4 +1,9 @@
-"""What `cloister study init` writes: a plan from the sites' manifests and a few options."""
+"""What `cloister study init` writes: a plan from its sites, a schema and a few options.
+
+The sites are homes on this machine (`--site`), whose signed manifests say schema, rows and purposes; or,
+between organisations, identities that this home trusts (`--partner`), whose datasets are only named. Then the
+schema comes from a file, and whether a dataset has it, and allows the purpose, each site sees for itself.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloister.cli import common
 from cloister.errors import InputError, PlanError, PolicyRefused
 
 if TYPE_CHECKING:
@@ -18,11 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Kind",
+    "Proposed",
     "Unit",
-    "allow",
     "classes",
     "code_of",
-    "common_schema",
+    "from_homes",
+    "from_trust",
     "no_label",
     "plan_of",
     "private",
@@ -40,7 +47,100 @@ class Kind(enum.StrEnum):
     TORCH = "torch"
 
 
-def allow(purpose: str, members: Sequence[tuple[PublicIdentity, Manifest]]) -> None:
+@dataclass(frozen=True)
+class Proposed:
+    """Who is to take part, and with what.
+
+    Attributes:
+        sites: each with the name of its dataset.
+        schema: of all datasets.
+        rows: of all sites together; None where nobody said.
+        seen: whether the datasets' manifests were read.
+    """
+
+    sites: tuple[tuple[PublicIdentity, str], ...]
+    schema: Schema
+    rows: int | None
+    seen: bool
+
+    def entries(self) -> list[dict[str, str]]:
+        """Return what `[[sites]]` says."""
+        return [
+            {"name": site.name, "identity": site.fingerprint, "dataset": dataset}
+            for site, dataset in self.sites
+        ]
+
+    def counted(self) -> int:
+        """Return the rows. Raises InputError where nobody said how many."""
+        if self.rows is None:
+            raise InputError(
+                "a private plan depends on how many rows there are",
+                where="--rows",
+                fix="Give about how many all partners have together; each of them publishes its number",
+            )
+        return self.rows
+
+
+def from_homes(homes: Sequence[Path], datasets: Sequence[str], purpose: str) -> Proposed:
+    """Return the sites that are homes on this machine, as their manifests describe them.
+
+    Raises:
+        InputError: a home or a dataset is not there, or there are as many names as neither sites nor one.
+        PolicyRefused: a dataset may not be used for the purpose.
+        PlanError: schemas differ.
+    """
+    names = _a_dataset_each(datasets, len(homes), "--site")
+    members = [common.member(home, dataset) for home, dataset in zip(homes, names, strict=True)]
+    _allow(purpose, members)
+    sites = tuple((site, dataset) for (site, _), dataset in zip(members, names, strict=True))
+    rows = sum(manifest.rows for _, manifest in members)
+    return Proposed(sites, _common_schema(members), rows, seen=True)
+
+
+def from_trust(
+    partners: Sequence[str], datasets: Sequence[str], schema: Path | None, rows: int | None
+) -> Proposed:
+    """Return the sites that are known by their identities alone.
+
+    Args:
+        partners: names of trusted identities.
+        datasets: names of their datasets; one for all, or one for each in the same order.
+        schema: the file that all of them used.
+        rows: how many they have together.
+
+    Raises:
+        InputError: a name is not trusted or there twice, the schema or what fits is missing.
+    """
+    from cloister.vault import load_schema
+
+    if schema is None:
+        raise InputError(
+            "the partners' rows are elsewhere, so the plan needs their schema",
+            where="--schema",
+            fix="Give the file that all partners add their rows with",
+        )
+    if rows is not None and rows < 1:
+        raise InputError("there are no rows", where="--rows", fix="Give how many all partners have together")
+    twice = sorted({name for name in partners if partners.count(name) > 1})
+    if twice:
+        raise InputError("a partner is named twice", where=", ".join(twice), fix="Name each once")
+    names = _a_dataset_each(datasets, len(partners), "--partner")
+    store = common.trust_store()
+    sites = tuple((store.get(name), dataset) for name, dataset in zip(partners, names, strict=True))
+    return Proposed(sites, load_schema(schema), rows, seen=False)
+
+
+def _a_dataset_each(datasets: Sequence[str], count: int, option: str) -> Sequence[str]:
+    if len(datasets) in (1, count):
+        return list(datasets) if len(datasets) == count else list(datasets) * count
+    raise InputError(
+        f"{len(datasets)} datasets are named for {count} sites",
+        where="--dataset",
+        fix=f"Give one name for all, or one for each {option} in the same order",
+    )
+
+
+def _allow(purpose: str, members: Sequence[tuple[PublicIdentity, Manifest]]) -> None:
     """Raise PolicyRefused unless every dataset may be used for the purpose."""
     for member, manifest in members:
         if purpose not in manifest.purposes:
@@ -51,7 +151,7 @@ def allow(purpose: str, members: Sequence[tuple[PublicIdentity, Manifest]]) -> N
             )
 
 
-def common_schema(members: Sequence[tuple[PublicIdentity, Manifest]]) -> Schema:
+def _common_schema(members: Sequence[tuple[PublicIdentity, Manifest]]) -> Schema:
     """Return the schema that all datasets have. Raises PlanError where they differ."""
     first, manifest = members[0]
     for member, other in members[1:]:
