@@ -10,7 +10,7 @@ from cloister.crypto import Identity
 from cloister.errors import InputError, IntegrityError, PlanError, PolicyRefused, ProtocolError
 from cloister.learning import ClientRows, federated_in_clear, initial_model, plan_model
 from cloister.runtime import RosterAgreed, RoundDone, SetupDone, Study, load_study, save_study
-from cloister.runtime.events import Connected
+from cloister.runtime.events import Connected, Ended
 
 
 @pytest.fixture

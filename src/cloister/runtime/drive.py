@@ -9,10 +9,10 @@ from cloister.runtime.ends import HubEnd, SiteEnd
 from cloister.runtime.events import Event
 from cloister.types import Transport
 
-__all__ = ["IDLE_SECONDS", "drive_hub", "drive_site", "flush_hub"]
+__all__ = ["TICK_SECONDS", "drive_hub", "drive_site", "flush_hub"]
 
-IDLE_SECONDS = 0.05
-"""How long a party sleeps at most where nothing comes and no timer is due."""
+TICK_SECONDS = 0.02
+"""How often timers and deadlines are looked at."""
 
 
 async def drive_hub(
@@ -26,12 +26,18 @@ async def drive_hub(
     clock = time.monotonic
     for event in end.start(clock()):
         on_event(event)
+    tick_at = clock()
     while not until():
         await flush_hub(end, transport)
-        received = await transport.receive(_pause(end.wake_at()))
+        received = await transport.receive(max(tick_at - clock(), 0.0))
         now = clock()
-        for event in [*(end.receive(received, now) if received is not None else []), *end.tick(now)]:
-            on_event(event)
+        if received is not None:
+            for event in end.receive(received, now):
+                on_event(event)
+        if now >= tick_at:  # not with every message: it looks at every link
+            tick_at = now + TICK_SECONDS
+            for event in end.tick(now):
+                on_event(event)
     await flush_hub(end, transport)
 
 
@@ -48,12 +54,8 @@ async def drive_site(end: SiteEnd, transport: Transport, hub: str, *, until: Cal
     while not until():
         for datagram in end.poll(clock()):
             await transport.send(hub, datagram)
-        received = await transport.receive(_pause(end.link.wake_at()))
+        received = await transport.receive(min(max(end.link.wake_at() - clock(), 0.0), TICK_SECONDS))
         if received is not None:
             end.take(received, clock())
     for datagram in end.poll(clock()):
         await transport.send(hub, datagram)
-
-
-def _pause(wake_at: float) -> float:
-    return min(max(wake_at - time.monotonic(), 0.0), IDLE_SECONDS)

@@ -9,18 +9,16 @@ of sites; a message for everybody is encoded once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cloister.crypto import Identity, PublicIdentity
+from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.errors import CloisterError, ProtocolError
 from cloister.runtime.events import Connected, Event, Lost, Refused
 from cloister.runtime.link import Link, peek
 from cloister.runtime.messages import Message, decode_message, encode_message
 from cloister.runtime.sumhub import Step, SumHub
 from cloister.runtime.sumsite import SumSite
-from cloister.crypto import Buffer
 from cloister.types import RandomBytes
 
 __all__ = ["HubEnd", "SiteEnd"]
@@ -68,6 +66,8 @@ class HubEnd:
             )
             for name, site in sites.items()
         }
+        self._asking: dict[str, Link] = {}  # a large message of theirs is announced or on its way
+        self._due: dict[str, None] = {}  # links that may have something to send, in the order of their turn
         self._unheard: dict[str, float] = {}  # since when a link has waited for a sign of its site
 
     def start(self, now: float) -> list[Event]:
@@ -86,6 +86,7 @@ class HubEnd:
         except CloisterError as error:  # anybody may have sent it: nobody is blamed
             return [Refused(peer, str(error))]
         self._unheard.pop(peer, None)
+        self._due[peer] = None
         events: list[Event] = [Connected(peer)] if received.opened else []
         for payload in received.payloads:
             try:
@@ -94,7 +95,7 @@ class HubEnd:
                 events.append(Refused(peer, str(error)))
                 continue
             events += self._take(self.machine.handle(peer, message, now))
-        self._grant()
+        self._grant(peer, link)
         return events
 
     def tick(self, now: float) -> list[Event]:
@@ -105,7 +106,10 @@ class HubEnd:
                 self._unheard.pop(name, None)
             elif now - self._unheard.setdefault(name, now) > self._silence:
                 link.close()
+                self._asking.pop(name, None)
                 events.append(Lost(name))
+            if link.wake_at() <= now:
+                self._due[name] = None
         self._grant()
         return events
 
@@ -113,30 +117,27 @@ class HubEnd:
         """Shut a site out."""
         events = self._take(self.machine.revoke(peer, now))
         link = self.links.pop(peer, None)
+        self._asking.pop(peer, None)
         if link is not None:
             link.close()
         return events
 
     def poll(self, now: float) -> Iterator[tuple[str, bytes]]:
         """Yield (receiver, datagram) while there is something to send, every site in its turn."""
-        waiting = list(self.links.items())
-        while waiting:
-            left = []
-            for name, link in waiting:
-                datagram = link.poll(now)
-                if datagram is not None:
-                    yield name, datagram
-                    left.append((name, link))
-            waiting = left
+        while self._due:
+            name = next(iter(self._due))
+            del self._due[name]
+            link = self.links.get(name)
+            datagram = None if link is None else link.poll(now)
+            if datagram is not None:
+                self._due[name] = None  # to the end of the queue
+                yield name, datagram
 
     def nudge(self, now: float) -> None:
         """Send again at once what was not acknowledged: the network is back."""
-        for link in self.links.values():
+        for name, link in self.links.items():
             link.nudge(now)
-
-    def wake_at(self) -> float:
-        """When there may be something to send without anything having come."""
-        return min((link.wake_at() for link in self.links.values()), default=math.inf)
+            self._due[name] = None
 
     @property
     def idle(self) -> bool:
@@ -158,16 +159,23 @@ class HubEnd:
             if data is None:
                 data = encoded[id(message)] = encode_message(message)
             link.send(data)
+            self._due[receiver] = None
         return list(step.events)
 
-    def _grant(self) -> None:
+    def _grant(self, peer: str | None = None, link: Link | None = None) -> None:
         """Let as many large messages come as the budget allows, and one at least."""
-        asking = [link for link in self.links.values() if link.incoming]
-        granted = sum(link.incoming for link in asking if link.granted)
-        for link in asking:
-            if not link.granted and (granted == 0 or granted + link.incoming <= INCOMING_BYTES):
-                link.grant()
-                granted += link.incoming
+        if peer is not None and link is not None:
+            if link.incoming:
+                self._asking[peer] = link
+            elif self._asking.pop(peer, None) is None:
+                return
+        self._asking = {name: link for name, link in self._asking.items() if link.incoming}
+        granted = sum(link.incoming for link in self._asking.values() if link.granted)
+        for name, each in self._asking.items():
+            if not each.granted and (granted == 0 or granted + each.incoming <= INCOMING_BYTES):
+                each.grant()
+                self._due[name] = None
+                granted += each.incoming
 
 
 class SiteEnd:
