@@ -53,6 +53,7 @@ def test_events_tell_the_story_in_order(tmp_path: Path, hub: Identity) -> None:
         RoundDone,
         RoundDone,
         RoundDone,
+        Ended,
     ]
     assert [done.round for done in result.rounds] == [0, 1, 2]
     assert all(done.metrics and 0 <= done.metrics["accuracy"] <= 1 for done in result.rounds)
