@@ -173,6 +173,16 @@ def test_nobody_speaks_for_somebody_else() -> None:
     assert not site.ready
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [(2, bytes(32)), (3, bytes(32)), (4, [1, 2]), (5, 9), (6, bytes(32))]
+)
+def test_every_field_of_a_hello_is_signed(field: int, value: object) -> None:
+    fields = msgspec.msgpack.decode(hello(site_link()))
+    fields[field] = value
+    with pytest.raises((IntegrityError, ProtocolError)):
+        hub_link().receive(msgspec.msgpack.encode(fields), 0.0)
+
+
 def test_nothing_is_accepted_back_by_its_sender() -> None:
     world = connected()
     world.site.send(b"x")
@@ -329,6 +339,7 @@ def test_what_waits_for_its_turn_is_bounded_in_bytes() -> None:
     first = signed_frame(world.site, WHOLE, b"first", sequence=1)
     assert len(world.hub.receive(first, world.now).payloads) == count + 1
     assert world.hub.receive(more, world.now).payloads == [b"x"]
+    assert session_of(world.hub).incoming.waiting == 0
 
 
 def test_a_frame_signed_but_sealed_otherwise_changes_nothing() -> None:

@@ -204,7 +204,7 @@ class Link(HoldsSecret):
         if self._asked is not None:
             self._asked.due, self._asked.again = now, FIRST_TIMEOUT
         if self._session is not None:
-            self._session.nudge()
+            self._session.nudge(now)
 
     def grant(self) -> None:
         """Let the peer transfer the large payload it announced, if it announced one."""

@@ -118,9 +118,11 @@ class Outgoing:
             return -math.inf
         return self._deadline
 
-    def nudge(self) -> None:
+    def nudge(self, now: float) -> None:
         """Take everything on its way for lost: the connection was."""
         self._timeouts = 0
+        if self._flights:
+            self._deadline = now + self._timeout()
         for flight in self._flights.values():
             self._lose(flight)
 

@@ -118,9 +118,9 @@ class Session(HoldsSecret):
         if self.incoming.grant():
             self._ack_at = -math.inf
 
-    def nudge(self) -> None:
-        """Send again what is on its way, and what has arrived."""
-        self.outgoing.nudge()
+    def nudge(self, now: float) -> None:
+        """Send again what is on its way, and say what has arrived."""
+        self.outgoing.nudge(now)
         self._ack_at = -math.inf
 
     def _transmit(self, flight: Flight, now: float) -> bytes:
