@@ -37,8 +37,9 @@ from benchmarks.deployment_world import Case, World
 
 MANY = 100
 PROCESSES = 4  # that the sites of a case share, where there are more
-_LIMIT = 240.0  # seconds for a case
+_LIMIT = 540.0  # seconds for a case
 _GRACE = 10.0
+_VOLATILE = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a fresh folder in it
 
 
 class FailedError(Exception):
@@ -75,14 +76,16 @@ class Told:
 class Party:
     """A started process and the lines that it says."""
 
-    def __init__(self, lines: queue.Queue[tuple[Party, str | None]], log: IO[bytes], *command: str) -> None:
+    def __init__(
+        self, lines: queue.Queue[tuple[Party, str | None]], log: IO[bytes], volatile: Path, *command: str
+    ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.deployment_party", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=Path(__file__).resolve().parent.parent,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"XDG_RUNTIME_DIR": str(volatile)},
         )
         self._lines = lines
         self._reading = threading.Thread(target=self._read, daemon=True)
@@ -112,6 +115,8 @@ def run(case: Case) -> Told:
     """Run a study of separate processes; return what its hub said. Raises FailedError."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deployment-")))
+        # where sites keep what must not survive the machine; it goes with the run, however that ends
+        volatile = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deployment-", dir=_VOLATILE)))
         world = World.prepare(folder, case)
         sites = [site.name for site in world.plan.sites]
         urls = ",".join(stack.enter_context(serve(world, "hub", sites)))
@@ -119,7 +124,7 @@ def run(case: Case) -> Told:
         lines: queue.Queue[tuple[Party, str | None]] = queue.Queue()
 
         def start(*command: str) -> Party:
-            party = Party(lines, log, *command)
+            party = Party(lines, log, volatile, *command)
             stack.callback(party.stop)
             return party
 
@@ -236,8 +241,11 @@ def main() -> None:
     }
     ten = attempt("10m", timed, Case(10_000_000, _rounds(quick, 3, 12)), reasons)
     hundred = attempt("100", timed, Case(100, _rounds(quick, 100, 400)), reasons)
-    many = Case(250_000 if quick else 1_000_000, _rounds(quick, 2, 4), sites=MANY)
-    memory = attempt("memory", hub_memory, many, reasons)
+    memory = None
+    if quick:  # a smaller model would not do: about 11 MB that do not grow with it would count as vectors
+        reasons["memory"] = "takes minutes; run without --quick"
+    else:
+        memory = attempt("memory", hub_memory, Case(1_000_000, 4, sites=MANY), reasons)
     found, reasons["flower"] = (None, "not asked for") if parsed.no_peer else flower(4 if quick else 13)
     seconds = {
         name: None if case is None else case["round_s"]

@@ -10,6 +10,8 @@ input does: whoever started it cannot leave it behind.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import json
 import os
 import sys
@@ -17,7 +19,6 @@ import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ def say(event: str, **fields: object) -> None:
 
 
 def memory() -> dict[str, int]:
-    """Return bytes of this process that are resident now, and the most since `forget_peak`."""
+    """Return bytes of this process that are resident now, and the most since `settle`."""
     fields = dict(
         line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     )
@@ -48,8 +49,14 @@ def memory() -> dict[str, int]:
     }
 
 
-def forget_peak() -> None:
-    """Begin to measure the peak anew."""
+def settle() -> None:
+    """Give what is free back to the system, and begin to measure the peak anew.
+
+    Set-up leaves free heap behind. Were it counted as idle, rounds would be served from it, and a hub would
+    seem to need next to nothing.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
@@ -58,8 +65,8 @@ def on_hub_event(event: Event) -> None:
     if isinstance(event, RoundDone):
         say("round", round=event.round, seconds=event.seconds, survivors=len(event.survivors))
     elif isinstance(event, SetupDone):
+        settle()
         say("setup", **memory())
-        forget_peak()
     elif isinstance(event, Connected):
         say("connected", peer=event.peer)
     else:
@@ -69,7 +76,8 @@ def on_hub_event(event: Event) -> None:
 async def be_hub(world: World, urls: list[str]) -> None:
     """Run the study to its end."""
     from cloister.runtime.hubjournal import open_hub_log
-    from cloister.runtime.service import HubService, NoLease
+    from cloister.runtime.nats import Lease
+    from cloister.runtime.service import HubService
 
     plan, identity = world.plan, world.identity("hub")
     everybody = {each.name: each for each in world.everybody(plan)}
@@ -83,7 +91,7 @@ async def be_hub(world: World, urls: list[str]) -> None:
             world.schema,
             transport,
             open_log=lambda: open_hub_log(world.private("hub"), plan.digest, identity),
-            lease=NoLease(),
+            lease=Lease(transport, plan.digest.hex()),
             trusted=lambda: trusted,
             on_event=on_hub_event,
         )
@@ -99,7 +107,8 @@ async def be_hub(world: World, urls: list[str]) -> None:
 
 async def be_site(world: World, name: str, urls: list[str]) -> None:
     """Take part until the study has ended."""
-    from cloister.runtime import Party
+    from cloister.runtime import Party, Site
+    from cloister.runtime.invite import Invitation
     from cloister.runtime.journal import SiteJournal, volatile_folder
     from cloister.runtime.party import site_of
     from cloister.runtime.service import SiteService
@@ -108,10 +117,10 @@ async def be_site(world: World, name: str, urls: list[str]) -> None:
     plan, identity = world.plan, world.identity(name)
     everybody = world.everybody(plan)
     party = Party(identity, world.vault(identity), trusted=everybody)
+    journal = SiteJournal(world.private(name), volatile_folder(), identity, plan.digest)
     transport = await enter(world, name, urls)
 
-    def open_site(invitation: Any) -> Any:
-        journal = SiteJournal(world.private(name), volatile_folder(), identity, plan.digest)
+    def open_site(invitation: Invitation) -> Site:
         site = site_of(plan, invitation.hub, party, journal=journal)
         site._worker.train = add_one  # type: ignore[method-assign]
         return site
@@ -130,6 +139,7 @@ async def be_site(world: World, name: str, urls: list[str]) -> None:
         say("ended", site=name, reason=service.ended.get(plan.study.name))
     finally:
         await transport.close()
+        journal.close()
 
 
 def add_one(params: NDArray[np.float64]) -> NDArray[np.float64]:
