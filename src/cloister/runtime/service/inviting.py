@@ -53,6 +53,7 @@ class InvitingEnd(HubEnd):
         self._trusted = trusted
         self._instance = os.urandom(16)
         self._invited = dict.fromkeys(self._sites, -math.inf)
+        self._answered = dict.fromkeys(self._sites, -math.inf)  # knocks
         self._invites: list[tuple[str, bytes]] = []
 
     def receive(self, datagram: Buffer, now: float) -> list[Event]:
@@ -64,7 +65,9 @@ class InvitingEnd(HubEnd):
             site = read_knock(datagram, self._identity.name, self._sites)
         except CloisterError as error:
             return [*events, Refused("unknown", str(error))]
-        if now - self._invited[site] > _KNOCK_SECONDS:
+        # an invitation that was sent unasked may have come before the site listened: it does not count
+        if now - self._answered[site] > _KNOCK_SECONDS:
+            self._answered[site] = now
             self._invite(site, now)
         return events
 
