@@ -8,12 +8,13 @@ from typing import Annotated, Final
 
 import typer
 
-from cloister.cli import common
+from cloister.cli import common, network
 from cloister.cli.common import JsonOption, emit, say
 from cloister.errors import InputError, VerificationError
 from cloister.files import read_bytes, write_atomic
 
 app = typer.Typer(no_args_is_help=True, help="Make your identity, export it, trust those of others.")
+app.add_typer(network.app, name="network")
 
 _MAX_EXPORT: Final = 8 << 20
 _SHORTEST_FINGERPRINT: Final = 32
