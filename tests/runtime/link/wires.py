@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloister.crypto import Identity, sha256
+from cloister.crypto import Identity
 from cloister.errors import IntegrityError, ProtocolError
 from cloister.runtime.link import Link
 from cloister.runtime.link.session import Session
@@ -159,4 +159,4 @@ def signed_frame(link: Link, kind: int, plaintext: bytes = b"", **changes: int) 
         head = sealed_part(kind, frame.sequence, frame.size)
         sealed = session._seal.seal(frame.sequence, plaintext, session._sealed_out + head)
         frame.ciphertext = memoryview(sealed)
-    return session._sign(frame, sha256(frame.ciphertext))
+    return session._sign(frame, bytes(frame.ciphertext[-16:]))

@@ -52,7 +52,7 @@ class Flight:
         self.kind = kind
         self.size = size
         self.data = data
-        self.seal = b""  # digest of its ciphertext, once there was one
+        self.seal = b""  # tag of its ciphertext, once there was one
         self.stamp = -1
         self.at = 0.0
         self.tries = 0
