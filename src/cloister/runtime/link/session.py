@@ -11,7 +11,7 @@ Steps on a frame that arrives, in this order:
 
 The signature covers the tag of AES-GCM and not the ciphertext itself: who does not hold the session's key
 cannot make another ciphertext with that tag, and 5 says so. Hashing every byte once more would cost a tenth
-of a round. What it gives up: the receiver, who holds the key, cannot prove to a third party what a frame said.
+of a round. What it gives up: the receiver, who holds the key, cannot prove to others what a frame said.
 What others must be able to check (countersignatures, manifests, debits, vouchers) is signed by itself.
 
 A frame that goes again is sealed again from the payload. The tag of the first ciphertext is kept: a payload
