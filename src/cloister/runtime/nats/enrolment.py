@@ -96,7 +96,7 @@ class Installed:
 
 
 def make_request(folder: Path, identity: Identity, passphrase: str) -> bytes:
-    """Return a signed request for a fresh TLS key, or for the one in `folder` that still waits for its bundle.
+    """Return a signed request for a fresh TLS key, or for the one that waits in `folder` for its bundle.
 
     Raises:
         IntegrityError, PassphraseError: a key is waiting and does not open.
