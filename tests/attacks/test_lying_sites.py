@@ -166,7 +166,13 @@ def test_a_site_that_is_not_on_the_roster_has_no_voice_in_the_set_up(tmp_path: P
         say(world, "site3", message)
     world.run()
     assert world.hub.finished
-    assert len(world.hub.epochs) == 2
+    assert world.hub.stopped is None
+    # it was heard, and so takes part from the next epoch on; that of the others went its way
+    assert [(len(epoch.joins), epoch.opened) for epoch in world.hub.epochs] == [
+        (4, False),
+        (3, True),
+        (4, True),
+    ]
 
 
 def test_a_member_that_vanishes_when_all_is_dealt_means_a_smaller_roster(tmp_path: Path) -> None:
@@ -278,6 +284,8 @@ def test_abandoned_and_finished_epochs_are_erased(tmp_path: Path) -> None:
     for name in ("site0", "site1", "site2"):
         assert abandoned[name]._secrets is None
         assert world.sites[name]._secure_sum() is not abandoned[name]
+        assert world.sites[name].finished
+        world.sites[name].leave()
         assert world.sites[name]._secure_sum()._secrets is None
 
 

@@ -20,6 +20,10 @@ class Noting:
         self._study = plan.digest.hex()
         self.asked.append("admit")
 
+    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
+        self._study = plan.digest.hex()
+        self.asked.append(f"resume {attempts_used}")
+
     def enter(self, attempt: int) -> None:
         self.asked.append(attempt)
 

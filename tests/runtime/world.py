@@ -11,12 +11,13 @@ from typing import Any
 from tests.runtime.parties import PURPOSE
 
 from cloister.crypto import Identity, PublicIdentity
+from cloister.errors import CloisterError
 from cloister.learning import Plan
 from cloister.runtime import Event, Hub, HubEnd, LocalWorker, Party, Site, SiteEnd
 from cloister.runtime.budget import Budget
 from cloister.runtime.hubjournal import KeepsHub
 from cloister.runtime.journal import KeepsSite
-from cloister.runtime.messages import Message
+from cloister.runtime.messages import MAX_REASON, Leave, Message
 
 
 def site_of(
@@ -56,12 +57,15 @@ class World:
         budgets: of sites, by name.
         journal: the hub's; asked again when the hub is started anew.
         journals: opens a site's journal; likewise.
+        refusing_leave: whether a site that refuses says so to the hub, as between organisations, and the
+            others go on; else the refusal is raised.
 
     Attributes:
         lost: names of sites that are unreachable in both directions, until taken out.
         slow: names of sites whose datagrams wait for `hurry`.
         wire: every (sender, receiver, bytes) that was carried.
         events: what the hub reported.
+        refusals: why a site left, by name.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class World:
         journal: KeepsHub | None = None,
         journals: Callable[[str], KeepsSite] | None = None,
         user_code: Path | None = None,
+        refusing_leave: bool = False,
     ) -> None:
         public = {party.identity.name: party.identity.public for party in parties}
         trusted = {identity.fingerprint: identity for identity in public.values()}
@@ -85,6 +90,8 @@ class World:
         self._late: list[tuple[str, str, bytes]] = []
         self.wire: list[tuple[str, str, bytes]] = []
         self.events: list[Event] = []
+        self.refusals: dict[str, str] = {}
+        self._refusing_leave = refusing_leave
         self._hub_identity, self._public = hub, public
         self._parties = {party.identity.name: party for party in parties}
         schema = parties[0].vault.manifest("train").schema
@@ -139,10 +146,23 @@ class World:
             return
         self.wire.append((sender, receiver, datagram))
         if receiver in self.ends:
-            self.ends[receiver].take(datagram, self.now)
+            self._take(receiver, datagram)
         else:
             self.events += self.hub_end.receive(datagram, self.now)
         self.collect()
+
+    def _take(self, name: str, datagram: bytes) -> None:
+        end = self.ends[name]
+        if name in self.refusals:  # the session lives on until its last word has arrived
+            end.receive(datagram, self.now)
+            return
+        try:
+            end.take(datagram, self.now)
+        except CloisterError as error:
+            if not self._refusing_leave:
+                raise
+            self.refusals[name] = str(error)
+            end.answer([Leave(str(error)[:MAX_REASON])])
 
     def hurry(self) -> None:
         """Let what waited go on its way."""

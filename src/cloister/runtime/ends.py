@@ -2,7 +2,8 @@
 
     hub machine -- HubEnd -- Link ... datagrams ... Link -- SiteEnd -- site machine
 
-What does not verify is nobody's message and changes nothing. What a peer signed goes to the machine. A hub
+What does not verify is nobody's message and changes nothing. What a peer signed goes to the machine. In a
+new session a hub says nothing to a site before the site has said where it was: it could not follow. A hub
 takes one large message at a time, or as many as fit its budget, so its memory does not grow with the number
 of sites; a message for everybody is encoded once.
 """
@@ -16,7 +17,7 @@ from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.errors import CloisterError, ProtocolError
 from cloister.runtime.events import Connected, Event, Lost, Refused
 from cloister.runtime.link import Link, peek
-from cloister.runtime.messages import Message, decode_message, encode_message
+from cloister.runtime.messages import Join, Message, decode_message, encode_message
 from cloister.runtime.sumhub import Step, SumHub
 from cloister.runtime.sumsite import SumSite
 from cloister.types import RandomBytes
@@ -69,6 +70,7 @@ class HubEnd:
         self._asking: dict[str, Link] = {}  # a large message of theirs is announced or on its way
         self._due: dict[str, None] = {}  # links that may have something to send, in the order of their turn
         self._unheard: dict[str, float] = {}  # since when a link has waited for a sign of its site
+        self._unsaid: set[str] = set()  # sites that have not said yet, in this session, where they were
 
     def start(self, now: float) -> list[Event]:
         """Begin, or go on where the journal ends."""
@@ -88,12 +90,16 @@ class HubEnd:
         self._unheard.pop(peer, None)
         self._due[peer] = None
         events: list[Event] = [Connected(peer)] if received.opened else []
+        if received.opened:
+            self._unsaid.add(peer)
         for payload in received.payloads:
             try:
                 message = decode_message(payload, peer=peer)
             except CloisterError as error:
                 events.append(Refused(peer, str(error)))
                 continue
+            if isinstance(message, Join):
+                self._unsaid.discard(peer)
             events += self._take(self.machine.handle(peer, message, now))
         self._grant(peer, link)
         return events
@@ -153,7 +159,7 @@ class HubEnd:
         encoded: dict[int, bytes] = {}
         for receiver, message in step.outgoing:
             link = self.links.get(receiver)
-            if link is None or not link.ready:
+            if link is None or not link.ready or receiver in self._unsaid:
                 continue  # it says where it was when it is back
             data = encoded.get(id(message))
             if data is None:

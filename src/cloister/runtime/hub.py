@@ -28,7 +28,7 @@ from cloister.runtime.agreed import agreed_of
 from cloister.runtime.budget import check_debit
 from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.runtime.events import Ended as Finished
-from cloister.runtime.events import Refused, RoundDone
+from cloister.runtime.events import Refused, RoundDone, Stalled
 from cloister.runtime.globalmodel import GlobalModel
 from cloister.runtime.hubjournal import (
     Checkpoint,
@@ -51,6 +51,7 @@ from cloister.runtime.messages import (
     SealedState,
     State,
     StateRequest,
+    Stop,
     StudyKeys,
     Upload,
 )
@@ -113,6 +114,9 @@ class Hub(SumHub[EpochTerms]):
         self._done: dict[str, Done] = {}
         self._ready: dict[str, Ready] = {}
         self._unsent: set[str] = set()  # newcomers whose sealed model is not here yet
+        self._asked = ""  # the member that seals it
+        self._states: dict[str, State] = {}  # what newcomers of this epoch got
+        self._concluded: Concluded | None = None
 
     def __repr__(self) -> str:
         return f"Hub({self._identity.name}, {self._phase}, round {self._round})"
@@ -159,20 +163,24 @@ class Hub(SumHub[EpochTerms]):
     # --- the model, for who comes later -----------------------------------------------------------
 
     def _begin_epoch(self, now: float) -> None:
+        self._states = {}
         behind = [name for name in self._members() if self._ready[name].rounds != self._round]
         vouchers = self._vouchers()
         if behind and len(vouchers) <= self._current().terms.context.params.colluders:
             self._stop(f"too few sites hold the model of round {self._round} to vouch for it")
         elif behind and self.model is None:
             self._enter("state", now)
-            self._unsent = set(behind)
-            self._send(next(iter(vouchers)), StateRequest(behind))
+            self._unsent, self._asked = set(behind), next(iter(vouchers))
+            self._send(self._asked, StateRequest(behind))
         else:
             for name in behind:
                 assert self.model is not None  # noqa: S101  # the other case is above
-                state = memoryview(self.model.snapshot())
-                self._send(name, State(self._round, state, False, list(vouchers.values())))
+                self._hand_on(name, memoryview(self.model.snapshot()), sealed=False)
             self._begin(None, now)
+
+    def _hand_on(self, name: str, state: memoryview, *, sealed: bool) -> None:
+        self._states[name] = State(self._round, state, sealed, list(self._vouchers().values()))
+        self._send(name, self._states[name])
 
     def _vouchers(self) -> dict[str, bytes]:
         """Return the vouchers of the members that are where the hub is."""
@@ -183,12 +191,11 @@ class Hub(SumHub[EpochTerms]):
         }
 
     def _handle_more(self, peer: str, message: Message, now: float) -> bool:
-        if self._phase != "state" or not isinstance(message, SealedState):
+        if self._phase != "state" or not isinstance(message, SealedState) or peer != self._asked:
             return False
         if message.receiver in self._unsent:
             self._unsent.remove(message.receiver)
-            vouchers = list(self._vouchers().values())
-            self._send(message.receiver, State(self._round, message.sealed, True, vouchers))
+            self._hand_on(message.receiver, message.sealed, sealed=True)
         if not self._unsent:
             self._begin(None, now)
         return True
@@ -196,8 +203,8 @@ class Hub(SumHub[EpochTerms]):
     def _more_deadlines(self, now: float) -> None:
         """Nobody handed the model on: begin the epoch again without who was asked."""
         if self._phase == "state":
-            asked = next(iter(self._vouchers()))
-            self._offer([name for name in self._members() if name != asked], now)
+            self._present.discard(self._asked)
+            self._offer([name for name in self._members() if name != self._asked], now)
 
     def _check_study_keys(self, envelope: bytes) -> None:
         terms = self._current().terms
@@ -313,15 +320,36 @@ class Hub(SumHub[EpochTerms]):
             self._enter("done", now)
 
     def _repeat(self, peer: str) -> None:
-        self._send(peer, StudyKeys(self._current().study_keys))
         super()._repeat(peer)
-        if self._phase == "done" and self._last is not None:
-            self._send(peer, Finish(self._last))
+        match self._phase:
+            case "state" if peer == self._asked:
+                self._send(peer, StateRequest(sorted(self._unsent)))
+            case "done" if self._last is not None:
+                self._send(peer, Finish(self._last))
+            case "finished" if self._concluded is not None:
+                self._send(peer, self._concluded)
+            case _:
+                pass
 
-    def _missed(self, rounds: int) -> list[Outcome] | None:
-        missed = super()._missed(rounds)
+    def _missed(self, peer: str, rounds: int) -> list[Message] | None:
+        first: list[Message] = [StudyKeys(self._current().study_keys)]
+        begun = self._epoch_began()
+        if rounds < begun:  # outcomes of other epochs are none that it can open
+            if self._phase == "state":
+                return first  # the model is on its way to it, and so are the others
+            if peer not in self._states:
+                return None
+            first.append(self._states[peer])
+        missed = super()._missed(peer, max(rounds, begun))
+        if missed is None:
+            return None
         # the last outcome comes with the order to finish
-        return missed[:-1] if missed and self._phase == "done" else missed
+        return [*first, *(missed[:-1] if self._phase == "done" else missed)]
+
+    def _epoch_began(self) -> int:
+        """Return at which round the epoch began."""
+        number = self._current().terms.number
+        return next((done.round for done in self.rounds if done.epoch == number), self._round)
 
     def _compacted(self, last: Outcome) -> list[Kept]:
         """Return what is still needed once the model itself is kept."""
@@ -335,6 +363,16 @@ class Hub(SumHub[EpochTerms]):
         return [*opened, Checkpoint(briefs, self._attempt, state, last)]
 
     # --- step 5: the end ------------------------------------------------------------------------
+
+    def _done_deadline(self, now: float) -> None:
+        """End with those who confirmed it; while they are too few, wait on."""
+        self._waits += 1
+        if len(self._done) >= self._minimum() or self._waits >= self._patience:
+            self._conclude()
+            return
+        missing = tuple(name for name in self._members() if name not in self._done)
+        self._note(Stalled(self._round, missing))
+        self._wait(now)
 
     def _on_done(self, peer: str, message: Done) -> None:
         self._evaluation(peer, message.evaluation)
@@ -372,7 +410,10 @@ class Hub(SumHub[EpochTerms]):
         self._phase = "finished"
         self.finished = True
         self._note(Finished(len(self.rounds)))
-        self._broadcast(Concluded(canonical_bytes(record_of(self.result())), epoch.study_keys))
+        self._concluded = Concluded(canonical_bytes(record_of(self.result())), epoch.study_keys)
+        self._broadcast(self._concluded)
+        for name in self._newcomers:
+            self._send(name, Stop("the study ended before it could take part"))
 
     def result(
         self,

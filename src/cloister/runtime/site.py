@@ -11,7 +11,8 @@ It takes part in one study. Its order, each step refused out of turn:
     5. RoundStart: apply the round before, debit the attempt, train, encode, add noise, mask, Upload
     6. Request: answered by the rules of `secagg`; the machine there decides, not the hub
     7. Finish: apply the last round, Done with the ledger's signed debit
-    8. Concluded: what everybody did, for the own record; the epoch's secrets are erased
+    8. Concluded: what everybody did, for the own record. Once that is kept, `leave` erases the epoch's
+       secrets; a site that is killed before asks again
 
 Who was away catches up: with CatchUp, round by round, or with State, the model itself, which c + 1 members
 must vouch for. An attempt that is started again gets the same bytes, or, where none had left, a fresh vector.
@@ -21,7 +22,7 @@ is read for a block of attempts. Sampling and noise come from the operating syst
 to be is applied: nothing here reacts to a noisy value.
 
 It holds the only plain copy of its update, for the length of one call. What it logs are names, numbers and
-reasons. An epoch's secrets are erased when another begins and when the study ends.
+reasons. An epoch's secrets are erased when another begins and when the site leaves.
 
 What it does not do: it cannot know whether the hub has a sum that it calls burnt, or states another than it
 has. Where the roster has more than m sites, a hub that sees sums can so get two of them from one model, over
@@ -236,7 +237,7 @@ class Site(SumSite[EpochTerms]):
             case State():
                 self._on_state(message)
             case CatchUp():
-                if message.outcome.round != self.rounds - 1:  # else it has come already
+                if message.outcome.round >= self.rounds:  # else it has come already
                     self._apply(message.outcome)
             case Concluded():
                 self._conclude(message)
@@ -362,7 +363,6 @@ class Site(SumSite[EpochTerms]):
         self.concluded = message
         self._expected = ()
         self.finished = True
-        self._end_epoch()
 
     # --- going on after a break -------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ that are named abstract here.
 Membership. Who does not answer by a deadline is absent: nobody waits for it until it sends something. A
 site that comes back says in its `Join` where it was. With the epoch's secrets it goes on where the others
 are; without them, and as any other newcomer, it waits for the next epoch, which begins after the round, or
-at once where the round cannot end without it. A revoked member ends the epoch at once.
+at once where the round cannot end without it. A revoked member ends the epoch at once. Where there can be no
+epoch over those who are there, the hub waits for the others.
 
 Journal. What was offered, agreed, begun, chosen and summed is appended before a byte of it leaves, so a hub
 that died goes on with `resume`: whoever was in the middle of something sends it again, byte for byte.
@@ -86,7 +87,6 @@ from cloister.runtime.messages import (
 )
 from cloister.runtime.roster import manifest_digest, read_countersignature
 from cloister.secagg import RoundSum, SecureSumHub
-from cloister.types import RandomBytes
 from cloister.vault import Manifest, open_manifest
 
 __all__ = ["PATIENCE", "Epoch", "Outgoing", "Step", "SumHub"]
@@ -137,7 +137,7 @@ class SumHub(ABC, Generic[Terms]):
         journal: keeps what must survive the process; by default it does not.
 
     Attributes:
-        joined: what each site brought last.
+        joined: what each site brought that counts on the next roster.
         epochs: every roster that was offered, the newest last.
         debits: signed statement of each site's ledger, as they come in.
         stopped: why it ended before its end, or None.
@@ -190,6 +190,7 @@ class SumHub(ABC, Generic[Terms]):
         self._excluded: set[str] = set()
         self._present: set[str] = set()
         self._newcomers: set[str] = set()
+        self._known: dict[str, Join] = {}  # what each site brought last
         self._left: dict[str, str] = {}
         self._phase = "join"
         self._deadline = 0.0
@@ -287,6 +288,7 @@ class SumHub(ABC, Generic[Terms]):
                 pass
 
     def _reopen(self, record: EpochOpened) -> None:
+        self._next_epoch = max(self._next_epoch, record.number + 1)  # a checkpoint keeps no offers
         self.joined = dict(zip(record.names, record.joins, strict=True))
         terms = self._terms(record.number, record.names)
         secure_sum = SecureSumHub.restore(terms.context, record.secure_sum)
@@ -358,10 +360,14 @@ class SumHub(ABC, Generic[Terms]):
                 self._present &= self._answered
                 self._burn("too few sites answered", now)
             case "done":
-                self._conclude()
+                self._done_deadline(now)
             case _:
                 self._more_deadlines(now)
         return self._step
+
+    def _done_deadline(self, now: float) -> None:
+        """End without who has not confirmed it."""
+        self._conclude()
 
     def _more_deadlines(self, now: float) -> None:
         """Act on the deadline of a phase that only some hubs have."""
@@ -378,9 +384,15 @@ class SumHub(ABC, Generic[Terms]):
         if isinstance(message, Leave):
             self._on_leave(peer, message, now)
             return
+        if peer in self._left:  # it was under way
+            self._note(Refused(peer, "takes no part"))
+            return
         if self.epochs and peer not in self._members():
             self._note(Refused(peer, "is not on the roster"))
+            self._is_here(peer, now)
             return
+        if self._phase == "join":
+            self._is_here(peer, now)
         self._present.add(peer)
         match message:
             case Countersign() if self._phase == "roster":
@@ -423,20 +435,31 @@ class SumHub(ABC, Generic[Terms]):
         if manifest.schema.digest().hex() != self._schema_digest:
             raise ProtocolError(f"brings a dataset with another schema than the {noun}'s", peer=peer)
         self._check_join(peer, join, manifest)
-        self.joined[peer] = join
+        self._known[peer] = join
         self._left.pop(peer, None)
         match self._phase:
-            case "join":
-                if all(name in self.joined for name in self._sites if name not in self._excluded):
-                    self._offer(list(self.joined), now)
-            case "roster" | "announce" | "deal" | "ready":
-                self._newcomers.add(peer)
-                if peer in self._members():  # it began anew, and what it held of this set-up is gone
-                    self._offer([*self._members(), *self._newcomers], now)
-            case "stopped" | "finished":
-                self._note(Refused(peer, f"came after the {self.ACTIVITY} had ended"))
+            case "roster" | "announce" | "deal" | "ready" if peer in self._members():
+                self.joined[peer] = join  # it began anew, and what it held of this set-up is gone
+                self._offer([*self._members(), *self._newcomers], now)
+            case "join" | "roster" | "announce" | "deal" | "ready":
+                self._is_here(peer, now)
+            case "stopped":
+                self._send(peer, Stop(str(self.stopped)[:MAX_REASON]))
             case _:
+                self.joined[peer] = join
                 self._on_return(peer, join.position, now)
+
+    def _is_here(self, peer: str, now: float) -> None:
+        """Count on a site that is not on the running roster, if it has joined: it comes with the next."""
+        if peer not in self._known or self._phase in ("stopped", "finished"):
+            return
+        self.joined[peer] = self._known[peer]
+        if self._phase != "join":
+            self._newcomers.add(peer)
+            return
+        awaited = self._sites.keys() - self._excluded - self._left.keys()
+        if awaited <= self.joined.keys() and self._unfit(self._joined()) is None:
+            self._offer(self._joined(), now)
 
     # --- who comes back, and who comes later --------------------------------------------------------
 
@@ -447,15 +470,18 @@ class SumHub(ABC, Generic[Terms]):
             epoch.terms.number,
             epoch.secure_sum.setup_digest,
         )
-        missed = self._missed(position.rounds) if held and position is not None else None
+        missed = self._missed(peer, position.rounds) if held and position is not None else None
         if peer not in self._members() or missed is None:
+            if self._phase == "finished":
+                self._send(peer, Stop(f"the {self.ACTIVITY} had ended"))
+                return
             self._present.discard(peer)
             self._newcomers.add(peer)
-            if self._phase != "done" and len(self._present) < self._minimum():
+            if self._phase != "done" and self._should_renew():
                 self._renew(None, now, f"{peer} begins anew, and too few others are there")
             return
-        for outcome in missed:
-            self._send(peer, CatchUp(outcome))
+        for message in missed:
+            self._send(peer, message)
         self._present.add(peer)
         self._newcomers.discard(peer)
         epoch.secure_sum.returned(peer)
@@ -472,33 +498,49 @@ class SumHub(ABC, Generic[Terms]):
         if self._phase in ("roster", "announce", "deal", "ready") and peer in self._members():
             self._offer([name for name in self._members() if name != peer], now)
 
-    def _missed(self, rounds: int) -> list[Outcome] | None:
-        """Return the outcomes of the rounds from `rounds` on, or None where they are not kept."""
+    def _missed(self, peer: str, rounds: int) -> list[Message] | None:
+        """Return what brings a member that has applied so many rounds to where the others are, or None where
+        that is not kept."""
         outcomes = [self._journal.outcome(number) for number in range(rounds, self._round)]
-        return None if rounds > self._round or None in outcomes else [each for each in outcomes if each]
+        if rounds > self._round or None in outcomes:
+            return None
+        return [CatchUp(each) for each in outcomes if each]
 
     def _repeat(self, peer: str) -> None:
         """Send what the site may not have got."""
-        if self._phase == "upload" and peer not in self._secure_sum().uploaded:
-            self._send(peer, RoundStart(self._round, self._attempt, None))
+        if self._phase == "upload":
+            # where survivors are fixed another's vector would count for nothing, and yet be paid for
+            if peer not in self._secure_sum().uploaded and peer in (self._fixed or self._members()):
+                self._send(peer, RoundStart(self._round, self._attempt, None))
         elif self._phase == "answer" and (request := self._secure_sum().request_for(peer)) is not None:
             self._send(peer, Request(self._attempt, request))
 
     def _minimum(self) -> int:
         return self._current().terms.context.params.minimum
 
+    def _joined(self) -> list[str]:
+        return [name for name in self._sites if name in self.joined and name not in self._excluded]
+
     def _join_deadline(self, now: float) -> None:
         """Offer a roster over those who joined; while they are too few, wait on."""
-        names = [name for name in self._sites if name in self.joined and name not in self._excluded]
-        if self._too_few(names) is None:
-            self._offer(names, now)
+        unfit = self._unfit(self._joined())
+        if unfit is None:
+            self._offer(self._joined(), now)
             return
         self._waits += 1
         if self._waits >= self._patience:
-            self._offer(names, now)  # says why it ends here
+            self._stop(unfit)
             return
         self._note(Stalled(self._round, tuple(name for name in self._sites if name not in self.joined)))
         self._wait(now)
+
+    def _unfit(self, names: Sequence[str]) -> str | None:
+        """Say why there can be no roster over these sites now, or None."""
+        if (few := self._too_few(names)) is not None:
+            return few
+        if self._attempt >= 0 and not self._may_renew(names):
+            return f"what the {self._agreed.noun} claims would change with a roster of {', '.join(names)}"
+        return None
 
     def _too_few(self, names: Sequence[str]) -> str | None:
         """Say why there can be no roster over these sites, or None."""
@@ -508,24 +550,31 @@ class SumHub(ABC, Generic[Terms]):
             return f"{len(names)} sites take part: {error}"
         return None
 
+    def _candidates(self) -> list[str]:
+        """Return whom an epoch that begins now would be over."""
+        return [name for name in self._sites if name in self._present | self._newcomers]
+
+    def _should_renew(self) -> bool:
+        """Tell whether another epoch helps where this one has too few who are there."""
+        few = len(self._present.intersection(self._members())) < self._minimum()
+        return few and bool(self._newcomers) and self._unfit(self._candidates()) is None
+
     def _renew(self, outcome: Outcome | None, now: float, reason: str) -> None:
         """End the epoch and begin another over everybody who is there."""
-        names = [name for name in self._sites if name in self._present | self._newcomers]
+        names = self._candidates()
+        if self._phase in ("upload", "answer") and outcome is None and self._secure_sum().result() is None:
+            self._secure_sum().burn()  # what came in is of no more use
+            self._note(Burnt(self._round, self._attempt, reason))
         self._note(EpochEnded(self._current().terms.number, reason))
         if outcome is not None:
             for name in self._members():
                 if name in self._present:
                     self._send(name, CatchUp(outcome))
-        if self._too_few(names) is None:
-            self._offer(names, now)
-            return
-        self.joined = {name: self.joined[name] for name in names}
-        self._enter("join", now)
+        self._offer(names, now)
 
     def _renewal_due(self) -> str | None:
         """Say why the epoch should end after this round, or None."""
-        names = [name for name in self._sites if name in self._present | self._newcomers]
-        if self._newcomers and self._may_renew(names):
+        if self._newcomers and self._unfit(self._candidates()) is None:
             return f"{', '.join(sorted(self._newcomers))} takes part from now on"
         return None
 
@@ -539,8 +588,8 @@ class SumHub(ABC, Generic[Terms]):
         ]
         number = self._next_epoch
         try:
-            if (few := self._too_few(names)) is not None:
-                self._stop(few)
+            if (unfit := self._unfit(names)) is not None:
+                self._wait_for_more(names, unfit, now)
                 return
             terms = self._terms(number, names)
         except PlanError as error:
@@ -557,6 +606,16 @@ class SumHub(ABC, Generic[Terms]):
         self._broadcast(
             RosterOffer(terms.number, identities, list(terms.manifests.values()), list(terms.rows.values()))
         )
+
+    def _wait_for_more(self, names: Sequence[str], unfit: str, now: float) -> None:
+        """Wait for the sites that are missing; end where that is in vain."""
+        left = self._excluded | self._left.keys()
+        everybody = [name for name in self._sites if name not in left]
+        if self._agreed.final_roster or self._too_few(everybody) is not None:
+            self._stop(unfit)
+            return
+        self.joined = {name: self.joined[name] for name in names}
+        self._enter("join", now)
 
     def _manifests(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return the digest of each site's signed manifest."""
@@ -650,6 +709,9 @@ class SumHub(ABC, Generic[Terms]):
         self._waits += 1
         if self._waits >= self._patience:
             self._stop(f"{self._waiting()} waited {self._patience} deadlines for {', '.join(missing)}")
+            return
+        if self._should_renew():
+            self._renew(None, now, f"{', '.join(missing)} did not come back")
             return
         self._note(Stalled(self._round, missing))
         self._wait(now)
