@@ -106,7 +106,9 @@ class FedAvg:
             InputError: all rounds are done, or `mean` has another shape or is not finite.
         """
         _check_step(self, state, mean)
-        return _moved(self, state, state.params + self.rate * mean)
+        params = self.rate * mean
+        params += state.params  # in place: one vector less, and the same bits
+        return _moved(self, state, params)
 
     def final(self, state: ServerState) -> Array:
         """Return the model to release after the last round. Raises InputError before it."""

@@ -87,6 +87,7 @@ class GlobalModel:
         if terms.distributed_noise is None:
             summed = terms.encoding.decode_sum(total, len(survivors))
             mean = mean_update(summed, [terms.weights[name] for name in survivors])
+            del summed  # models are large, and nothing needs it any more
         else:
             mean = self._private_mean(total, terms)
         self._state = self._algorithm.step(self._state, mean)

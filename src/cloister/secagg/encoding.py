@@ -145,9 +145,9 @@ class Encoding:
         decoded: NDArray[np.float64] = signed * np.float64(self.unit)
         return decoded
 
-    def to_bytes(self, vector: RingVector) -> bytes:
-        """Return the elements' little-endian bytes."""
-        return vector.astype(self.dtype, copy=False).tobytes()
+    def to_bytes(self, vector: RingVector) -> memoryview:
+        """Return the elements' little-endian bytes, where they lie; not copied."""
+        return np.ascontiguousarray(vector, dtype=self.dtype).data.cast("B").toreadonly()
 
     def from_bytes(self, data: bytes | memoryview, size: int) -> RingVector:
         """Return a read-only uint[size] over `data`. Raises ProtocolError where the length does not fit."""
