@@ -240,7 +240,7 @@ def main() -> None:
         for view in views
     }
     ten = attempt("10m", timed, Case(10_000_000, _rounds(quick, 3, 12)), reasons)
-    hundred = attempt("100", timed, Case(100, _rounds(quick, 100, 400)), reasons)
+    hundred = attempt("100", timed, Case(100, _rounds(quick, 100, 500), sites=4, private=True), reasons)
     memory = None
     if quick:  # a smaller model would not do: about 11 MB that do not grow with it would count as vectors
         reasons["memory"] = "takes minutes; run without --quick"

@@ -100,13 +100,14 @@ async def be_hub(world: World, urls: list[str]) -> None:
     finally:
         await transport.close()
     say("end", stopped=hub.stopped, **memory())
-    if hub.model is not None and hub.stopped is None:
+    if hub.model is not None and hub.stopped is None and plan.privacy is None:
         expected = initial_model(plan, world.schema) + plan.training.rounds * STEP
         say("checked", right=bool(np.allclose(hub.model.released(), expected, rtol=0.0, atol=1e-4)))
 
 
 async def be_site(world: World, name: str, urls: list[str]) -> None:
     """Take part until the study has ended."""
+    from cloister.privacy.ledger import Cap, Ledger
     from cloister.runtime import Party, Site
     from cloister.runtime.invite import Invitation
     from cloister.runtime.journal import SiteJournal, volatile_folder
@@ -116,13 +117,20 @@ async def be_site(world: World, name: str, urls: list[str]) -> None:
 
     plan, identity = world.plan, world.identity(name)
     everybody = world.everybody(plan)
-    party = Party(identity, world.vault(identity), trusted=everybody)
+    ledger = None
+    if plan.privacy is not None:
+        ledger = Ledger.open(world.private(f"{name}-ledger"), identity)
+        ledger.declare("rows", Cap.of(20.0, 1e-3))
+        vault = world.vault(identity)
+        ledger.bind("rows", vault.manifest("rows").dataset_id, vault.fingerprints("rows"))
+    party = Party(identity, world.vault(identity), trusted=everybody, ledger=ledger)
     journal = SiteJournal(world.private(name), volatile_folder(), identity, plan.digest)
     transport = await enter(world, name, urls)
 
     def open_site(invitation: Invitation) -> Site:
         site = site_of(plan, invitation.hub, party, journal=journal)
-        site._worker.train = add_one  # type: ignore[method-assign]
+        if plan.privacy is None:
+            site._worker.train = add_one  # type: ignore[method-assign]
         return site
 
     try:

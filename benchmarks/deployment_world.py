@@ -13,13 +13,14 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from cloister.crypto import Identity, PublicIdentity, ScryptCost
+from cloister.crypto import Identity, PublicIdentity, ScryptCost, StreamRandom
 from cloister.learning import Plan, parse_plan, pin_initial
 from cloister.learning.sections import (
     AggregationSection,
     DataSection,
     HubEntry,
     ModelSection,
+    PrivacySection,
     SiteEntry,
     StudySection,
     TrainingSection,
@@ -31,6 +32,7 @@ __all__ = ["PASSPHRASE", "Case", "World", "shape_of"]
 PASSPHRASE = "benchmark"  # noqa: S105  # of keys that live as long as the benchmark
 _PURPOSE = "benchmark"
 _CHEAP = ScryptCost(n=1024)
+_ROWS = 250  # of each site, where steps are private
 _WIDEST = 65_536  # what a plan allows
 
 
@@ -44,6 +46,8 @@ class Case:
         sites: how many.
         hub_view: whether the hub sees the sum.
         bits: of the secure sum's ring.
+        private: whether each round is a step of distributed DP-SGD on real rows, debited to a ledger; the
+            model is a logistic regression then.
     """
 
     parameters: int
@@ -51,6 +55,7 @@ class Case:
     sites: int = 3
     hub_view: Literal["sum", "none"] = "sum"
     bits: Literal[16, 32] = 32
+    private: bool = False
 
     @property
     def vector_bytes(self) -> int:
@@ -80,11 +85,11 @@ class World:
     def prepare(cls, folder: Path, case: Case) -> World:
         """Make keys, vaults and plan."""
         world = cls(folder)
-        features, hidden = shape_of(case.parameters)
-        schema = _schema(features)
+        features, hidden = (case.parameters - 1, 0) if case.private else shape_of(case.parameters)
+        schema = load_schema(_schema_text(features, binary=case.private))
         hub = Identity.generate("hub")
         hub.save(folder / "hub.json", PASSPHRASE, cost=_CHEAP)
-        table = _table(features)
+        table = _table(features, rows=_ROWS if case.private else 8, binary=case.private)
         entries = []
         for number in range(case.sites):
             identity = Identity.generate(f"site-{number}")
@@ -97,11 +102,19 @@ class World:
             hub=HubEntry(name=hub.name, identity=hub.fingerprint),
             sites=tuple(entries),
             data=DataSection(schema=schema.digest().hex(), features=schema.features, label="y"),
-            model=ModelSection(kind="mlp", hidden=(hidden,)),
-            training=TrainingSection(rounds=case.rounds, batch=1, local_steps=1, learning_rate=0.1),
+            model=ModelSection(kind="logistic")
+            if case.private
+            else ModelSection(kind="mlp", hidden=(hidden,)),
+            training=TrainingSection(
+                rounds=case.rounds,
+                batch=case.sites * _ROWS // 2 if case.private else 1,
+                local_steps=1,
+                learning_rate=0.1,
+            ),
             aggregation=AggregationSection(hub_view=case.hub_view, bits=case.bits),
+            privacy=PrivacySection(epsilon=3.0, delta=1e-5, clip=1.0, rate=0.5) if case.private else None,
         )
-        (folder / "schema.toml").write_bytes(_schema_text(features))
+        (folder / "schema.toml").write_bytes(_schema_text(features, binary=case.private))
         text = pin_initial(plan, schema).to_toml()
         (folder / "plan.toml").write_text(text, encoding="utf-8")
         return world
@@ -133,18 +146,18 @@ class World:
         return path
 
 
-def _schema_text(features: int) -> bytes:
+def _schema_text(features: int, *, binary: bool) -> bytes:
     columns = "".join(
         f'[columns.x{number}]\ntype = "number"\nbounds = [0.0, 1.0]\n' for number in range(features)
     )
-    label = '[columns.y]\ntype = "number"\nrole = "label"\nbounds = [0.0, 1.0]\n'
-    return (columns + label).encode()
+    kind = (
+        'type = "category"\ncategories = ["no", "yes"]' if binary else 'type = "number"\nbounds = [0.0, 1.0]'
+    )
+    return f'{columns}[columns.y]\nrole = "label"\n{kind}\n'.encode()
 
 
-def _schema(features: int) -> Schema:
-    return load_schema(_schema_text(features))
-
-
-def _table(features: int) -> pa.Table:
-    columns = [f"x{number}" for number in range(features)]
-    return pa.table({name: np.zeros(8) for name in [*columns, "y"]})
+def _table(features: int, *, rows: int, binary: bool) -> pa.Table:
+    random = StreamRandom.system()
+    columns: dict[str, object] = {f"x{number}": random.uniform(rows) for number in range(features)}
+    yes = random.uniform(rows) < 0.5
+    return pa.table(columns | {"y": np.where(yes, "yes", "no") if binary else yes.astype(np.float64)})
