@@ -35,7 +35,7 @@ def leaf_of(server: LocalServer, name: str, folder: Path) -> Iterator[int]:
     with (folder / "leaf.log").open("wb") as log:
         process = subprocess.Popen([server_program(), "-c", folder / "leaf.conf"], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while "Leafnode connection created" not in (folder / "leaf.log").read_text():
             assert time.monotonic() < deadline, (folder / "leaf.log").read_text()
             time.sleep(0.05)
@@ -59,7 +59,7 @@ def test_a_leaf_carries_its_organisation_and_hears_no_other(
         await inside.connect(f"nats://127.0.0.1:{port}")
         own, other = await inside.subscribe("cloister.v1.alice.>"), await inside.subscribe(spied)
         await inside.flush()
-        await asyncio.sleep(0.3)  # interest travels to the other server
+        await asyncio.sleep(0.5)  # interest travels to the other server
         await inside.publish("cloister.v1.hub.alice", b"honest")
         await inside.publish("cloister.v1.hub.bob", b"forged")
         await inside.publish("cloister.v1.bob.hub", b"forged")

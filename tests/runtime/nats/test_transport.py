@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -115,6 +117,48 @@ def test_a_sender_does_not_hang_when_its_connection_is_lost_under_load(tmp_path:
                 await asyncio.to_thread(server.kill)
                 async with asyncio.timeout(5):
                     await pouring
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_connection_that_only_seems_to_be_there_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """As where a cable is cut: nobody says that the connection has ended, and what is sent stays."""
+    monkeypatch.setattr(module, "_PING_EVERY", 0.2)
+    monkeypatch.setattr(module, "_SILENCE", 1.0)
+
+    async def play() -> None:
+        with LocalServer(tmp_path, "hub", ["alice"]) as server:
+            async with parties(server, "hub") as (hub,):
+                gone, back = asyncio.Event(), asyncio.Event()
+                hub.on_loss, hub.on_reconnect = gone.set, back.set
+                os.kill(server.pid(), signal.SIGSTOP)
+                try:
+                    async with asyncio.timeout(10):
+                        while busy and not gone.is_set():
+                            await hub.send("alice", bytes(1 << 20))
+                        await gone.wait()
+                finally:
+                    os.kill(server.pid(), signal.SIGCONT)
+                async with asyncio.timeout(15):
+                    await back.wait()
+
+    asyncio.run(play())
+
+
+def test_a_quiet_connection_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PING_EVERY", 0.1)
+    monkeypatch.setattr(module, "_SILENCE", 0.5)
+
+    async def play() -> None:
+        with LocalServer(tmp_path, "hub", ["alice"]) as server:
+            async with parties(server, "hub") as (hub,):
+                lost: list[bool] = []
+                hub.on_loss = lambda: lost.append(True)
+                await asyncio.sleep(1.5)
+                assert not lost
 
     asyncio.run(play())
 

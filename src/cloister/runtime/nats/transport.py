@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cloister.errors import InputError, StorageError
 from cloister.runtime.nats.serverconfig import MAX_DATAGRAM, subject
 from cloister.runtime.nats.tlsfiles import TlsFiles
-from cloister.types import check_name
+from cloister.types import BROADCAST, check_name
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "NatsTransport"]
 
 _CONNECT_TIMEOUT: Final = 5
-_PING_EVERY: Final = 10  # a cut cable is noticed within three of these
+_PING_EVERY: Final = 5.0
+_SILENCE: Final = 15.0  # three answers missed: the cable is cut
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
-_OUTGOING: Final = 4 << 20  # bytes waiting in this process before `send` waits
+_OUTGOING: Final = 1 << 20  # bytes waiting in this process before `send` waits
 _INCOMING: Final = 64 << 20  # bytes waiting in this process before datagrams are dropped
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Connection:
 
     Attributes:
         on_open: awaited with each new client before anything else uses it.
+        on_up: called when a connection is there to be used.
         on_loss: called when a connection was lost.
         problem: why there is no connection, in words; "" before the first failure.
     """
@@ -76,6 +78,7 @@ class Connection:
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
         self.on_open: Callable[[Client], Any] | None = None
+        self.on_up: Callable[[], None] | None = None
         self.on_loss: Callable[[], None] | None = None
         self.problem = ""
 
@@ -119,7 +122,7 @@ class Connection:
         try:
             await client.publish(subject, message)  # type: ignore[arg-type]  # any buffer will do
             while client.pending_data_size > _OUTGOING and client.is_connected:
-                await wire.drain()
+                await wire.taken()
                 await asyncio.sleep(0)  # the library's own task moves what is pending to the wire
         except (OSError, _library_errors()):
             return False
@@ -128,10 +131,9 @@ class Connection:
     async def close(self) -> None:
         """End the connection; what was sent is flushed first."""
         keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
+        while keeper is not None and not keeper.done():
+            keeper.cancel()  # again and again: the library swallows some
+            await asyncio.wait({keeper}, timeout=0.1)
         client, self._client = self._client, None
         if client is not None:
             await _close(client)
@@ -144,7 +146,9 @@ class Connection:
             if await self._connect(urls[turn % len(urls)], context):
                 pause = _FIRST_PAUSE
                 self._up.set()
-                await self._lost.wait()
+                if self.on_up is not None:
+                    self.on_up()
+                await self._until_lost()
                 _log.info("the connection to %s was lost", urls[turn % len(urls)])
                 if self.on_loss is not None:
                     self.on_loss()
@@ -154,12 +158,29 @@ class Connection:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
+    async def _until_lost(self) -> None:
+        """Wait until the connection is closed, or silent for so long that it must be dead.
+
+        The library's own look at that closes by sending what is pending, which a dead connection never takes.
+        """
+        wire, client, loop = self._wire, self._client, asyncio.get_running_loop()
+        if wire is None or client is None:
+            return
+        while not self._lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PING_EVERY):
+                    await self._lost.wait()
+            if wire.silence(loop.time()) > _SILENCE:
+                break
+        wire.abort()
+        await _close(client)
+
     async def _connect(self, url: str, context: ssl.SSLContext) -> bool:
         from nats.aio.client import Client
 
         from cloister.runtime.nats.wire import TlsWire
 
-        client, wire = Client(), TlsWire(context)
+        client, wire = Client(), TlsWire(context, self._lost.set)
         client._transport = wire  # the library has no other way in
         try:
             await self._sign_in(client, url, context)
@@ -168,9 +189,11 @@ class Connection:
             await client.flush(_CONNECT_TIMEOUT)
         except (OSError, TimeoutError, ValueError, _library_errors()) as error:
             self.problem = _in_words(error)
+            wire.abort()
             await _close(client)
             return False
         except BaseException:
+            wire.abort()
             await _close(client)
             raise
         self._client, self._wire, self.problem = client, wire, ""
@@ -198,8 +221,8 @@ class Connection:
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,
                 connect_timeout=_CONNECT_TIMEOUT,
-                ping_interval=_PING_EVERY,
-                max_outstanding_pings=2,
+                ping_interval=_PING_EVERY,  # type: ignore[arg-type]  # seconds; a fraction will do
+                max_outstanding_pings=1 << 30,  # see `_until_lost`
                 pending_size=0,  # `publish` waits by itself, and stops waiting when the connection is lost
                 no_echo=True,
                 error_cb=failed,
@@ -248,11 +271,14 @@ class NatsTransport:
         dropped: datagrams this end let fall, for want of a connection or of room.
     """
 
+    broadcasts = True
+
     def __init__(self, address: str, connection: Connection) -> None:
         self.address = address
         self._connection = connection
-        connection.on_open, connection.on_loss = self._opened, self._was_lost
-        self._opened_before = False
+        connection.on_open = self._subscribe
+        connection.on_up, connection.on_loss = self._is_up, self._is_lost
+        self._was_up = False
         self._arrived: asyncio.Queue[bytes] = asyncio.Queue()
         self._waiting = 0
         self.on_reconnect: Callable[[], None] | None = None
@@ -296,7 +322,7 @@ class NatsTransport:
         return self._connection.client is not None
 
     async def send(self, receiver: str, message: bytes | bytearray | memoryview) -> None:
-        """Publish a datagram, or drop it where there is no connection.
+        """Publish a datagram, or drop it where there is no connection; a hub's for `BROADCAST` goes to all.
 
         Raises:
             InputError: the receiver's name is not allowed, or the datagram is larger than 8 MiB.
@@ -304,7 +330,8 @@ class NatsTransport:
         size = len(message)
         if size > MAX_DATAGRAM:
             raise InputError(f"a datagram is larger than {MAX_DATAGRAM} bytes", fix="Send it in parts")
-        target = subject(check_name(receiver, "a receiver"), self.address)
+        name = receiver if receiver == BROADCAST else check_name(receiver, "a receiver")
+        target = subject(name, self.address)
         if await self._connection.publish(target, message):
             self.sent_bytes[receiver] += size
         else:
@@ -328,13 +355,15 @@ class NatsTransport:
         """Leave the network."""
         await self._connection.close()
 
-    async def _opened(self, client: Client) -> None:
+    async def _subscribe(self, client: Client) -> None:
         await client.subscribe(subject(self.address, ">"), cb=self._take)
-        if self._opened_before and self.on_reconnect is not None:
-            asyncio.get_running_loop().call_soon(self.on_reconnect)
-        self._opened_before = True
 
-    def _was_lost(self) -> None:
+    def _is_up(self) -> None:
+        again, self._was_up = self._was_up, True
+        if again and self.on_reconnect is not None:
+            self.on_reconnect()
+
+    def _is_lost(self) -> None:
         if self.on_loss is not None:
             self.on_loss()
 
