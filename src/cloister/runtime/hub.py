@@ -252,7 +252,7 @@ class Hub(SumHub[EpochTerms]):
             self._round, self._attempt, result.survivors, now - self._started, metrics, by_site, number
         )
         total = epoch.terms.encoding.to_bytes(result.total)
-        outcome = Outcome(self._round, self._attempt, list(result.survivors), memoryview(total))
+        outcome = Outcome(self._round, self._attempt, list(result.survivors), total)
         self._journal.append(RoundEnded(number, outcome, done.seconds, metrics, by_site))
         self.rounds.append(done)
         self._note(done)

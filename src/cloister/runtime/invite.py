@@ -16,10 +16,9 @@ from typing import Annotated
 
 import msgspec
 
-from cloister.crypto import Identity, PublicIdentity, canonical_bytes, hpke_open, hpke_seal
+from cloister.crypto import Buffer, Identity, PublicIdentity, canonical_bytes, hpke_open, hpke_seal
 from cloister.errors import CloisterError, ProtocolError
 from cloister.learning import Plan, parse_plan
-from cloister.crypto import Buffer
 
 __all__ = ["Invitation", "Knock", "is_greeting", "make_invite", "make_knock", "read_invite", "read_knock"]
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cloister.crypto import Identity, PublicIdentity, sha256
+from cloister.crypto import Buffer, Identity, PublicIdentity, sha256
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.privacy.statistics import Answer, FederatedRelease
 from cloister.runtime.agreed import agreed_of
@@ -31,7 +31,6 @@ from cloister.runtime.querybudget import QueryBudget
 from cloister.runtime.queryplan import QueryPlan
 from cloister.runtime.sumsite import SumSite
 from cloister.secagg import EpochContext, Roster
-from cloister.crypto import Buffer
 from cloister.types import RandomBytes
 from cloister.vault import Schema, open_manifest
 

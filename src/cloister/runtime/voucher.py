@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from cloister.crypto import (
+    Buffer,
     Identity,
     PublicIdentity,
     canonical_bytes,
@@ -20,7 +21,6 @@ from cloister.crypto import (
     sign_envelope,
 )
 from cloister.errors import CloisterError, ProtocolError
-from cloister.crypto import Buffer
 
 __all__ = ["check_vouchers", "vouch"]
 
