@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -174,16 +175,45 @@ def test_a_renewal_whose_answer_was_lost_is_found_again(server: LocalServer) -> 
     async def play() -> None:
         async with lease_of(server) as holder:
             assert await holder.acquire() is not None
-            heard = holder._revision
+            heard = holder._written
             await holder.renew()
-            holder._revision = heard  # the server's answer never came
+            holder._written = heard  # the server's answer never came
             await holder.renew()
             assert holder.held
-            assert holder._revision > heard + 1
-            holder._revision = heard
+            assert holder._written.revision > heard.revision + 1
+            holder._written = heard
             await holder.release()
             async with lease_of(server) as other:
                 assert await other.acquire() is not None
+
+    asyncio.run(play())
+
+
+def test_a_library_that_swallows_cancellation_holds_nobody_up(server: LocalServer) -> None:
+    async def play() -> None:
+        async with lease_of(server) as holder:
+            await holder.acquire()
+            client = holder._connection.client
+            assert client is not None
+            bucket = await holder._open(client)
+            write, late = bucket.update, asyncio.Event()
+
+            async def deaf(*arguments: object, **named: object) -> object:
+                revision = await write(*arguments, **named)
+                while not late.is_set():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await late.wait()
+                return revision
+
+            bucket.update = deaf
+            began = time.monotonic()
+            await holder.renew()
+            assert time.monotonic() - began < 3
+            assert holder.problem
+            await holder.release()
+            late.set()  # the renewal's answer comes after all
+            await asyncio.sleep(0.05)
+            assert not holder.held
 
     asyncio.run(play())
 

@@ -21,8 +21,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from cloister.errors import StorageError
 from cloister.runtime.nats.serverconfig import LEASE_BUCKET
@@ -48,6 +48,16 @@ def _boot_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class _Written(NamedTuple):
+    """The revision that this process wrote last, 0 while it holds nothing, and when it sent it."""
+
+    revision: int
+    sent: float
+
+
+_NOTHING: Final = _Written(0, 0.0)
+
+
 class _HasClient(Protocol):
     @property
     def client(self) -> Client | None: ...
@@ -71,8 +81,7 @@ class Lease:
         self._clock = clock
         self._holder = os.urandom(16)
         self._bucket: tuple[Client, KeyValue] | None = None
-        self._revision = 0  # what this process wrote last, 0 while it holds nothing
-        self._sent = -float("inf")
+        self._written = _NOTHING
         self._seen = (0, 0.0)  # another's revision, and since when it is known
         self.problem = ""
 
@@ -105,43 +114,41 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether this process may act, by its own clock."""
-        return self._revision > 0 and self._clock() - self._sent < _OWN_SECONDS
+        return self._written.revision > 0 and self._clock() - self._written.sent < _OWN_SECONDS
 
     async def acquire(self) -> int | None:
         """Take the lease; return its term, None while another may hold it or the network does not answer.
 
         To be called again until there is a term: only who looks from time to time sees that a holder is dead.
         """
-        self._revision = 0
-        return await self._ask(self._take)
+        self._written = _NOTHING
+        self._written = await self._ask(self._take) or _NOTHING
+        return self._written.revision or None
 
     async def renew(self) -> None:
         """Renew the lease; where that fails `held` becomes false in its time, or at once if it was taken."""
         if self.held:
-            await self._ask(self._overwrite_own)
+            self._written = await self._ask(self._overwrite_own) or self._written
 
     async def release(self) -> None:
         """Give the lease up, if it is still this process's; another may take it at once."""
-        if self._revision > 0:
+        written, self._written = self._written, _NOTHING
+        if written.revision > 0:
             await self._ask(self._delete_own)  # where that fails, the others wait until it is stale
-        self._revision = 0
 
-    async def _take(self, bucket: KeyValue) -> int | None:
+    async def _take(self, bucket: KeyValue) -> _Written:
         from nats.js.errors import KeyNotFoundError
 
         sent = self._clock()
         try:
             entry = await bucket.get(self._key)
         except KeyNotFoundError:
-            self._revision = await bucket.create(self._key, self._holder)
-        else:
-            revision = entry.revision or 0
-            if entry.value != self._holder and not self._stale(revision):
-                return None
-            sent = self._clock()
-            self._revision = await bucket.update(self._key, self._holder, last=revision)
-        self._sent = sent
-        return self._revision
+            return _Written(await bucket.create(self._key, self._holder), sent)
+        revision = entry.revision or 0
+        if entry.value != self._holder and not self._stale(revision):
+            return _NOTHING
+        sent = self._clock()
+        return _Written(await bucket.update(self._key, self._holder, last=revision), sent)
 
     def _stale(self, revision: int) -> bool:
         now = self._clock()
@@ -149,24 +156,23 @@ class Lease:
             self._seen = (revision, now)
         return now - self._seen[1] >= TTL_SECONDS
 
-    async def _overwrite_own(self, bucket: KeyValue) -> None:
+    async def _overwrite_own(self, bucket: KeyValue) -> _Written:
         from nats.js.errors import KeyWrongLastSequenceError
 
         sent = self._clock()
         try:
-            revision = await bucket.update(self._key, self._holder, last=self._revision)
+            return _Written(await bucket.update(self._key, self._holder, last=self._written.revision), sent)
         except KeyWrongLastSequenceError:
             last = await self._own_revision(bucket)
             if last == 0:
-                self._revision = 0
-                return
+                return _NOTHING
             sent = self._clock()
-            revision = await bucket.update(self._key, self._holder, last=last)
-        self._revision, self._sent = revision, sent
+            return _Written(await bucket.update(self._key, self._holder, last=last), sent)
 
-    async def _delete_own(self, bucket: KeyValue) -> None:
+    async def _delete_own(self, bucket: KeyValue) -> _Written:
         if last := await self._own_revision(bucket):
             await bucket.delete(self._key, last=last)
+        return _NOTHING
 
     async def _own_revision(self, bucket: KeyValue) -> int:
         """Return the key's revision if this process wrote it, perhaps without having heard so; else 0."""
@@ -178,11 +184,12 @@ class Lease:
             return 0
         return entry.revision or 0 if entry.value == self._holder else 0
 
-    async def _ask(self, what: Callable[[KeyValue], Any]) -> int | None:
-        """Return what the bucket says to `what`, None where there is no answer, or another was faster."""
-        from nats.errors import Error
-        from nats.js.errors import KeyWrongLastSequenceError
+    async def _ask(self, what: Callable[[KeyValue], Coroutine[Any, Any, _Written]]) -> _Written | None:
+        """Return what the bucket says to `what`; None where there is no answer.
 
+        What does not answer in time is left behind and not waited for: the client library may swallow a
+        cancellation. So `what` only returns what it wrote, and a late answer changes nothing here.
+        """
         try:
             client = self._connection.client
         except StorageError:
@@ -190,11 +197,27 @@ class Lease:
         if client is None:
             self.problem = "there is no connection"
             return None
+        asking = asyncio.create_task(self._answer(client, what))
         try:
-            async with asyncio.timeout(_CALL_SECONDS):
-                answer: int | None = await what(await self._open(client))
-        except KeyWrongLastSequenceError:
+            done, _ = await asyncio.wait({asking}, timeout=_CALL_SECONDS)
+        finally:
+            asking.cancel()
+        if not done:
+            self._bucket = None
+            self.problem = "no answer in time"
             return None
+        return asking.result()
+
+    async def _answer(
+        self, client: Client, what: Callable[[KeyValue], Coroutine[Any, Any, _Written]]
+    ) -> _Written | None:
+        from nats.errors import Error
+        from nats.js.errors import KeyWrongLastSequenceError
+
+        try:
+            answer = await what(await self._open(client))
+        except KeyWrongLastSequenceError:
+            return _NOTHING  # another was faster
         except (Error, OSError, TimeoutError) as error:
             self._bucket = None
             self.problem = str(error).removeprefix("nats: ") or "no answer in time"
