@@ -95,23 +95,31 @@ class Reservation:
         cost = cost_at(self._ledger.order(self._populations))
         self._admission = self._ledger.admit(self._populations, study, name, cost, blocks)
 
-    def resume(self, study: str, block: int) -> None:
+    def resume(self, study: str, block: int, *, unused: bool) -> None:
         """Take up an admission whose blocks up to `block` were started; -1 where none was.
 
+        Args:
+            study: digest of the plan, hex.
+            block: the one that the last attempt lies in.
+            unused: that attempt is the block's last. Then the next block may have been started as well, by a
+                process that was killed before it used it: it is spent, and used now.
+
         Raises:
-            PolicyRefused: there is none, it is closed, or later blocks were started too.
+            PolicyRefused: there is none, it was interrupted, or later blocks were started too.
         """
         admission = self._ledger.resume(study)
-        if admission is None or admission.state == "closed":
+        if admission is None or admission.state == "interrupted":
             raise PolicyRefused(
                 "the ledger holds no open admission of this study", fix="Start it anew under another name"
             )
-        if any(started > block for started in admission.started):
+        last = max(admission.started, default=-1)
+        if not block <= last <= block + unused:
+            other = "more" if last > block else "less"
             raise PolicyRefused(
-                "the ledger has spent more than this site's journal knows of",
+                f"the ledger has spent {other} than this site's journal knows of",
                 fix="Start the study anew under another name; what was spent stays spent",
             )
-        self._admission, self._block = admission, block
+        self._admission, self._block = admission, last
 
     def enter(self, block: int) -> None:
         """Debit a block unless it runs already, and commit the one before it; durable on return."""
@@ -130,9 +138,10 @@ class Reservation:
         admission, self._admission = self._admission, None
         if admission is None:
             return None
-        if self._block >= 0:
-            self._ledger.commit(admission, self._block)
-        self._ledger.close(admission)
+        if admission.state == "open":  # it was closed by a process that was killed before it could say so
+            if self._block >= 0:
+                self._ledger.commit(admission, self._block)
+            self._ledger.close(admission)
         return self._ledger.debit(admission)
 
 
@@ -162,7 +171,8 @@ class LedgerBudget:
     def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
         """Take up the plan's admission; the running block goes on. Raises PolicyRefused."""
         self._block_attempts = terms.block_attempts
-        self._reservation.resume(plan.digest.hex(), (attempts_used - 1) // terms.block_attempts)
+        block, unused = (attempts_used - 1) // terms.block_attempts, attempts_used % terms.block_attempts == 0
+        self._reservation.resume(plan.digest.hex(), block, unused=unused)
 
     def enter(self, attempt: int) -> None:
         """Debit the attempt's block, and commit the one before it."""
