@@ -140,7 +140,7 @@ async def be_hub(homes: Homes, options: Options, said: Said) -> None:
             on_event=on_event,
         )
         network.on_reconnect = service.reconnected
-        said("up")
+        said("up", plan=options.study)
         hub = await service.run()
         kept = None
         if hub.stopped is None and hub.model is not None:
@@ -231,7 +231,7 @@ async def be_site(homes: Homes, name: str, options: Options, said: Said) -> None
 def run(root: Path, name: str, options: Options) -> None:
     """Be a party: what a process starts with. Its name is "hub", or begins with it, or is a site's."""
     homes = Homes(root)
-    said = Said(homes, name)
+    said = Said(homes, name.split("-")[0])  # both of two hubs are the hub
     if options.skew:
         real: Callable[[], float] = time.time
         time.time = lambda: real() + options.skew

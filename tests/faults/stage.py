@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from tests.faults.party import Options, run
 
 from cloister.runtime.nats import LocalServer
 
-__all__ = ["Stage", "staged"]
+__all__ = ["Stage", "figure", "model_of", "staged"]
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.faults.party"])
@@ -104,9 +105,9 @@ class Stage:
         """Return what `condition` returns as soon as it is true; fail with everybody's last words else."""
         until = time.monotonic() + seconds
         while not (found := condition()):
-            for name in self.processes:
-                failed = self.said(name, "failed")
-                assert not failed or failed[-1]["pid"] != self.processes[name].pid, self.story()
+            for name, process in self.processes.items():
+                failed = self.said(name, "failed", pid=process.pid)
+                assert not failed, self.story()
             assert time.monotonic() < until, f"waited in vain {what}\n{self.story()}"
             time.sleep(0.01)
         return found
@@ -141,6 +142,11 @@ class Stage:
             lines = path.read_text(errors="replace").splitlines()[-25:]
             words += [f"--- {path.name}", *(line[:300] for line in lines)]
         return "\n".join(words)
+
+
+def figure(text: str) -> None:
+    """Show what was measured; pytest hides it unless it is asked with -s."""
+    sys.stdout.write(f"\n{text}\n")
 
 
 def model_of(end: dict[str, Any]) -> NDArray[np.float64]:
