@@ -97,7 +97,8 @@ def _with_children(path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     yield path
     _, found, listed = _help(*path).partition("Commands")
     if found:
-        yield from ((*path, name) for name in re.findall(r"^[│|] (\w[\w-]*) ", listed, re.MULTILINE))
+        for name in re.findall(r"^[│|] (\w[\w-]*) ", listed, re.MULTILINE):
+            yield from _with_children((*path, name))
 
 
 def _help(*path: str) -> str:

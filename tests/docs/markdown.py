@@ -8,6 +8,13 @@ A directive is an HTML comment, which readers do not see:
     <!-- test: python -->       before a python block: run it at this point
     <!-- test: fails CODE -->   before a console or bash block: its only command must end with this exit code
     <!-- test: skip -->         before a block: do not run it (its commands are still checked against --help)
+
+Where several organisations type, a page has no set-up, and a block is run at each of those it names; the text is
+that of the first, with the names exchanged for the others (`test_three_organisations.py`):
+
+    <!-- test: as A likewise B C -->            to its end
+    <!-- test: background A likewise B C -->    beside what follows
+    <!-- test: until A likewise B C -->         again and again until it succeeds
 """
 
 from __future__ import annotations

@@ -42,12 +42,19 @@ def help_of(*path: str) -> str:
 
 
 def resolve(words: list[str]) -> tuple[str, ...]:
-    """The command that a line calls: () for `cloister` itself, one name, or group and name."""
+    """The command that a line calls: () for `cloister` itself, else names as deep as groups go."""
     if not words or words[0].startswith("-"):
         return ()
     assert words[0] in COMMANDS, f"there is no command `cloister {words[0]}`"
-    is_group = " COMMAND " in help_of(words[0]).split("\n\n")[0] or "COMMAND [ARGS]" in help_of(words[0])
-    return tuple(words[:2]) if is_group and len(words) > 1 and not words[1].startswith("-") else (words[0],)
+    path = (words[0],)
+    while len(words) > len(path) and is_group(*path) and not words[len(path)].startswith("-"):
+        path = (*path, words[len(path)])
+    return path
+
+
+def is_group(*path: str) -> bool:
+    usage = help_of(*path).split("\n\n")[0]
+    return " COMMAND " in usage or "COMMAND [ARGS]" in usage
 
 
 COMMAND_LINES = [
