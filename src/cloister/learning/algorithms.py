@@ -73,8 +73,11 @@ class Algorithm(Protocol):
     def start(self, params: Array) -> ServerState:
         """Return the state before the first round. `params` is copied."""
 
-    def step(self, state: ServerState, mean: Array) -> ServerState:
-        """Return the state after one round whose mean update is `mean`, of the model's shape."""
+    def step(self, state: ServerState, mean: Array, *, spend: bool = False) -> ServerState:
+        """Return the state after one round whose mean update is `mean`, of the model's shape.
+
+        With `spend` the array `mean` may become part of the new state: models are large.
+        """
 
     def final(self, state: ServerState) -> Array:
         """Return the model to release after the last round."""
@@ -99,14 +102,14 @@ class FedAvg:
         none = np.zeros(params.shape)
         return ServerState(np.array(params, dtype=np.float64, order="C"), none, none, none)
 
-    def step(self, state: ServerState, mean: Array) -> ServerState:
+    def step(self, state: ServerState, mean: Array, *, spend: bool = False) -> ServerState:
         """Return the state after one round.
 
         Raises:
             InputError: all rounds are done, or `mean` has another shape or is not finite.
         """
         _check_step(self, state, mean)
-        params = self.rate * mean
+        params = np.multiply(mean, self.rate, out=mean if spend else None)
         params += state.params  # in place: one vector less, and the same bits
         return _moved(self, state, params)
 
@@ -131,7 +134,7 @@ class FedAdam:
         state = FedAvg(self.rounds).start(params)
         return replace(state, second=np.full(params.shape, self.tau * self.tau))
 
-    def step(self, state: ServerState, mean: Array) -> ServerState:
+    def step(self, state: ServerState, mean: Array, *, spend: bool = False) -> ServerState:
         """Return the state after one round. Raises as `FedAvg.step`."""
         _check_step(self, state, mean)
         first = self.beta1 * state.first + (1.0 - self.beta1) * mean

@@ -11,6 +11,7 @@ sum, and reacting to it would say more than the noise allows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.errors import ProtocolError
-from cloister.learning import Plan, build_algorithm, mean_update, site_weights
+from cloister.learning import Plan, build_algorithm, site_weights
 from cloister.learning.algorithms import ServerState
 from cloister.learning.private import AdaptiveClip, server_mean, split_bits
 from cloister.secagg import RingVector
@@ -86,11 +87,11 @@ class GlobalModel:
         """
         if terms.distributed_noise is None:
             summed = terms.encoding.decode_sum(total, len(survivors))
-            mean = mean_update(summed, [terms.weights[name] for name in survivors])
-            del summed  # models are large, and nothing needs it any more
+            weights = math.fsum(terms.weights[name] for name in survivors)
+            mean = np.divide(summed, weights, out=summed)  # `mean_update`, without another vector
         else:
             mean = self._private_mean(total, terms)
-        self._state = self._algorithm.step(self._state, mean)
+        self._state = self._algorithm.step(self._state, mean, spend=True)
 
     def _private_mean(self, total: RingVector, terms: EpochTerms) -> NDArray[np.float64]:
         """Return the mean step of a noisy sum: by the plan's divisor, whoever was sampled or present."""
