@@ -36,7 +36,8 @@ from benchmarks.deployment_network import serve
 from benchmarks.deployment_world import Case, World
 
 MANY = 100
-PROCESSES = 4  # that the sites of a case share, where there are more
+FEW = 10  # sites that have a process each
+PROCESSES = 2  # that the sites share, where there are more
 _LIMIT = 540.0  # seconds for a case
 _GRACE = 10.0
 _VOLATILE = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a fresh folder in it
@@ -129,7 +130,7 @@ def run(case: Case) -> Told:
             return party
 
         hub = start("hub", str(folder), urls)
-        count = len(sites) if len(sites) <= PROCESSES else PROCESSES
+        count = len(sites) if len(sites) <= FEW else PROCESSES
         for number in range(count):
             start("sites", str(folder), urls, *sites[number::count])
         try:
