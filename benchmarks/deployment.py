@@ -36,6 +36,7 @@ from benchmarks.deployment_network import serve
 from benchmarks.deployment_world import Case, World
 
 MANY = 100
+SITES = (3, 10, 30, 100)
 FEW = 10  # sites that have a process each
 PROCESSES = 2  # that the sites share, where there are more
 _LIMIT = 540.0  # seconds for a case
@@ -199,6 +200,7 @@ def hub_memory(case: Case) -> dict[str, Any]:
         "idle_bytes": told.idle["resident"],
         "peak_bytes": told.end["peak"],
         "vector_bytes": case.vector_bytes,
+        "float64_vectors_above_idle": round(above / (8 * case.parameters), 2),
         "round_s": round(statistics.median(periods(told)), 3),
         "parameters": case.parameters,
         "sites": case.sites,
@@ -242,11 +244,11 @@ def main() -> None:
     }
     ten = attempt("10m", timed, Case(10_000_000, _rounds(quick, 3, 12)), reasons)
     hundred = attempt("100", timed, Case(100, _rounds(quick, 100, 500), sites=4, private=True), reasons)
-    memory = None
-    if quick:  # a smaller model would not do: about 11 MB that do not grow with it would count as vectors
-        reasons["memory"] = "takes minutes; run without --quick"
-    else:
-        memory = attempt("memory", hub_memory, Case(1_000_000, 4, sites=MANY), reasons)
+    memory = attempt("memory", hub_memory, Case(100_000, 3 if quick else 6, sites=MANY), reasons)
+    large = None if quick else attempt("memory_1m", hub_memory, Case(1_000_000, 4, sites=MANY), reasons)
+    curve = (
+        {} if quick else {n: attempt(f"{n}_sites", timed, Case(100_000, 6, sites=n), reasons) for n in SITES}
+    )
     found, reasons["flower"] = (None, "not asked for") if parsed.no_peer else flower(4 if quick else 13)
     seconds = {
         name: None if case is None else case["round_s"]
@@ -263,6 +265,10 @@ def main() -> None:
             "hub_vectors_above_idle_100_sites": None if memory is None else memory["vectors_above_idle"],
             "cases": {"1m": million["sum"], "1m_none": million["none"], "10m": ten, "100": hundred},
             "memory": memory,
+            "memory_1m": large,
+            "round_s_100k_by_sites": {
+                n: None if each is None else each["round_s"] for n, each in curve.items()
+            },
             "flower": found,
             "protection": {"ours": "TLS, signed and sealed messages, secure sum", "flower": "none"},
             "reasons": reasons,
