@@ -196,7 +196,7 @@ def test_the_capacity_plan_follows_from_its_formulas(heading: str) -> None:
         "hashes the hub keeps": lambda n: 64 * n * n * attempts,
         "joining": lambda n: 2800 * n * n,
         "keystream": lambda n: n * vector,
-        "on the hub's link": lambda n: n * vector * 2,
+        "vectors on links": lambda n: n * vector * 2,
         "the same in seconds": lambda n: n * vector * 8 / 10e9 * 2,
     }
     seen = 0
