@@ -52,7 +52,8 @@ class Tally:
         self.stage.wait(
             lambda: self.stage.rounds() > done or self.over(number), what=f"after kill {self.kills}"
         )
-        self.recoveries.append(time.monotonic() - killed)
+        if self.stage.rounds() > done:  # else it was the end that was disturbed
+            self.recoveries.append(time.monotonic() - killed)
 
     def say(self, what: str) -> None:
         found = sorted(self.recoveries)
