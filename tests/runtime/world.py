@@ -17,6 +17,7 @@ from cloister.runtime import Event, Hub, HubEnd, LocalWorker, Party, Site, SiteE
 from cloister.runtime.budget import Budget
 from cloister.runtime.hubjournal import KeepsHub
 from cloister.runtime.journal import KeepsSite
+from cloister.runtime.link.session import ACK_DELAY
 from cloister.runtime.messages import MAX_REASON, Leave, Message
 
 
@@ -123,18 +124,25 @@ class World:
         self.collect()
 
     def run(self, *, until: Callable[[], bool] = lambda: False, limit: int = 100_000) -> None:
-        """Carry messages until the study ended or `until`; when none is under way a deadline passes."""
+        """Carry messages until the study ended or `until`; when none is under way, and nothing was only
+        waiting to be acknowledged, a deadline passes."""
         for _ in range(limit):
             if until() or self.hub.finished or self.hub.stopped:
                 break
             if self._queue:
                 self.carry()
-            else:
-                self.now += self.plan.study.deadline_seconds + 1
-                self.events += self.hub_end.tick(self.now)
-                self.collect()
+                continue
+            self.pass_time(ACK_DELAY)
+            if not self._queue:
+                self.pass_time(self.plan.study.deadline_seconds + 1)
         while self._queue and not until():
             self.carry()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass for everybody."""
+        self.now += seconds
+        self.events += self.hub_end.tick(self.now)
+        self.collect()
 
     def carry(self) -> None:
         """Carry one datagram; what leaves a lost site, or is for one, is gone."""

@@ -331,25 +331,21 @@ class Hub(SumHub[EpochTerms]):
             case _:
                 pass
 
-    def _missed(self, peer: str, rounds: int) -> list[Message] | None:
-        first: list[Message] = [StudyKeys(self._current().study_keys)]
-        begun = self._epoch_began()
+    def _missed_rounds(self, peer: str, rounds: int, epoch: Epoch[EpochTerms]) -> list[Message] | None:
+        first: list[Message] = [StudyKeys(epoch.study_keys)]
+        number = epoch.terms.number
+        begun = next((done.round for done in self.rounds if done.epoch == number), self._round)
         if rounds < begun:  # outcomes of other epochs are none that it can open
             if self._phase == "state":
                 return first  # the model is on its way to it, and so are the others
             if peer not in self._states:
                 return None
             first.append(self._states[peer])
-        missed = super()._missed(peer, max(rounds, begun))
+        missed = super()._missed_rounds(peer, max(rounds, begun), epoch)
         if missed is None:
             return None
         # the last outcome comes with the order to finish
         return [*first, *(missed[:-1] if self._phase == "done" else missed)]
-
-    def _epoch_began(self) -> int:
-        """Return at which round the epoch began."""
-        number = self._current().terms.number
-        return next((done.round for done in self.rounds if done.epoch == number), self._round)
 
     def _compacted(self, last: Outcome) -> list[Kept]:
         """Return what is still needed once the model itself is kept."""

@@ -387,7 +387,7 @@ class SumHub(ABC, Generic[Terms]):
         if peer in self._left:  # it was under way
             self._note(Refused(peer, "takes no part"))
             return
-        if self.epochs and peer not in self._members():
+        if self.epochs and (peer not in self._members() or peer in self._newcomers):
             self._note(Refused(peer, "is not on the roster"))
             self._is_here(peer, now)
             return
@@ -437,17 +437,19 @@ class SumHub(ABC, Generic[Terms]):
         self._check_join(peer, join, manifest)
         self._known[peer] = join
         self._left.pop(peer, None)
-        match self._phase:
-            case "roster" | "announce" | "deal" | "ready" if peer in self._members():
+        if self._phase in ("join", "roster", "announce", "deal", "ready"):
+            for missed in self._missed(peer, join.position) or []:  # it can be read in its own epoch alone
+                self._send(peer, missed)
+            if self._phase != "join" and peer in self._members():
                 self.joined[peer] = join  # it began anew, and what it held of this set-up is gone
                 self._offer([*self._members(), *self._newcomers], now)
-            case "join" | "roster" | "announce" | "deal" | "ready":
+            else:
                 self._is_here(peer, now)
-            case "stopped":
-                self._send(peer, Stop(str(self.stopped)[:MAX_REASON]))
-            case _:
-                self.joined[peer] = join
-                self._on_return(peer, join.position, now)
+        elif self._phase == "stopped":
+            self._send(peer, Stop(str(self.stopped)[:MAX_REASON]))
+        else:
+            self.joined[peer] = join
+            self._on_return(peer, join.position, now)
 
     def _is_here(self, peer: str, now: float) -> None:
         """Count on a site that is not on the running roster, if it has joined: it comes with the next."""
@@ -465,12 +467,7 @@ class SumHub(ABC, Generic[Terms]):
 
     def _on_return(self, peer: str, position: Position | None, now: float) -> None:
         """Let a site go on where the others are, or wait for the next epoch."""
-        epoch = self._current()
-        held = position is not None and (position.epoch, position.setup_digest) == (
-            epoch.terms.number,
-            epoch.secure_sum.setup_digest,
-        )
-        missed = self._missed(peer, position.rounds) if held and position is not None else None
+        missed = self._missed(peer, position)
         if peer not in self._members() or missed is None:
             if self._phase == "finished":
                 self._send(peer, Stop(f"the {self.ACTIVITY} had ended"))
@@ -484,8 +481,8 @@ class SumHub(ABC, Generic[Terms]):
             self._send(peer, message)
         self._present.add(peer)
         self._newcomers.discard(peer)
-        epoch.secure_sum.returned(peer)
-        self._note(Resumed(epoch.terms.number, self._round, self._attempt))
+        self._secure_sum().returned(peer)
+        self._note(Resumed(self._current().terms.number, self._round, self._attempt))
         self._repeat(peer)
 
     def _on_leave(self, peer: str, message: Leave, now: float) -> None:
@@ -498,9 +495,18 @@ class SumHub(ABC, Generic[Terms]):
         if self._phase in ("roster", "announce", "deal", "ready") and peer in self._members():
             self._offer([name for name in self._members() if name != peer], now)
 
-    def _missed(self, peer: str, rounds: int) -> list[Message] | None:
-        """Return what brings a member that has applied so many rounds to where the others are, or None where
-        that is not kept."""
+    def _missed(self, peer: str, position: Position | None) -> list[Message] | None:
+        """Return what brings a site from where it was to where the others are; None where it does not hold
+        the last epoch that was set up, or that is not kept."""
+        epoch = next((epoch for epoch in reversed(self.epochs) if epoch.opened), None)
+        if position is None or epoch is None or peer not in epoch.joins:
+            return None
+        if (position.epoch, position.setup_digest) != (epoch.terms.number, epoch.secure_sum.setup_digest):
+            return None
+        return self._missed_rounds(peer, position.rounds, epoch)
+
+    def _missed_rounds(self, peer: str, rounds: int, epoch: Epoch[Terms]) -> list[Message] | None:
+        """Return the outcomes of the rounds from `rounds` on; None where they are not kept."""
         outcomes = [self._journal.outcome(number) for number in range(rounds, self._round)]
         if rounds > self._round or None in outcomes:
             return None
@@ -724,8 +730,12 @@ class SumHub(ABC, Generic[Terms]):
         self._fixed = frozenset(self._secure_sum().uploaded)
         self._journal.append(SurvivorsFixed(self._attempt, sorted(self._fixed)))
         self._enter("answer", now)
+        self._ask(requests)
+
+    def _ask(self, requests: Mapping[str, bytes]) -> None:
         for name, body in requests.items():
-            self._send(name, Request(self._attempt, body))
+            if name not in self._newcomers:
+                self._send(name, Request(self._attempt, body))
 
     def _on_answer(self, peer: str, message: Answer, now: float) -> None:
         try:
@@ -733,8 +743,7 @@ class SumHub(ABC, Generic[Terms]):
         except RoundBurnt as burnt:
             self._burn(str(burnt), now)
             return
-        for name, body in (more or {}).items():
-            self._send(name, Request(self._attempt, body))
+        self._ask(more or {})
         self._answered.add(peer)
         result = self._secure_sum().result()
         if result is not None:
@@ -777,7 +786,8 @@ class SumHub(ABC, Generic[Terms]):
 
     def _broadcast(self, message: Message) -> None:
         for name in self._members():
-            self._send(name, message)  # the absent too: whoever is back reads on, and repairs what it missed
+            if name not in self._newcomers:  # who has lost the epoch could not read it
+                self._send(name, message)  # the absent too: whoever is back reads on
 
     def _stop(self, reason: str) -> None:
         self.stopped = reason
