@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from cloister.cli import studywatch
-from cloister.cli.main import COMMANDS, Entry
 from cloister.runtime.events import (
     Burnt,
     Connected,
@@ -30,16 +29,10 @@ from cloister.runtime.events import (
 from cloister.runtime.observe import EventLog
 
 SITES = ("site0", "site1", "site2")
-MAIN = (
-    "from cloister.cli.main import COMMANDS, Entry, main\n"
-    "COMMANDS['watch'] = Entry('studywatch', 'watch', 'Watch.', 'Studies')\n"
-    "main()\n"
-)
 
 
 @pytest.fixture(autouse=True)
-def mounted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(COMMANDS, "watch", Entry("studywatch", "watch", "Watch.", "Studies"))
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CLOISTER_HOME", str(tmp_path))
     monkeypatch.setattr(studywatch, "_POLL", 0.02)
 
@@ -59,7 +52,7 @@ def log(tmp_path: Path) -> EventLog:
 
 
 def test_once_in_words(cloister: Callable, log: EventLog) -> None:
-    done = cloister("watch", "flu", "--once")
+    done = cloister("study", "watch", "flu", "--once")
     assert (done.code, done.err) == (0, "")
     text = done.out.replace("\u00a0", " ")
     assert "flu runs, seen from hub.\n1 of 5 rounds, the last in 1.5 s, about 6.0 s left." in text
@@ -69,14 +62,14 @@ def test_once_in_words(cloister: Callable, log: EventLog) -> None:
 
 
 def test_once_as_json(cloister: Callable, log: EventLog) -> None:
-    done = cloister("watch", "flu", "--once", "--json")
+    done = cloister("study", "watch", "flu", "--once", "--json")
     assert done.code == 0
     assert done.json["done"] == 1
     assert list(done.json["sites"]) == list(SITES)
 
 
 def test_without_a_log_one_sentence(cloister: Callable) -> None:
-    done = cloister("watch", "flu", "--once")
+    done = cloister("study", "watch", "flu", "--once")
     assert done.code == 2
     assert done.out == ""
     assert done.err.startswith("there is no event log of a study 'flu' here (")
@@ -98,7 +91,7 @@ def _write_later(log: EventLog, *, stopped: bool) -> threading.Thread:
 
 def test_lines_follow_through_rotations_until_the_end(cloister: Callable, log: EventLog) -> None:
     writer = _write_later(log, stopped=False)
-    done = cloister("watch", "flu")
+    done = cloister("study", "watch", "flu")
     writer.join()
     assert log.path.with_name("flu.jsonl.1").exists()
     assert done.code == 0
@@ -112,7 +105,7 @@ def test_lines_follow_through_rotations_until_the_end(cloister: Callable, log: E
 
 def test_json_is_an_object_a_change_and_a_stop_is_exit_code_one(cloister: Callable, log: EventLog) -> None:
     writer = _write_later(log, stopped=True)
-    done = cloister("watch", "flu", "--json")
+    done = cloister("study", "watch", "flu", "--json")
     writer.join()
     assert done.code == 1
     told = [json.loads(line) for line in done.out.splitlines()]
@@ -128,7 +121,7 @@ def test_a_log_that_was_tampered_with_moves_no_cursor(cloister: Callable, log: E
     with log.path.open("a") as file:
         file.write(json.dumps(line | {"reason": "\x1b]0;title\x07 [bold]x[/bold]"}) + "\n")
         file.write(json.dumps(line | {"event": "connected", "peer": "\x1b[31m"}) + "\n")
-    done = cloister("watch", "flu")
+    done = cloister("study", "watch", "flu")
     assert "\x1b" not in done.out
     assert "[bold]x[/bold]" in done.out
 
@@ -142,7 +135,7 @@ def _on_terminal(tmp_path: Path) -> tuple[subprocess.Popen[bytes], int]:
         "LINES": "40",
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, "watch", "flu"],
+        [sys.executable, "-m", "cloister", "study", "watch", "flu"],
         stdin=theirs,
         stdout=theirs,
         stderr=subprocess.PIPE,
