@@ -151,10 +151,11 @@ async def _serve(
                 fix="`cloister keys trust` the identity it exported",
             )
         sites[entry.name] = known
-    transport = await NatsTransport.connect(
-        nats, TlsFiles.in_folder(network, common.passphrase()), identity.name
-    )
+    tls = TlsFiles.in_folder(network, common.passphrase())
+    transport = await NatsTransport.connect(nats, tls, identity.name)
+    lease = None
     try:
+        lease = await Lease.connect(nats, tls, identity.name, plan.digest.hex())
         service = HubService(
             plan,
             identity,
@@ -162,7 +163,7 @@ async def _serve(
             schema,
             transport,
             open_log=lambda: open_hub_log(journal, plan.digest, identity),
-            lease=Lease(transport, plan.digest.hex()),
+            lease=lease,
             trusted=trusted,
             user_code=user_code,
             on_event=_with_traffic(on_event, transport),
@@ -172,6 +173,8 @@ async def _serve(
         say(f"Hub of {plan.study.name}: waiting for {', '.join(sites)}.")
         return await service.run()
     finally:
+        if lease is not None:
+            await lease.close()
         await transport.close()
 
 

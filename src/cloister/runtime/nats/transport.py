@@ -117,16 +117,17 @@ class Connection:
         """Publish once; wait while too much waits already. False where the connection is not up, or went
         away."""
         client, wire = self.client, self._wire
-        if client is None or wire is None:
-            return False
-        try:
-            await client.publish(subject, message)  # type: ignore[arg-type]  # any buffer will do
-            while client.pending_data_size > _OUTGOING and client.is_connected:
-                await wire.taken()
-                await asyncio.sleep(0)  # the library's own task moves what is pending to the wire
-        except (OSError, _library_errors()):
-            return False
-        return True
+        if client is not None and wire is not None:
+            try:
+                await client.publish(subject, message)  # type: ignore[arg-type]  # any buffer will do
+                while client.pending_data_size > _OUTGOING and client.is_connected:
+                    await wire.taken()
+                    await asyncio.sleep(0)  # the library's own task moves what is pending to the wire
+                return True
+            except (OSError, _library_errors()):
+                pass
+        await asyncio.sleep(0)  # who sends on and on must not keep the loss from being noticed
+        return False
 
     async def close(self) -> None:
         """End the connection; what was sent is flushed first."""
@@ -336,6 +337,7 @@ class NatsTransport:
             self.sent_bytes[receiver] += size
         else:
             self.dropped += 1
+            await asyncio.sleep(0)  # a loop of sends must not keep the connection from coming back
 
     async def receive(self, timeout: float) -> bytes | None:
         """Return the next datagram for this party, or None after `timeout` seconds."""
