@@ -31,6 +31,7 @@ __all__ = ["SiteService"]
 KNOCK_SECONDS = 5.0
 _IDLE_SECONDS = 0.05
 _REMEMBERED = 256
+_SILENT_SECONDS = 3.0  # less than a hub takes to invite again, so that a copy of an old invitation does little
 _QUICK_SECONDS = 0.003
 """What takes less may hold up the other studies of this site; a change of threads costs a tenth of it."""
 
@@ -50,6 +51,7 @@ class _Session:
     over: bool = False
     took: dict[type[Message], float] = field(default_factory=dict)  # seconds, by kind of message
     round_ended: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=time.monotonic)  # when the hub last said something that verified
 
 
 class SiteService:
@@ -143,11 +145,14 @@ class SiteService:
         if session.invitation.hub.fingerprint not in self._trusted():
             await self._end(session, f"{session.invitation.hub.name} is trusted no more", tell=False)
             return
+        refused = session.end.refused
         try:
             opened, messages = session.end.receive(datagram, time.monotonic())
         except CloisterError as error:
             await self._end(session, str(error))
             return
+        if session.end.refused == refused:
+            session.heard = time.monotonic()
         if opened:
             self._on_event(session.site.study, Connected(session.invitation.hub.name))
             while not session.inbox.empty():  # what the hub said before it says again
@@ -160,7 +165,10 @@ class SiteService:
         digest = invitation.plan.digest
         session = self._sessions.get(digest)
         if session is not None:
-            anew = invitation.instance != session.invitation.instance or not session.end.link.ready
+            # a hub that gave up a session that still seems open here invites again, and says nothing else
+            silent = time.monotonic() - session.heard > _SILENT_SECONDS
+            other = invitation.instance != session.invitation.instance
+            anew = other or silent or not session.end.link.ready
             if anew and session.site.obey(invitation.term):
                 session.invitation = invitation
                 session.end.open(time.monotonic())
