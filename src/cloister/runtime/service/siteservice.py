@@ -31,7 +31,7 @@ __all__ = ["SiteService"]
 KNOCK_SECONDS = 5.0
 _IDLE_SECONDS = 0.05
 _REMEMBERED = 256
-_SILENT_SECONDS = 3.0  # less than a hub takes to invite again, so that a copy of an old invitation does little
+_SILENT_SECONDS = 3.0  # less than a hub takes to invite again: a copy of an old invitation does little
 _QUICK_SECONDS = 0.003
 """What takes less may hold up the other studies of this site; a change of threads costs a tenth of it."""
 
