@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,7 +27,7 @@ from cloister.errors import InputError, ProtocolError
 _TELL_SECONDS = 2.0
 
 if TYPE_CHECKING:
-    from cloister.crypto import Identity
+    from cloister.crypto import Identity, PublicIdentity
     from cloister.learning import Plan
     from cloister.runtime import Event, Hub
     from cloister.runtime.nats import NatsTransport
@@ -58,7 +57,6 @@ def hub(
     """
     from cloister.learning import load_plan
     from cloister.runtime.observe import Observer
-    from cloister.runtime.store import save_study
     from cloister.vault import load_schema
 
     agreed, public = load_plan(plan), load_schema(schema)
@@ -100,28 +98,71 @@ def hub(
             f"the study stopped: {machine.stopped}",
             fix="Nothing was released; started again it goes on from its journal once that is mended",
         )
-    result = machine.result(transport="nats")
-    kept = None
-    if machine.model is not None:
-        kept = save_study(studies, result, identity)
-        place = journal or common.home() / "journal" / "hub"
-        shutil.rmtree(place / agreed.digest.hex()[:32], ignore_errors=True)
+    summary, text = _summary(machine, agreed, studies)
+    emit(summary, as_json=as_json, text=text)
+
+
+def _summary(machine: Hub, plan: Plan, studies: Path) -> tuple[dict[str, Any], str]:
+    result = machine.result()
+    kept = None if machine.model is None else studies / plan.study.name
     summary = {
-        "study": agreed.study.name,
+        "study": plan.study.name,
         "rounds": len(result.rounds),
         "epochs": [epoch.number for epoch in result.epochs],
         "sites": [member.name for member in result.members],
         "folder": None if kept is None else str(kept),
         "metrics": None if result.final_metrics is None else result.final_metrics[0],
-        "transport": "nats",
+        "transport": result.transport,
     }
     where = (
         "The sites keep the model, which this hub has not seen."
         if kept is None
         else f"The model is kept encrypted in {kept}."
     )
-    text = f"{len(result.rounds)} rounds over {len(result.members)} sites. {where}"
-    emit(summary, as_json=as_json, text=text)
+    return summary, f"{len(result.rounds)} rounds over {len(result.members)} sites. {where}"
+
+
+def _keep(hub: Hub, plan: Plan, identity: Identity) -> None:
+    """Keep the study, unless the hub may not see its model, or another process has kept it."""
+    from cloister.runtime.store import save_study
+
+    studies = common.home() / "studies"
+    if hub.model is not None and not (studies / plan.study.name).exists():
+        save_study(studies, hub.result(), identity)
+
+
+def _sites_of(plan: Plan, trusted: TrustNow, place: Path) -> dict[str, PublicIdentity]:
+    """Return the identities of the plan's sites.
+
+    One that is trusted no more is shut out, and still has to be known: it may have been in an epoch of the
+    study. So those that were trusted at the start are remembered beside the journal.
+    """
+    import msgspec
+
+    from cloister.crypto import PublicIdentity
+    from cloister.files import read_bytes, write_atomic
+
+    memory = place / "sites.json"
+    remembered: dict[str, PublicIdentity] = {}
+    if memory.exists():
+        listed = msgspec.json.decode(read_bytes(memory, limit=64 << 20, what="list of sites"), type=list[str])
+        known = [PublicIdentity.from_json(each.encode()) for each in listed]
+        remembered = {each.fingerprint: each for each in known}
+    sites = {}
+    for entry in plan.sites:
+        site = trusted().get(entry.identity) or remembered.get(entry.identity)
+        if site is None:
+            raise InputError(
+                "the plan names a site that is not trusted here",
+                where=entry.name,
+                fix="`cloister keys trust` the identity it exported",
+            )
+        sites[entry.name] = site
+    if not memory.exists():
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        exported = [site.to_json().decode() for site in sites.values()]
+        write_atomic(memory, msgspec.json.encode(exported), mode=0o600)
+    return sites
 
 
 async def _serve(
@@ -141,16 +182,7 @@ async def _serve(
     from cloister.runtime.service import HubService
 
     trusted = TrustNow(identity.public)
-    sites = {}
-    for entry in plan.sites:
-        known = trusted().get(entry.identity)
-        if known is None:
-            raise InputError(
-                "the plan names a site that is not trusted here",
-                where=entry.name,
-                fix="`cloister keys trust` the identity it exported",
-            )
-        sites[entry.name] = known
+    sites = _sites_of(plan, trusted, journal / plan.digest.hex()[:32])
     tls = TlsFiles.in_folder(network, common.passphrase())
     transport = await NatsTransport.connect(nats, tls, identity.name)
     lease = None
@@ -167,6 +199,7 @@ async def _serve(
             trusted=trusted,
             user_code=user_code,
             on_event=_with_traffic(on_event, transport),
+            on_end=lambda hub: _keep(hub, plan, identity),
         )
         transport.on_reconnect = service.reconnected
         on_event(Started("hub", plan.training.rounds, tuple(sites)))

@@ -3,9 +3,9 @@
     site -> hub   Knock    I am here; is there anything for me?
     hub  -> site  Invite   this plan, by this hub, under this lease; signed, and sealed to the site
 
-Both are signed. What a plan says is for its sites alone, so it is sealed to each of them. A knock or an invite
-that is replayed tells nobody anything new: a hub answers a knock with an invite, and a site that knows the
-plan, and this instance of the hub, does nothing.
+Both are signed. What a plan says is for its sites alone, so it is sealed to each of them. A knock or an
+invite that is replayed tells nobody anything new: a hub answers a knock with an invite, and a site that knows
+the plan, and this instance of the hub, does nothing.
 """
 
 from __future__ import annotations
