@@ -14,7 +14,7 @@ function of these, whatever process computes it and however often.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,10 @@ class Homes:
             for path in sorted((self.root / "public").iterdir())
         }
 
+    @property
+    def sites(self) -> list[str]:
+        return [name for name in self.public() if name != "hub"]
+
     def distrust(self, name: str) -> None:
         """Let everybody take this identity out of what they trust, now."""
         fresh = self.root / "distrusted.new"
@@ -106,8 +110,10 @@ class Homes:
 
     # --- studies ------------------------------------------------------------------------------------
 
-    def add_study(self, number: int, *, private: bool = False, **changes: Any) -> Plan:
-        """Write the plan of a study over all sites; `changes` as `plan_for` takes them."""
+    def add_study(
+        self, number: int, *, private: bool = False, sites: Sequence[str] | None = None, **changes: Any
+    ) -> Plan:
+        """Write the plan of a study over all sites, or those; `changes` as `plan_for` takes them."""
         public = self.public()
         study = {"name": f"study-{number}", "deadline_seconds": 1.5, "patience": 60}
         sections: dict[str, dict[str, Any]] = {
@@ -117,7 +123,7 @@ class Homes:
         }
         for name, fields in changes.items():
             sections[name] = sections.get(name, {}) | fields
-        members = [_Named(each) for name, each in public.items() if name != "hub"]
+        members = [_Named(each) for name, each in public.items() if name in (sites or self.sites)]
         plan = plan_for(public["hub"], members, **sections)  # type: ignore[arg-type]  # names and prints alone
         if private:
             privacy = PrivacySection(noise_multiplier=60.0, delta=1e-4, clip=1.0, rate=0.5, block_attempts=4)
@@ -134,15 +140,14 @@ class Homes:
         identity = self.identity(name)
         return Party(identity, self.vault(identity), trusted=tuple(self.public().values()), ledger=ledger)
 
-    def parties(self, stack: ExitStack | None = None) -> list[Party]:
-        """Return all sites; with a stack, their ledgers are open until it closes."""
+    def parties(self, number: int, stack: ExitStack) -> list[Party]:
+        """Return the sites of a study; their ledgers are open until the stack closes."""
         found = []
-        for name in self.public():
-            if name != "hub":
-                ledger = None
-                if stack is not None and (self.home(name) / "ledger").exists():
-                    ledger = stack.enter_context(self.ledger(name))
-                found.append(self.party(name, ledger))
+        for name in (site.name for site in self.plan(number).sites):
+            ledger = None
+            if (self.home(name) / "ledger").exists():
+                ledger = stack.enter_context(self.ledger(name))
+            found.append(self.party(name, ledger))
         return found
 
     def ledger(self, name: str) -> Ledger:

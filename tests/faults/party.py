@@ -13,7 +13,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,8 @@ class Said:
 
     def __call__(self, event: str, **fields: object) -> None:
         line = {"at": time.monotonic(), "pid": os.getpid(), "event": event, **fields}
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+        with suppress(OSError):  # the disk may be full, and that is not what is asked
+            os.write(self._file, json.dumps(line).encode() + b"\n")
 
     def event(self, event: Event, study: str = "") -> None:
         """Report an event of the product."""

@@ -62,7 +62,7 @@ def _computed(
     with ExitStack() as ledgers:
         sites = {
             party.identity.name: seeded(site_of(plan, homes.public()["hub"], party), seed, update=updates)
-            for party in homes.parties(ledgers)
+            for party in homes.parties(number, ledgers)
         }
         model = next(iter(sites.values())).model
         for terms, done in rounds:

@@ -63,7 +63,7 @@ class Stage:
 
     @property
     def sites(self) -> list[str]:
-        return [name for name in self.homes.public() if name != "hub"]
+        return self.homes.sites
 
     def start(self, *names: str, **options: Any) -> None:
         """Start processes of these parties."""
@@ -158,9 +158,8 @@ def model_of(end: dict[str, Any]) -> NDArray[np.float64]:
 def staged(root: Path, sites: int, *, budgets: bool = False, servers: int = 1) -> Iterator[Stage]:
     """Make homes and run a server for them; end every process at the end."""
     homes = Homes.prepare(root, sites, budgets=budgets)
-    names = [name for name in homes.public() if name != "hub"]
     with ExitStack() as stack:
-        server = stack.enter_context(LocalServer(root / "server", "hub", names, servers=servers))
+        server = stack.enter_context(LocalServer(root / "server", "hub", homes.sites, servers=servers))
         stage = Stage(homes, server)
         stack.callback(stage.end)
         yield stage

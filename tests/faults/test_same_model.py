@@ -16,7 +16,7 @@ from cloister.runtime import Study
 def in_one_process(homes: Homes, number: int, seed: int) -> bytes:
     """Return the model of the study as `Study` runs it."""
     with ExitStack() as ledgers:
-        study = Study(homes.plan(number), homes.identity("hub"), homes.parties(ledgers))
+        study = Study(homes.plan(number), homes.identity("hub"), homes.parties(number, ledgers))
         for site in study.sites.values():
             seeded(site, seed)
         return study.run().model.tobytes()
