@@ -89,6 +89,11 @@ class Incoming:
         return self._large is not None and self._large.granted
 
     @property
+    def lacking(self) -> int:
+        """How many pieces of it have not come."""
+        return self._large.missing if self._large else 0
+
+    @property
     def starved(self) -> bool:
         """Whether a payload was granted and nothing of it has come: the grant may be lost."""
         large = self._large

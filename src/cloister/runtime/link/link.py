@@ -121,6 +121,11 @@ class Link(HoldsSecret):
         return self._session is not None and self._session.incoming.granted
 
     @property
+    def lacking(self) -> int:
+        """How many pieces of that payload have not come."""
+        return self._session.incoming.lacking if self._session else 0
+
+    @property
     def outgoing(self) -> int:
         """Bytes queued or not acknowledged."""
         return self._session.outgoing.size if self._session else 0
@@ -151,7 +156,7 @@ class Link(HoldsSecret):
             )
         self._session.outgoing.queue(payload)
 
-    def receive(self, datagram: bytes | memoryview, now: float) -> Received:
+    def receive(self, datagram: Buffer, now: float) -> Received:
         """Take one datagram from the transport.
 
         Raises:
