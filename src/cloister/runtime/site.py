@@ -257,6 +257,8 @@ class Site(SumSite[EpochTerms]):
         terms = self._current().terms
         if terms.context.hub_view != "none":
             raise ProtocolError("asked for a model that it has itself", peer=self._hub.name)
+        if len(set(request.receivers)) != len(request.receivers):
+            raise ProtocolError("asked for a model twice for one member", peer=self._hub.name)
         state = self._model.snapshot()
         replies: list[Message] = []
         for name in request.receivers:
@@ -308,6 +310,8 @@ class Site(SumSite[EpochTerms]):
         due = self.rounds + (start.outcome is not None)
         if start.round != due:
             raise ProtocolError(f"started round {start.round} where round {due} is due", peer=self._hub.name)
+        if due >= self._plan.training.rounds:
+            raise ProtocolError("started a round after the last", peer=self._hub.name)
         if start.outcome is None and self._upload is not None and self._upload[0] == start.attempt:
             return [self._upload[1]]  # again, byte for byte
         again = start.attempt == self._attempt and self._unsent
