@@ -11,10 +11,7 @@ from typing import Protocol
 
 from cloister.errors import InputError
 
-__all__ = ["BROADCAST", "KeyService", "RandomBytes", "Transport", "broadcasts", "check_name"]
-
-BROADCAST = "ALL"
-"""The receiver of what a hub sends to all its sites at once; no party can be called so."""
+__all__ = ["KeyService", "RandomBytes", "Transport", "check_name"]
 
 RandomBytes = Callable[[int], bytes]
 """A source of n random bytes; `os.urandom` everywhere but in tests."""
@@ -62,9 +59,6 @@ class KeyService(Protocol):
 class Transport(Protocol):
     """Carries opaque, already signed and encrypted datagrams between named parties, as well as it can: it may
     lose, repeat, reorder and alter them. Nothing in it is trusted.
-
-    One whose attribute `broadcasts` is true (see `broadcasts`) takes `BROADCAST` for a receiver: a hub's
-    datagram for it goes to everybody the hub can reach, in one sending.
     """
 
     async def send(self, receiver: str, message: bytes) -> None:
@@ -77,8 +71,3 @@ class Transport(Protocol):
 
     async def receive(self, timeout: float) -> bytes | None:
         """Return the next datagram addressed to this party, or None after `timeout` seconds."""
-
-
-def broadcasts(transport: Transport) -> bool:
-    """Whether this transport carries what is for `BROADCAST`; one that says nothing of it does not."""
-    return bool(getattr(transport, "broadcasts", False))

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cloister.errors import InputError, StorageError
 from cloister.runtime.nats.serverconfig import MAX_DATAGRAM, subject
 from cloister.runtime.nats.tlsfiles import TlsFiles
-from cloister.types import BROADCAST, check_name
+from cloister.types import check_name
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -272,8 +272,6 @@ class NatsTransport:
         dropped: datagrams this end let fall, for want of a connection or of room.
     """
 
-    broadcasts = True
-
     def __init__(self, address: str, connection: Connection) -> None:
         self.address = address
         self._connection = connection
@@ -323,7 +321,7 @@ class NatsTransport:
         return self._connection.client is not None
 
     async def send(self, receiver: str, message: bytes | bytearray | memoryview) -> None:
-        """Publish a datagram, or drop it where there is no connection; a hub's for `BROADCAST` goes to all.
+        """Publish a datagram, or drop it where there is no connection.
 
         Raises:
             InputError: the receiver's name is not allowed, or the datagram is larger than 8 MiB.
@@ -331,8 +329,7 @@ class NatsTransport:
         size = len(message)
         if size > MAX_DATAGRAM:
             raise InputError(f"a datagram is larger than {MAX_DATAGRAM} bytes", fix="Send it in parts")
-        name = receiver if receiver == BROADCAST else check_name(receiver, "a receiver")
-        target = subject(name, self.address)
+        target = subject(check_name(receiver, "a receiver"), self.address)
         if await self._connection.publish(target, message):
             self.sent_bytes[receiver] += size
         else:
