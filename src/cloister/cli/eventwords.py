@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cloister.runtime.events import Event
 
-__all__ = ["in_words"]
+__all__ = ["in_words", "printable"]
+
+
+def printable(text: str) -> str:
+    """Return a text that came from others so that a terminal shows it and does not obey it."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def in_words(event: Event, *, rounds: bool = False) -> str | None:
@@ -17,6 +22,11 @@ def in_words(event: Event, *, rounds: bool = False) -> str | None:
         event: what happened.
         rounds: whether every finished round gets a line.
     """
+    line = _in_words(event, rounds=rounds)
+    return None if line is None else printable(line)
+
+
+def _in_words(event: Event, *, rounds: bool) -> str | None:
     from cloister.runtime import events as e
 
     match event:

@@ -19,6 +19,7 @@ from cloister.cli.between import (
     network_folder,
 )
 from cloister.cli.common import JsonOption, emit, say
+from cloister.cli.eventwords import printable
 from cloister.cli.sitepolicy import approvals, dry_run, policy
 from cloister.errors import InputError
 
@@ -128,6 +129,6 @@ async def _serve(
 
 def _in_words(ended: dict[str, str | None]) -> str:
     return "\n".join(
-        f"{name}: came to its end." if reason is None else f"{name}: ended, {reason}."
+        f"{name}: came to its end." if reason is None else f"{name}: ended, {printable(reason)}."
         for name, reason in ended.items()
     )

@@ -43,7 +43,7 @@ def up(
     Everything is as between organisations, except that one machine and one passphrase hold it all. Each
     site's policy is asked; where it says "ask", running this command is the owner's yes to this plan.
     """
-    from cloister.crypto import Identity
+    from cloister.crypto import Identity, ScryptCost
     from cloister.learning import load_plan
     from cloister.runtime.nats import LocalServer
 
@@ -59,10 +59,12 @@ def up(
     _approve(agreed, homes)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloister-up-")))
-        secret = _passphrase_file(scratch)
+        secret = _passphrase_file(_in_memory(stack) or scratch)
         names = list(homes)
         server = stack.enter_context(
-            LocalServer(scratch / "server", hub.name, names, passphrase=common.passphrase())
+            LocalServer(
+                scratch / "server", hub.name, names, passphrase=common.passphrase(), cost=ScryptCost()
+            )
         )
         say(f"A NATS server with TLS listens on {server.urls[0]}, for this machine alone.")
         running = _Running(secret, server.urls[0])
@@ -97,6 +99,17 @@ def _approve(plan: Plan, homes: dict[str, Path]) -> None:
             approvals.request(plan, own, ["`cloister up` was started by the owner"])
         if approvals.state(plan.digest) == "pending":
             approvals.approve(plan.digest.hex(), identity)
+
+
+def _in_memory(stack: ExitStack) -> Path | None:
+    """Return a folder for the passphrase that no kill leaves on the disk; None where the system has none."""
+    from cloister.runtime.journal.volatile import volatile_folder, why_not_volatile
+
+    place = volatile_folder()
+    if place is None or why_not_volatile(place) is not None:
+        say("There is no place in memory (tmpfs): the passphrase is in a temporary file until the end.")
+        return None
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="up-", dir=place)))
 
 
 def _passphrase_file(folder: Path) -> Path:

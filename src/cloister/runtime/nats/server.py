@@ -59,6 +59,7 @@ class LocalServer:
         servers: how many; a cluster keeps its lease with one of three lost.
         passphrase: of the parties' network keys.
         leaf: whether organisations may connect servers of their own.
+        cost: of a guess at the passphrase; give the usual one where it protects more than this network.
 
     Attributes:
         urls: the servers' addresses, as `NatsTransport.connect` takes them.
@@ -73,12 +74,13 @@ class LocalServer:
         sites: Sequence[str],
         *,
         servers: int = 1,
-        passphrase: str = "local",  # noqa: S107  # for a network on loopback; `cloister up` gives a fresh one
+        passphrase: str = "local",  # noqa: S107  # for a network on loopback
         leaf: bool = False,
+        cost: ScryptCost = _CHEAP,
     ) -> None:
         self.folder = folder
         self._hub, self._sites = hub, tuple(sites)
-        self._passphrase = passphrase
+        self._passphrase, self._cost = passphrase, cost
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * servers
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.authority = Authority.generate()
@@ -105,7 +107,7 @@ class LocalServer:
     def _write_party(self, name: str) -> None:
         folder, key = self.network(name), NetworkKey.generate()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key.save(folder / "network.key", self._passphrase, cost=_CHEAP, replace=True)
+        key.save(folder / "network.key", self._passphrase, cost=self._cost, replace=True)
         write_atomic(folder / "certificate.pem", self.authority.organisation(name, key.request(name)))
         write_atomic(folder / "authority.pem", self.authority.pem)
 
