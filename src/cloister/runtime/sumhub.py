@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from cloister.crypto import Identity, PublicIdentity
-from cloister.errors import CloisterError, PlanError, ProtocolError, RoundBurnt
+from cloister.errors import CloisterError, PlanError, ProtocolError, RoundBurnt, StorageError
 from cloister.runtime.agreed import Agreed
 from cloister.runtime.epoch import RosterTerms
 from cloister.runtime.events import (
@@ -328,6 +328,8 @@ class SumHub(ABC, Generic[Terms]):
         self._step = Step()
         try:
             self._handle(peer, message, now)
+        except StorageError:  # what should have been written first was not: nothing of it may go out
+            raise
         except CloisterError as error:
             self._refuse(peer, error, now)
         return self._step
