@@ -16,7 +16,7 @@ from typing import Any
 from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.errors import CloisterError, ProtocolError
 from cloister.runtime.events import Connected, Event, Lost, Refused
-from cloister.runtime.link import Link, peek
+from cloister.runtime.link import MAX_PAYLOAD, Link, peek
 from cloister.runtime.messages import Join, Message, decode_message, encode_message
 from cloister.runtime.sumhub import Step, SumHub
 from cloister.runtime.sumsite import SumSite
@@ -26,6 +26,8 @@ __all__ = ["HubEnd", "SiteEnd"]
 
 INCOMING_BYTES = 1 << 20
 """Large messages in transfer to a hub at once; one is let through whatever its size."""
+STALL_SECONDS = 15.0
+"""A large message of which nothing came for so long loses its turn to those that wait."""
 
 
 class HubEnd:
@@ -39,6 +41,7 @@ class HubEnd:
         term: of the hub's lease; sites obey the highest they have seen.
         silence_seconds: a link on which nothing was acknowledged for so long is given up; its site opens
             another when it is back.
+        largest: bytes of the largest message that a site has reason to send.
         insecure_test_random: source of session keys in tests.
     """
 
@@ -51,10 +54,11 @@ class HubEnd:
         *,
         term: int = 0,
         silence_seconds: float = 60.0,
+        largest: int = MAX_PAYLOAD,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         self.machine = machine
-        self._silence = silence_seconds
+        self._silence, self._largest = silence_seconds, largest
         self.links = {
             name: Link(
                 identity,
@@ -68,6 +72,7 @@ class HubEnd:
             for name, site in sites.items()
         }
         self._asking: dict[str, Link] = {}  # a large message of theirs is announced or on its way
+        self._lacked: dict[str, tuple[int, float, float]] = {}  # pieces of a transfer, since when; its begin
         self._due: dict[str, None] = {}  # links that may have something to send, in the order of their turn
         self._unheard: dict[str, float] = {}  # since when a link has waited for a sign of its site
         self._unsaid: set[str] = set()  # sites that have not said yet, in this session, where they were
@@ -99,8 +104,13 @@ class HubEnd:
                 events.append(Refused(peer, str(error)))
                 continue
             if isinstance(message, Join):
+                if peer not in self._unsaid:  # an answer to it may be long, and costs nothing to ask for
+                    events.append(Refused(peer, "joined twice in one session"))
+                    continue
                 self._unsaid.discard(peer)
             events += self._take(self.machine.handle(peer, message, now))
+        if link.incoming > self._largest:
+            events += [Refused(peer, "announced more than a site may send"), self._give_up(peer)]
         self._grant(peer, link)
         return events
 
@@ -111,13 +121,34 @@ class HubEnd:
             if not (link.ready and link.outgoing):
                 self._unheard.pop(name, None)
             elif now - self._unheard.setdefault(name, now) > self._silence:
-                link.close()
-                self._asking.pop(name, None)
-                events.append(Lost(name))
+                events.append(self._give_up(name))
             if link.wake_at() <= now:
                 self._due[name] = None
+        events += [self._give_up(name) for name in self._stalled(now)]
         self._grant()
         return events
+
+    def _give_up(self, name: str) -> Event:
+        """Close a link; its site opens another when it is back."""
+        self.links[name].close()
+        self._asking.pop(name, None)
+        return Lost(name)
+
+    def _stalled(self, now: float) -> list[str]:
+        """Return whose large messages have stood still while others waited for their turn."""
+        granted = {name: link for name, link in self._asking.items() if link.granted}
+        if len(granted) == len(self._asking):  # nobody waits
+            self._lacked.clear()
+            return []
+        lacked, self._lacked = self._lacked, {}
+        for name, link in granted.items():
+            before, since, begun = lacked.get(name, (link.lacking, now, now))
+            self._lacked[name] = link.lacking, since if link.lacking == before else now, begun
+        return [
+            name
+            for name, (_, since, begun) in self._lacked.items()
+            if now - since > STALL_SECONDS or now - begun > max(self._silence, STALL_SECONDS)
+        ]
 
     def revoke(self, peer: str, now: float) -> list[Event]:
         """Shut a site out."""
