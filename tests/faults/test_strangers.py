@@ -63,7 +63,7 @@ async def say_while_it_runs(stage: Stage, number: int, name: str, datagrams: lis
             for receiver, datagram in datagrams:
                 await transport.send(receiver, datagram)
                 sent += 1
-            await asyncio.sleep(0.02)
+                await asyncio.sleep(0.003)  # attacks the meaning; that a flood takes time is known
     finally:
         await transport.close()
     return sent
@@ -134,7 +134,7 @@ def test_a_replay_of_an_older_study_and_of_the_running_one(stage: Stage) -> None
     fresh = recorded(stage.homes.root, "hub")[len(old) :]
     replay = [("hub", each) for each in [*old[:150], *fresh]]
     asyncio.run(say_while_it_runs(stage, 3, "site4", replay))
-    check(stage, 3, stage.sites[:4], everybody=True)
+    check(stage, 3, stage.sites[:4], everybody=False)
     for name in stage.sites[:4]:
         ended = stage.said(name, "end", study="study-3")
         assert len(ended) == 1
