@@ -2,9 +2,10 @@
 
     python -m benchmarks.deployment [--quick] [--no-peer]
 
-    round_s_1m, _10m, _100              seconds from one sum to the next with three sites, by parameters
+    round_s_1m, _10m                    seconds from one sum to the next with three sites, by parameters
+    round_s_100                         the same of a private step of 100 parameters at four sites, debited
     flower_over_ours                    the same round of 1 M float32 of Flower, without any protection
-    hub_view_none_over_sum              1 M parameters and four sites, where the hub may not see the sum, over where it may
+    hub_view_none_over_sum              1 M parameters, four sites: hub may not see the sum, over it may
     hub_vectors_above_idle_100_sites    what the hub's memory peaks at during rounds of 100 sites, above what
                                         it holds when set-up is done, in masked updates of one site
 
