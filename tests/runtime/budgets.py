@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cloister.crypto import Identity, canonical_bytes, sign_envelope
+from cloister.errors import PolicyRefused
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms
 from cloister.privacy.ledger import DEBIT_TYPE, Debit, Head
@@ -14,14 +15,16 @@ class Noting:
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._study = ""
+        self._admitted: PrivacyTerms | None = None
         self.asked: list[object] = []
 
     def admit(self, plan: Plan, terms: PrivacyTerms) -> None:
-        self._study = plan.digest.hex()
+        self._study, self._admitted = plan.digest.hex(), terms
         self.asked.append("admit")
 
     def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
-        self._study = plan.digest.hex()
+        if terms != self._admitted:
+            raise PolicyRefused("admitted at another cost")
         self.asked.append(f"resume {attempts_used}")
 
     def enter(self, attempt: int) -> None:

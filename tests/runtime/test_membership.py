@@ -521,7 +521,7 @@ def test_a_private_study_takes_a_new_roster_that_leaves_its_claim(tmp_path: Path
     site1 = world.sites["site1"]
     world.run(until=after(world, 2))
     restarted = world._make_site("site1")
-    restarted._attempts_used, restarted._privacy = site1._attempts_used, site1._privacy  # from its journal
+    restarted._attempts_used = site1._attempts_used  # its journal counts them; the ledger knows the claim
     world._forget("site1")
     world.replace_site("site1", restarted)
     world.arrive("site1")
@@ -530,6 +530,10 @@ def test_a_private_study_takes_a_new_roster_that_leaves_its_claim(tmp_path: Path
     assert len(world.hub.epochs) == 2
     first, second = (epoch.terms.privacy for epoch in world.hub.epochs)
     assert first == second
+    asked = restarted._budget.asked  # type: ignore[attr-defined]
+    assert [str(each).split()[0] for each in asked if isinstance(each, str)] == ["admit", "resume", "close"]
+    entered = [each for each in asked if isinstance(each, int)]
+    assert entered == sorted(set(entered))
 
 
 def test_a_private_study_asks_nobody_to_change_its_claim(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,11 @@ from tests.runtime.world import World
 
 from cloister.crypto import Identity, canonical_bytes
 from cloister.learning import Plan, PrivacySection
-from cloister.runtime import Hub, Party, record_of
-from cloister.runtime.hubjournal import AttemptBegun, FileJournal, open_hub_log
+from cloister.runtime import Burnt, Hub, Party, record_of
+from cloister.runtime.hubjournal import AttemptBegun, Ended, FileJournal, open_hub_log
 from cloister.runtime.journal import KeepsSite
 from cloister.runtime.journal.sitejournal import SiteJournal
-from cloister.runtime.messages import Message, Upload, encode_message
+from cloister.runtime.messages import Message, RoundStart, Upload, encode_message
 
 HUB = Identity.generate("hub")
 QUIET = PrivacySection(noise_multiplier=1e-5, delta=1e-4, clip=1.0, rate=1.0)
@@ -115,7 +116,7 @@ def model_of(world: World) -> bytes:
     if world.hub.model is not None:
         models.add(world.hub.model.released().tobytes())
     assert len(models) == 1
-    assert [done.round for done in world.hub.rounds] == list(range(ROUNDS))
+    assert [done.round for done in world.hub.rounds] == list(range(world.plan.training.rounds))
     assert all(site.finished for site in world.sites.values())
     return models.pop()
 
@@ -177,6 +178,7 @@ def test_a_hub_killed_at_any_record_goes_on_from_a_checkpoint(
     run.world.restart_hub()
     assert run.world.hub.finished
     assert [done.round for done in run.world.hub.rounds] == list(range(ROUNDS))
+    assert isinstance(list(run.journal.records())[-1], Ended)
 
 
 def test_after_a_checkpoint_no_epoch_number_is_used_again(members: list[Party]) -> None:
@@ -306,3 +308,188 @@ def test_a_site_killed_between_any_two_datagrams_goes_on(
         run.world.run()
         journals.close()
         is_as_undisturbed(run, undisturbed[hub_view])
+
+
+@pytest.mark.parametrize("hub_view", ["sum", "none"])
+def test_a_site_whose_machine_was_started_anew_waits_for_the_next_epoch(
+    tmp_path: Path, in_memory: Path, members: list[Party], hub_view: str
+) -> None:
+    """Its secrets are gone; what it promised is not, and it promises nothing twice."""
+    plan = plan_of(members, hub_view, training={"rounds": 4})
+    journals = Journals(tmp_path, in_memory, plan, members, {})
+    run = Run(plan, members, journals=journals)
+    run.go(until=lambda: run.world.hub._phase == "answer")
+    journals.reboot("site1")
+    run.world.restart_site("site1")
+    assert not run.world.sites["site1"].resumed
+    assert run.world.sites["site1"].epoch_number == 0
+    assert run.world.sites["site1"].rounds == 0
+    run.world.run()
+    journals.close()
+    model_of(run.world)
+    assert all(len(different) == 1 for different in run.uploads.values())
+    assert [done.epoch for done in run.world.hub.rounds] == [0, 0, 1, 1]
+
+
+def test_everybody_killed_at_once_goes_on(
+    tmp_path: Path, in_memory: Path, members: list[Party], undisturbed: dict[str, bytes]
+) -> None:
+    plan = plan_of(members)
+    whole = len(Run(plan, members).go().wire)
+    for step in range(1, whole, 11):
+        place = tmp_path / str(step), in_memory / str(step)
+        place[1].mkdir(mode=0o700)
+        journals = Journals(*place, plan, members, {})
+        run = Run(plan, members, journals=journals)
+        run.go(until=lambda: len(run.world.wire) >= step)  # noqa: B023  # asked within the step
+        run.world._queue.clear()
+        for name in run.world.sites:
+            run.world.replace_site(name, run.world._make_site(name))
+        run.world.restart_hub()
+        run.world.run()
+        journals.close()
+        is_as_undisturbed(run, undisturbed["sum"])
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_hub_killed_at_its_end_tells_who_has_not_heard_it(
+    tmp_path: Path, in_memory: Path, members: list[Party], private: bool
+) -> None:
+    plan = plan_of(members, private=private)
+    journals = Journals(tmp_path, in_memory, plan, members, {})
+    run = Run(plan, members, journals=journals)
+    run.go(until=lambda: run.world.hub.finished)
+    before = record_of(run.world.hub.result())
+    assert not any(site.finished for site in run.world.sites.values())
+    run.world._queue.clear()
+    run.world.restart_hub()
+    run.world.run()
+    journals.close()
+    model_of(run.world)
+    assert record_of(run.world.hub.result()) == before
+    assert set(run.world.hub.debits) == (set(run.world.sites) if private else set())
+    assert {site.concluded for site in run.world.sites.values() if site.concluded} == {
+        run.world.hub._concluded
+    }
+
+
+# --- what is asked twice, and what is paid --------------------------------------------------------
+
+
+@pytest.mark.parametrize("kill", ["hub", "site1"])
+@pytest.mark.parametrize("phase", ["upload", "answer"])
+def test_what_is_asked_twice_is_answered_with_the_same_bytes(
+    tmp_path: Path, in_memory: Path, members: list[Party], kill: str, phase: str
+) -> None:
+    plan = plan_of(members, private=True)
+    journals = Journals(tmp_path, in_memory, plan, members, {})
+    run = Run(plan, members, journals=journals)
+    again: set[bytes] = set()
+    run.go(until=lambda: run.world.hub._phase == phase and ("site1", 0) in run.uploads)
+    for _ in range(2):
+        if kill == "hub":
+            run.world.restart_hub()
+        else:
+            run.world.restart_site(kill)
+        run.world.run(until=lambda: run.world.hub._phase == phase)
+    site = run.world.sites["site1"]
+    for _ in range(3):
+        (upload,) = site.handle(RoundStart(0, 0))
+        again.add(encode_message(upload))
+    assert run.uploads["site1", 0] == again
+    run.world.run()
+    journals.close()
+    model_of(run.world)
+    assert all(len(different) == 1 for different in run.uploads.values())
+    assert charged(run, "site1") == list(range(ROUNDS))
+
+
+def charged(run: Run, name: str) -> list[int]:
+    return [each for each in run.budgets[name].asked if isinstance(each, int)]
+
+
+@pytest.mark.parametrize("hub_view", ["sum", "none"])
+def test_an_attempt_is_paid_once_however_often_the_hub_dies(members: list[Party], hub_view: str) -> None:
+    plan = plan_of(members, hub_view, private=True)
+    for step in range(1, 100):
+        run = Run(plan, members, hub_fuse=Fuse(step))
+        run.go()
+        model_of(run.world)
+        for name in run.budgets:
+            assert charged(run, name) == list(range(run.world.hub._attempt + 1))
+            assert {attempt for sender, attempt in run.uploads if sender == name} == set(charged(run, name))
+        if not run.kills:
+            break
+
+
+def test_a_burnt_attempt_is_paid_and_so_is_the_one_in_its_place(members: list[Party]) -> None:
+    run = Run(plan_of(members, private=True), members)
+    run.go(until=lambda: run.world.hub._phase == "answer")
+    run.world.slow |= {"site2", "site3"}
+    run.world.run(until=lambda: any(isinstance(event, Burnt) for event in run.world.events))
+    run.world.hurry()
+    run.world.restart_hub()
+    run.world.run()
+    model_of(run.world)
+    assert run.world.hub._attempt == ROUNDS
+    assert all(charged(run, name) == list(range(ROUNDS + 1)) for name in run.budgets)
+    assert len({run.uploads["site0", attempt].copy().pop() for attempt in range(ROUNDS + 1)}) == ROUNDS + 1
+
+
+# --- anything, at any time ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_breaks_whenever_it_breaks_the_study_ends_and_nothing_leaves_twice(
+    tmp_path: Path, in_memory: Path, members: list[Party], seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311  # what breaks is no secret
+    plan = plan_of(
+        members,
+        chance.choice(["sum", "none"]),
+        training={"rounds": 6},
+        study={"patience": 50},
+        **({"private": True} if seed % 3 == 0 else {}),
+    )
+    journals = Journals(tmp_path, in_memory, plan, members, {})
+    run = Run(plan, members, journals=journals, full=chance.random() < 0.3)
+    world = run.world
+    world.start()
+    for _ in range(40):
+        stop = len(world.wire) + chance.randrange(1, 40), world.now + 3 * plan.study.deadline_seconds
+        world.run(until=lambda: len(world.wire) >= stop[0] or world.now >= stop[1])  # noqa: B023
+        if world.hub.finished or world.hub.stopped:
+            break
+        name = chance.choice(list(world.sites))
+        match chance.randrange(6):
+            case 0:
+                world.restart_hub()
+            case 1:
+                world.restart_site(name)
+            case 2 if not world.lost:
+                world.lost.add(name)
+            case 3:
+                journals.reboot(name)
+                world.restart_site(name)
+            case 4:
+                chance.shuffle(world._queue)
+            case _:
+                for _ in range(min(5, len(world._queue))):
+                    world._queue.popleft()
+        if chance.random() < 0.5:
+            for gone in list(world.lost):
+                world.arrive(gone)
+    for gone in list(world.lost):
+        world.arrive(gone)
+    world.run()
+    journals.close()
+    assert world.hub.stopped is None
+    assert world.hub.finished
+    assert [done.round for done in world.hub.rounds] == list(range(6))
+    done = [site for site in world.sites.values() if site.rounds == 6]  # others were started anew at the end
+    assert done
+    assert len({site.model.released().tobytes() for site in done}) == 1
+    assert all(len(different) == 1 for different in run.uploads.values())
+    for name in run.budgets:
+        left = [attempt for sender, attempt in run.uploads if sender == name]
+        assert not plan.privacy or len(set(charged(run, name))) >= len(left)

@@ -95,22 +95,29 @@ class Reservation:
         cost = cost_at(self._ledger.order(self._populations))
         self._admission = self._ledger.admit(self._populations, study, name, cost, blocks)
 
-    def resume(self, study: str, block: int, *, unused: bool) -> None:
+    def resume(self, study: str, block: int, cost_at: Callable[[int], Cost], *, unused: bool) -> None:
         """Take up an admission whose blocks up to `block` were started; -1 where none was.
 
         Args:
             study: digest of the plan, hex.
             block: the one that the last attempt lies in.
+            cost_at: what a block costs, by the order of the ledger's filter.
             unused: that attempt is the block's last. Then the next block may have been started as well, by a
                 process that was killed before it used it: it is spent, and used now.
 
         Raises:
-            PolicyRefused: there is none, it was interrupted, or later blocks were started too.
+            PolicyRefused: there is none, it was interrupted or is of another cost, or later blocks were
+                started too.
         """
         admission = self._ledger.resume(study)
         if admission is None or admission.state == "interrupted":
             raise PolicyRefused(
                 "the ledger holds no open admission of this study", fix="Start it anew under another name"
+            )
+        order = admission.cost.order
+        if order is None or cost_at(order) != admission.cost:
+            raise PolicyRefused(
+                "the ledger admitted this study at another cost", fix="Start it anew under another name"
             )
         last = max(admission.started, default=-1)
         if not block <= last <= block + unused:
@@ -172,7 +179,7 @@ class LedgerBudget:
         """Take up the plan's admission; the running block goes on. Raises PolicyRefused."""
         self._block_attempts = terms.block_attempts
         block, unused = (attempts_used - 1) // terms.block_attempts, attempts_used % terms.block_attempts == 0
-        self._reservation.resume(plan.digest.hex(), block, unused=unused)
+        self._reservation.resume(plan.digest.hex(), block, terms.block_cost, unused=unused)
 
     def enter(self, attempt: int) -> None:
         """Debit the attempt's block, and commit the one before it."""

@@ -64,6 +64,9 @@ from cloister.vault import Manifest, Schema
 
 __all__ = ["PATIENCE", "Hub", "Outgoing", "Step"]
 
+_SMALL_BYTES = 64 << 20
+"""What is not a model or its shares, such as manifests, is smaller."""
+
 
 class Hub(SumHub[EpochTerms]):
     """The hub of one study.
@@ -75,6 +78,7 @@ class Hub(SumHub[EpochTerms]):
         schema: the public schema the plan names; it says what the model's parameters and metrics mean.
         user_code: the Python file of a module of the user's own, which the hub has read and allows.
         journal: keeps what must survive the process; by default it does not.
+        transport: how messages travel, for the record.
     """
 
     ACTIVITY = "study"
@@ -88,6 +92,7 @@ class Hub(SumHub[EpochTerms]):
         *,
         user_code: Path | None = None,
         journal: KeepsHub | None = None,
+        transport: TransportName = "memory",
     ) -> None:
         super().__init__(
             agreed_of(plan),
@@ -99,6 +104,7 @@ class Hub(SumHub[EpochTerms]):
             journal=journal,
         )
         self._plan = plan
+        self._transport: TransportName = transport
         _, self._learned = plan_model(plan, schema, user_code=user_code)
         self.model = (
             GlobalModel(plan, start_of(plan, self._learned), self._learned.penalised)
@@ -115,11 +121,17 @@ class Hub(SumHub[EpochTerms]):
         self._ready: dict[str, Ready] = {}
         self._unsent: set[str] = set()  # newcomers whose sealed model is not here yet
         self._asked = ""  # the member that seals it
+        self._forgetful: frozenset[str] = frozenset()  # a roster of whom too few held the model
         self._states: dict[str, State] = {}  # what newcomers of this epoch got
         self._concluded: Concluded | None = None
 
     def __repr__(self) -> str:
         return f"Hub({self._identity.name}, {self._phase}, round {self._round})"
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest message a site has reason to send: a sealed model, or shares for everybody."""
+        return _SMALL_BYTES + 64 * self._learned.size + 512 * len(self._plan.sites) * self._plan.attempts
 
     # --- what the shared part asks ----------------------------------------------------------------
 
@@ -143,6 +155,8 @@ class Hub(SumHub[EpochTerms]):
             self._plan.params(len(names))
         except PlanError as error:
             return f"{len(names)} sites take part: {error}"
+        if self._forgetful.issuperset(names):
+            return f"too few sites hold the model of round {self._round} to vouch for it"
         return None
 
     def _may_renew(self, names: Sequence[str]) -> bool:
@@ -167,8 +181,11 @@ class Hub(SumHub[EpochTerms]):
         behind = [name for name in self._members() if self._ready[name].rounds != self._round]
         vouchers = self._vouchers()
         if behind and len(vouchers) <= self._current().terms.context.params.colluders:
-            self._stop(f"too few sites hold the model of round {self._round} to vouch for it")
-        elif behind and self.model is None:
+            self._forgetful = frozenset(self._members())  # one who holds it may still come back
+            self._offer(self._members(), now)
+            return
+        self._forgetful = frozenset()
+        if behind and self.model is None:
             self._enter("state", now)
             self._unsent, self._asked = set(behind), next(iter(vouchers))
             self._send(self._asked, StateRequest(behind))
@@ -291,6 +308,9 @@ class Hub(SumHub[EpochTerms]):
                     self.model.restore(record.state)
             case Ended():
                 self.finished = True
+                self.debits = dict(record.debits)
+                if record.metrics is not None and record.site_metrics is not None:
+                    self.final_metrics = record.metrics, record.site_metrics
             case _:
                 pass
 
@@ -314,7 +334,9 @@ class Hub(SumHub[EpochTerms]):
         self._round, self._attempt, self._last = outcome.round + 1, outcome.attempt, outcome
 
     def _go_on(self, now: float) -> None:
-        if self._round < self._plan.training.rounds:
+        if self.finished:  # the sites come, and hear it
+            self._phase, self._concluded = "finished", self._conclusion()
+        elif self._round < self._plan.training.rounds:
             super()._go_on(now)
         else:  # the sites come and are told again
             self._enter("done", now)
@@ -402,14 +424,17 @@ class Hub(SumHub[EpochTerms]):
         metrics, by_site = self._metrics(evaluations)
         if metrics is not None and by_site is not None:
             self.final_metrics = metrics, by_site
-        self._journal.append(Ended(), durable=True)
+        self._journal.append(Ended(self.debits, *(self.final_metrics or ())), durable=True)
         self._phase = "finished"
         self.finished = True
         self._note(Finished(len(self.rounds)))
-        self._concluded = Concluded(canonical_bytes(record_of(self.result())), epoch.study_keys)
+        self._concluded = self._conclusion()
         self._broadcast(self._concluded)
         for name in self._newcomers:
             self._send(name, Stop("the study ended before it could take part"))
+
+    def _conclusion(self) -> Concluded:
+        return Concluded(canonical_bytes(record_of(self.result())), self._current().study_keys)
 
     def result(
         self,
@@ -418,14 +443,13 @@ class Hub(SumHub[EpochTerms]):
         study_key: bytes | None = None,
         clamped: Mapping[str, int] | None = None,
         traffic: Mapping[tuple[str, str], int] | None = None,
-        transport: TransportName = "memory",
     ) -> StudyResult:
         """Return what the study leaves behind.
 
         Args:
             model: the released model, where the hub may not see it.
             study_key: likewise.
-            clamped, traffic, transport: see `StudyResult`.
+            clamped, traffic: see `StudyResult`.
         """
         used = {done.epoch for done in self.rounds} | {self._current().terms.number}
         return StudyResult(
@@ -444,7 +468,7 @@ class Hub(SumHub[EpochTerms]):
             debits=dict(self.debits),
             clamped=clamped or {},
             traffic=traffic or {},
-            transport=transport,
+            transport=self._transport,
         )
 
     @staticmethod

@@ -29,7 +29,7 @@ from cloister.crypto import Identity, hpke_open, hpke_seal
 from cloister.errors import InputError, IntegrityError
 from cloister.files import read_bytes, write_atomic
 from cloister.runtime.journal import EncryptedLog
-from cloister.runtime.messages import Index, Join, Names, Outcome
+from cloister.runtime.messages import Index, Join, Name, Names, Outcome
 
 __all__ = [
     "AttemptBegun",
@@ -133,7 +133,16 @@ class Checkpoint(_Record, tag="checkpoint", frozen=True):
 
 
 class Ended(_Record, tag="study-ended", frozen=True):
-    """The study is over."""
+    """The study is over.
+
+    Attributes:
+        debits: what each site's ledger says of it, signed, where the plan claims privacy.
+        metrics, site_metrics: evaluation of the released model, where the plan declares rows public.
+    """
+
+    debits: dict[Name, bytes] = {}  # msgspec copies it
+    metrics: dict[str, float] | None = None
+    site_metrics: dict[str, dict[str, float]] | None = None
 
 
 Kept = (

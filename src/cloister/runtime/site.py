@@ -196,6 +196,10 @@ class Site(SumSite[EpochTerms]):
     def _admit(self, terms: EpochTerms) -> None:
         if terms.privacy is None or (self._privacy is not None and terms.privacy == self._privacy):
             return
+        if self._attempts_used and self._privacy is None:  # its epoch did not survive a break
+            self._budget.resume(self._plan, terms.privacy, self._attempts_used)
+            self._privacy = terms.privacy
+            return
         if self._attempts_used:  # what is claimed rests on one number of noise shares
             raise ProtocolError(
                 "offered a roster under which the study's claim would change", peer=self._hub.name

@@ -32,7 +32,8 @@ later its part is refused and the others go on while m of them are left.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
@@ -201,6 +202,7 @@ class SumHub(ABC, Generic[Terms]):
         self._fixed: frozenset[str] = frozenset()  # survivors of an attempt that were chosen before
         self._running = False
         self._next_epoch = 0
+        self._anew: Counter[str] = Counter()  # who began the set-up anew, and how often
         self._step = Step()
 
     # --- what a hub derives from this must say ----------------------------------------------------
@@ -444,7 +446,13 @@ class SumHub(ABC, Generic[Terms]):
                 self._send(peer, missed)
             if self._phase != "join" and peer in self._members():
                 self.joined[peer] = join  # it began anew, and what it held of this set-up is gone
-                self._offer([*self._members(), *self._newcomers], now)
+                self._anew[peer] += 1
+                if self._anew[peer] > self._patience:  # one site must not keep the others from beginning
+                    self._note(Refused(peer, "began every set-up anew, and is left out"))
+                    self._excluded.add(peer)
+                    self._offer([name for name in self._members() if name != peer], now)
+                    return
+                self._offer(self._members(), now)
             else:
                 self._is_here(peer, now)
         elif self._phase == "stopped":
@@ -462,8 +470,8 @@ class SumHub(ABC, Generic[Terms]):
             self._newcomers.add(peer)
             return
         awaited = self._sites.keys() - self._excluded - self._left.keys()
-        if awaited <= self.joined.keys() and self._unfit(self._joined()) is None:
-            self._offer(self._joined(), now)
+        if awaited <= self.joined.keys() and self._unfit(self._fitting(self.joined)) is None:
+            self._offer(self.joined, now)
 
     # --- who comes back, and who comes later --------------------------------------------------------
 
@@ -526,14 +534,11 @@ class SumHub(ABC, Generic[Terms]):
     def _minimum(self) -> int:
         return self._current().terms.context.params.minimum
 
-    def _joined(self) -> list[str]:
-        return [name for name in self._sites if name in self.joined and name not in self._excluded]
-
     def _join_deadline(self, now: float) -> None:
         """Offer a roster over those who joined; while they are too few, wait on."""
-        unfit = self._unfit(self._joined())
+        unfit = self._unfit(self._fitting(self.joined))
         if unfit is None:
-            self._offer(self._joined(), now)
+            self._offer(self.joined, now)
             return
         self._waits += 1
         if self._waits >= self._patience:
@@ -546,7 +551,11 @@ class SumHub(ABC, Generic[Terms]):
         """Say why there can be no roster over these sites now, or None."""
         if (few := self._too_few(names)) is not None:
             return few
-        if self._attempt >= 0 and not self._may_renew(names):
+        try:
+            same = self._attempt < 0 or self._may_renew(names)
+        except PlanError as error:
+            return f"{len(names)} sites take part: {error}"
+        if not same:
             return f"what the {self._agreed.noun} claims would change with a roster of {', '.join(names)}"
         return None
 
@@ -558,18 +567,19 @@ class SumHub(ABC, Generic[Terms]):
             return f"{len(names)} sites take part: {error}"
         return None
 
-    def _candidates(self) -> list[str]:
-        """Return whom an epoch that begins now would be over."""
-        return [name for name in self._sites if name in self._present | self._newcomers]
+    def _next_roster(self) -> list[str] | None:
+        """Return whom an epoch that began now would be over, if it let somebody in."""
+        names = self._fitting(self._present | self._newcomers)
+        return names if self._newcomers.intersection(names) and self._unfit(names) is None else None
 
     def _should_renew(self) -> bool:
         """Tell whether another epoch helps where this one has too few who are there."""
         few = len(self._present.intersection(self._members())) < self._minimum()
-        return few and bool(self._newcomers) and self._unfit(self._candidates()) is None
+        return few and self._next_roster() is not None
 
     def _renew(self, outcome: Outcome | None, now: float, reason: str) -> None:
         """End the epoch and begin another over everybody who is there."""
-        names = self._candidates()
+        names = self._present | self._newcomers
         if self._phase in ("upload", "answer") and outcome is None and self._secure_sum().result() is None:
             self._secure_sum().burn()  # what came in is of no more use
             self._note(Burnt(self._round, self._attempt, reason))
@@ -582,18 +592,16 @@ class SumHub(ABC, Generic[Terms]):
 
     def _renewal_due(self) -> str | None:
         """Say why the epoch should end after this round, or None."""
-        if self._newcomers and self._unfit(self._candidates()) is None:
-            return f"{', '.join(sorted(self._newcomers))} takes part from now on"
-        return None
+        names = self._next_roster() if self._newcomers else None
+        if names is None:
+            return None
+        return f"{', '.join(sorted(self._newcomers.intersection(names)))} takes part from now on"
 
     # --- the roster -------------------------------------------------------------------------------
 
-    def _offer(self, names: list[str], now: float) -> None:
-        names = [
-            name
-            for name in self._sites
-            if name in names and name in self.joined and name not in self._excluded
-        ]
+    def _offer(self, names: Collection[str], now: float) -> None:
+        """Offer a roster over these and the newcomers, as far as they fit together."""
+        names = self._fitting({*names, *self._newcomers})
         number = self._next_epoch
         try:
             if (unfit := self._unfit(names)) is not None:
@@ -622,8 +630,25 @@ class SumHub(ABC, Generic[Terms]):
         if self._agreed.final_roster or self._too_few(everybody) is not None:
             self._stop(unfit)
             return
-        self.joined = {name: self.joined[name] for name in names}
+        self.joined = {name: self.joined[name] for name in self._here({*names, *self._newcomers})}
         self._enter("join", now)
+
+    def _fitting(self, names: Collection[str]) -> list[str]:
+        """Return whom a roster may be over: all of these; else as many as the last one had, its members
+        first."""
+        everybody = self._here(names)
+        if not self.epochs or self._unfit(everybody) is None:
+            return everybody
+        first = sorted(everybody, key=lambda name: name not in self._members())
+        return self._here(first[: len(self._members())])
+
+    def _here(self, names: Collection[str]) -> list[str]:
+        """Return those of these sites that joined and are not shut out, in the plan's order."""
+        return [
+            name
+            for name in self._sites
+            if name in names and name in self.joined and name not in self._excluded
+        ]
 
     def _manifests(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return the digest of each site's signed manifest."""
@@ -671,6 +696,7 @@ class SumHub(ABC, Generic[Terms]):
         if len(self._answered) == len(self._members()):
             epoch = self._current()
             epoch.opened = True
+            self._anew.clear()
             self._journal.append(self._epoch_record(), durable=True)
             self._note(SetupDone(epoch.terms.number, message.setup_digest))
             self._announce_start()
@@ -757,6 +783,11 @@ class SumHub(ABC, Generic[Terms]):
         self._begin(None, now)
 
     # --- helpers ----------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the newest roster; empty before there is one."""
+        return self._members() if self.epochs else ()
 
     def _current(self) -> Epoch[Terms]:
         if not self.epochs:
