@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,8 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_arguments_of_a_process_are_searched() -> None:
     command = [sys.executable, "-c", "input()", "correct horse battery"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.01)  # the process has been made and does not run yet
         assert search_command_line([WORD], process.pid)
         assert not search_command_line([ROW], process.pid)
         process.communicate(b"\n")
