@@ -76,7 +76,7 @@ def test_nothing_of_the_rows_or_the_keys_of_a_study_is_in_its_log(tmp_path: Path
     canaries = {"canary", "0.123456", result.study_key.hex(), str(tmp_path), *values}
     assert [canary for canary in canaries if canary in text] == []
     known = {"time", "party", "study", "event", "epoch", "members", "setup_digest", "round", "attempt"}
-    known |= {"survivors", "seconds", "peer", "reason"}
+    known |= {"survivors", "seconds", "peer", "reason", "rounds"}
     assert {key for record in records(log_path(tmp_path / "logs", "s")) for key in record} <= known
 
 
