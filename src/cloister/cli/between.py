@@ -50,9 +50,9 @@ def network_folder(named: Path | None) -> Path:
 class TrustNow:
     """The identities a home trusts, read again whenever the folder has changed.
 
-    Asked before every message: who is taken out with `cloister keys untrust` is out at the next one. A folder's
-    time is as coarse as the system's ticks, and says nothing of a file that was written into; so the
-    files themselves are looked at as well, once a second.
+    Asked before every message: who is taken out with `cloister keys untrust` is out at the next one. A
+    folder's time is as coarse as the system's ticks, and says nothing of a file that was written into; so
+    the files themselves are looked at as well, once a second.
 
     Args:
         always: identities that need not be in the folder; one's own.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SiteParts"]
 
 _TELL_SECONDS = 2.0
+_CLAIMS = 32  # which are costly to work out
 
 
 class SiteParts:
@@ -98,7 +99,9 @@ class SiteParts:
         if plan.digest not in self._claims:
             manifest = self._vault.manifest(dataset_of(plan, self.identity.name))
             terms = sizes_of(plan, manifest.schema, self._code_of(invitation)).terms
-            self._claims = {plan.digest: None if terms is None else terms.facts}
+            while len(self._claims) >= _CLAIMS:  # a hub may invite without end
+                self._claims.pop(next(iter(self._claims)))
+            self._claims[plan.digest] = None if terms is None else terms.facts
         return self._claims[plan.digest]
 
     def open_site(self, invitation: Invitation) -> Site:

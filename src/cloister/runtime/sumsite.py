@@ -225,6 +225,14 @@ class SumSite(ABC, Generic[Terms]):
             raise ProtocolError(f"sent {type(message).__name__} out of turn", peer=self._hub.name)
         return self._handle(message)
 
+    def trust(self, trusted: Mapping[str, PublicIdentity]) -> str | None:
+        """Take the identities that the owner trusts now; return a member of the running roster who is not
+        among them, None where there is none."""
+        own = self._identity.public
+        self._trusted = {**trusted, own.fingerprint: own}
+        members = () if self._epoch is None else self._epoch.terms.roster.members
+        return next((each.name for each in members if each.fingerprint not in self._trusted), None)
+
     def leave(self) -> bytes | None:
         """End taking part: secrets are erased, what was not begun is given back; return the signed debit."""
         self._end_epoch()

@@ -58,6 +58,8 @@ def check_vouchers(
     Raises:
         ProtocolError: fewer do.
     """
+    if len(vouchers) > len(members):
+        raise ProtocolError("carried more vouchers than there are members", fix="Refused")
     due = _statement(plan, epoch, rounds, state)
     signers = set()
     for envelope in vouchers:

@@ -143,6 +143,12 @@ class Link(HoldsSecret):
         self._asked = _Asked(key, hello, now)
         self._confirm_by = math.inf
 
+    def obey(self, term: int) -> None:
+        """Listen to no machine below `term` any more; a session with one ends."""
+        self._least_term = max(self._least_term, term)
+        if self._session is not None and self.peer_term < term:
+            self.close()
+
     def send(self, payload: Buffer) -> None:
         """Queue a payload. It must not change until it is acknowledged: no copy is made.
 

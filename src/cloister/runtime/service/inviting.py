@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
 
 from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.errors import CloisterError
 from cloister.learning import Plan
 from cloister.runtime.ends import HubEnd
 from cloister.runtime.events import Event, Refused
+from cloister.runtime.hub import Hub
 from cloister.runtime.invite import is_greeting, make_invite, read_knock
-from cloister.runtime.sumhub import SumHub
 
 __all__ = ["INVITE_SECONDS", "InvitingEnd"]
 
@@ -36,7 +35,7 @@ class InvitingEnd(HubEnd):
 
     def __init__(
         self,
-        machine: SumHub[Any],
+        machine: Hub,
         identity: Identity,
         sites: Mapping[str, PublicIdentity],
         plan: Plan,
@@ -45,7 +44,15 @@ class InvitingEnd(HubEnd):
         trusted: Callable[[], Collection[str]],
         silence_seconds: float,
     ) -> None:
-        super().__init__(machine, identity, sites, plan.digest, term=term, silence_seconds=silence_seconds)
+        super().__init__(
+            machine,
+            identity,
+            sites,
+            plan.digest,
+            term=term,
+            silence_seconds=silence_seconds,
+            largest=machine.largest,
+        )
         self._identity = identity
         self._sites = dict(sites)
         self._plan = plan

@@ -49,6 +49,7 @@ class _Session:
     inbox: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)  # None: a session opened
     task: asyncio.Task[None] | None = None
     over: bool = False
+    trusted: Mapping[str, PublicIdentity] | None = None  # as the site was told last
     took: dict[type[Message], float] = field(default_factory=dict)  # seconds, by kind of message
     round_ended: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)  # when the hub last said something that verified
@@ -142,9 +143,15 @@ class SiteService:
             return
         if session is None:
             return
-        if session.invitation.hub.fingerprint not in self._trusted():
+        trusted = self._trusted()
+        if session.invitation.hub.fingerprint not in trusted:
             await self._end(session, f"{session.invitation.hub.name} is trusted no more", tell=False)
             return
+        if trusted is not session.trusted:
+            session.trusted = trusted
+            if (gone := session.site.trust(trusted)) is not None:
+                await self._end(session, f"{gone} is trusted no more")
+                return
         refused = session.end.refused
         try:
             opened, messages = session.end.receive(datagram, time.monotonic())
@@ -171,6 +178,7 @@ class SiteService:
             anew = other or silent or not session.end.link.ready
             if anew and session.site.obey(invitation.term):
                 session.invitation = invitation
+                session.end.link.obey(invitation.term)
                 session.end.open(time.monotonic())
             return
         if self._over.get(digest) == invitation.instance:
@@ -218,6 +226,8 @@ class SiteService:
                 replies = [site.join()] if message is None else await self._handled(session, message)
             except CloisterError as error:
                 await self._end(session, str(error))
+                return
+            if session.over:  # meanwhile: nothing leaves any more
                 return
             for event in site.events():
                 self._on_event(site.study, self._timed(session, event))
