@@ -145,7 +145,7 @@ async def be_hub(homes: Homes, options: Options, said: Said) -> None:
         hub = await service.run()
         kept = None
         if hub.stopped is None and hub.model is not None:
-            kept = str(save_study(home / "studies", hub.result(transport="nats"), identity))
+            kept = str(save_study(home / "studies", hub.result(), identity))
         model = None if hub.stopped or hub.model is None else hub.model.released().tobytes().hex()
         rounds = [[done.epoch, done.round, done.attempt, list(done.survivors)] for done in hub.rounds]
         said("end", stopped=hub.stopped, model=model, rounds=rounds, kept=kept, study=plan.study.name)

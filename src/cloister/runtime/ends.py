@@ -181,6 +181,12 @@ class HubEnd:
         """Whether everything that was sent has arrived."""
         return not any(link.outgoing for link in self.links.values() if link.ready)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every member of the last epoch is connected, or shut out."""
+        members = self.machine.members
+        return all(self.connected(name) for name in members if name in self.links)
+
     def connected(self, name: str) -> bool:
         """Whether a session with this site is open."""
         link = self.links.get(name)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.learning import Plan
-from cloister.runtime.drive import drive_hub, flush_hub
+from cloister.runtime.drive import TICK_SECONDS, drive_hub, flush_hub
 from cloister.runtime.events import Event, LeaseLost, LeaseTaken
 from cloister.runtime.hub import Hub
 from cloister.runtime.hubjournal import FileJournal, TermTaken
@@ -27,7 +27,7 @@ from cloister.vault import Schema
 
 __all__ = ["HoldsLease", "HubService", "NoLease"]
 
-_LINGER_SECONDS = 10.0
+_LINGER_SECONDS = 60.0
 _RENEW_SECONDS = 2.0
 
 
@@ -86,6 +86,7 @@ class HubService:
         trusted: returns the fingerprints that are trusted now.
         user_code: the Python file of a module of the user's own, which the hub allows.
         on_event: is told what happens.
+        on_end: keeps a study that came to its end, before another process may act for it.
 
     Attributes:
         hub: the machine, once there is one.
@@ -104,6 +105,7 @@ class HubService:
         trusted: Callable[[], Collection[str]],
         user_code: Path | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
+        on_end: Callable[[Hub], None] = lambda hub: None,
     ) -> None:
         self._plan, self._identity, self._sites, self._schema = plan, identity, sites, schema
         self._transport = transport
@@ -111,7 +113,7 @@ class HubService:
         self._lease = lease
         self._trusted = trusted
         self._user_code = user_code
-        self._on_event = on_event
+        self._on_event, self._on_end = on_event, on_end
         self._end: InvitingEnd | None = None
         self.hub: Hub | None = None
 
@@ -164,6 +166,7 @@ class HubService:
                 self._schema,
                 user_code=self._user_code,
                 journal=journal,
+                transport="nats",
             )
             self.hub = hub
             end = self._end = InvitingEnd(
@@ -182,6 +185,8 @@ class HubService:
             await drive_hub(end, self._transport, self._on_event, until=over)
             if not self._lease.held:
                 return None
+            if hub.finished:
+                self._on_end(hub)
             await self._linger(end)
             return hub
         finally:
@@ -190,9 +195,10 @@ class HubService:
 
     async def _linger(self, end: InvitingEnd) -> None:
         """Stay until everybody has heard how it ended, for a while at most."""
-        until = time.monotonic() + _LINGER_SECONDS
-        while not end.idle and time.monotonic() < until:
+        until = time.monotonic() + min(self._plan.study.deadline_seconds, _LINGER_SECONDS)
+        while time.monotonic() < until and self._lease.held and not (end.idle and end.complete):
             await flush_hub(end, self._transport)
-            received = await self._transport.receive(0.05)
-            if received is not None:
-                end.receive(received, time.monotonic())
+            received = await self._transport.receive(TICK_SECONDS)
+            now = time.monotonic()
+            for event in [*(end.receive(received, now) if received is not None else []), *end.tick(now)]:
+                self._on_event(event)
