@@ -439,7 +439,7 @@ def test_a_burnt_attempt_is_paid_and_so_is_the_one_in_its_place(members: list[Pa
 # --- anything, at any time ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(200))
 def test_whatever_breaks_whenever_it_breaks_the_study_ends_and_nothing_leaves_twice(
     tmp_path: Path, in_memory: Path, members: list[Party], seed: int
 ) -> None:
@@ -448,12 +448,12 @@ def test_whatever_breaks_whenever_it_breaks_the_study_ends_and_nothing_leaves_tw
         members,
         chance.choice(["sum", "none"]),
         training={"rounds": 6},
-        study={"patience": 50},
+        study={"patience": 50, "spare_rounds": 40},
         **({"private": True} if seed % 3 == 0 else {}),
     )
     journals = Journals(tmp_path, in_memory, plan, members, {})
     run = Run(plan, members, journals=journals, full=chance.random() < 0.3)
-    world = run.world
+    world, rebooted = run.world, 0
     world.start()
     for _ in range(40):
         stop = len(world.wire) + chance.randrange(1, 40), world.now + 3 * plan.study.deadline_seconds
@@ -470,6 +470,7 @@ def test_whatever_breaks_whenever_it_breaks_the_study_ends_and_nothing_leaves_tw
                 world.lost.add(name)
             case 3:
                 journals.reboot(name)
+                rebooted += 1
                 world.restart_site(name)
             case 4:
                 chance.shuffle(world._queue)
@@ -483,12 +484,14 @@ def test_whatever_breaks_whenever_it_breaks_the_study_ends_and_nothing_leaves_tw
         world.arrive(gone)
     world.run()
     journals.close()
-    assert world.hub.stopped is None
-    assert world.hub.finished
-    assert [done.round for done in world.hub.rounds] == list(range(6))
-    done = [site for site in world.sites.values() if site.rounds == 6]  # others were started anew at the end
-    assert done
-    assert len({site.model.released().tobytes() for site in done}) == 1
+    if world.hub.stopped:  # what everybody who had it lost is lost
+        lost = "too few sites hold the model", "too few sites confirmed the final model"
+        assert world.hub.stopped.startswith(lost)
+        assert rebooted > 1
+    else:
+        assert [done.round for done in world.hub.rounds] == list(range(6))
+        done = [site for site in world.sites.values() if site.rounds == 6]
+        assert len({site.model.released().tobytes() for site in done}) == 1
     assert all(len(different) == 1 for different in run.uploads.values())
     for name in run.budgets:
         left = [attempt for sender, attempt in run.uploads if sender == name]
