@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.faults.test_budget_after_a_kill import BLOCK, Owner
+from tests.runtime.budgets import Noting
 from tests.runtime.parties import PURPOSE, parties, plan_for, schema
 from tests.runtime.service.parts import Net, all_of, memory
 from tests.runtime.world import World
@@ -24,6 +26,7 @@ from cloister.cli.between import TrustNow
 from cloister.cli.eventwords import in_words
 from cloister.crypto import Identity, TrustStore
 from cloister.errors import PolicyRefused, ProtocolError
+from cloister.learning import PrivacySection
 from cloister.privacy.ledger import Cap, Ledger
 from cloister.runtime import Hub, HubEnd, MemoryNetwork, Refused, RoundDone, Study
 from cloister.runtime.events import Lost
@@ -435,3 +438,35 @@ def test_who_has_heard_of_a_newer_hub_listens_to_the_older_no_more() -> None:
     answer = new.poll(1.0)
     assert answer is not None
     assert link.receive(answer, 1.0).opened
+
+
+# --- what a break must not give away ------------------------------------------------------------------------
+
+
+def test_after_a_loss_of_power_what_was_debited_is_spent(tmp_path: Path) -> None:
+    """The count of attempts is not on the disk with each of them; the ledger's blocks are."""
+    owner = Owner(tmp_path)
+    owner.began(BLOCK + 3)
+    with owner.process() as budget:
+        assert budget.resume(owner.plan, owner.terms, BLOCK + 1) == 2 * BLOCK
+    with owner.process() as budget:
+        assert budget.resume(owner.plan, owner.terms, BLOCK) == 2 * BLOCK
+
+
+def test_a_site_without_its_epoch_goes_on_after_the_block_that_was_begun(tmp_path: Path) -> None:
+    class Paid(Noting):
+        def resume(self, plan: Any, terms: Any, attempts_used: int) -> int:
+            return 8
+
+    hub, members = Identity.generate("hub"), parties(tmp_path, (20, 20, 20))
+    plan = plan_for(hub, members, training={"batch": 20, "local_steps": 1})
+    plan = msgspec.structs.replace(
+        plan, privacy=PrivacySection(noise_multiplier=1e-5, delta=1e-4, clip=1.0, rate=1.0)
+    )
+    budgets = {each.identity.name: Paid(each.identity) for each in members}
+    world = World(plan, hub, members, budgets=budgets)
+    site = world.sites["site0"]
+    site._attempts_used = 5  # as the journal says after a restart of the machine
+    world.start()
+    world.run(until=lambda: site.epoch_number >= 0)
+    assert site._attempts_used == 8

@@ -22,10 +22,11 @@ class Noting:
         self._study, self._admitted = plan.digest.hex(), terms
         self.asked.append("admit")
 
-    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
+    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> int:
         if terms != self._admitted:
             raise PolicyRefused("admitted at another cost")
         self.asked.append(f"resume {attempts_used}")
+        return attempts_used
 
     def enter(self, attempt: int) -> None:
         self.asked.append(attempt)

@@ -30,9 +30,12 @@ class Budget(Protocol):
     def admit(self, plan: Plan, terms: PrivacyTerms) -> None:
         """Reserve the whole plan. Raises PolicyRefused where it does not fit."""
 
-    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
-        """Go on after a break with what was admitted, `attempts_used` attempts of which are spent. Raises
-        PolicyRefused where nothing was."""
+    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> int:
+        """Go on after a break with what was admitted, `attempts_used` attempts of which are spent.
+
+        Returns how many are for whoever cannot rely on that number: all that what was debited pays for. Raises
+        PolicyRefused where nothing was admitted.
+        """
 
     def enter(self, attempt: int) -> None:
         """Debit the block that the study's `attempt`-th attempt (0-based) lies in; durable on return."""
@@ -52,7 +55,7 @@ class NoBudget:
             fix="Declare a budget for its rows with `cloister budget`",
         )
 
-    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
+    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> int:
         """Refuse: nothing was admitted."""
         raise PolicyRefused("nothing was admitted", fix="Admit the plan first")
 
@@ -95,8 +98,9 @@ class Reservation:
         cost = cost_at(self._ledger.order(self._populations))
         self._admission = self._ledger.admit(self._populations, study, name, cost, blocks)
 
-    def resume(self, study: str, block: int, cost_at: Callable[[int], Cost], *, unused: bool) -> None:
-        """Take up an admission whose blocks up to `block` were started; -1 where none was.
+    def resume(self, study: str, block: int, cost_at: Callable[[int], Cost], *, unused: bool) -> int:
+        """Take up an admission whose blocks up to `block` were started, -1 where none was; return the last
+        that was.
 
         Args:
             study: digest of the plan, hex.
@@ -127,6 +131,7 @@ class Reservation:
                 fix="Start the study anew under another name; what was spent stays spent",
             )
         self._admission, self._block = admission, last
+        return last
 
     def enter(self, block: int) -> None:
         """Debit a block unless it runs already, and commit the one before it; durable on return."""
@@ -175,11 +180,13 @@ class LedgerBudget:
         except PolicyRefused as error:  # the ledger does not know its owner's name in the study
             raise PolicyRefused(error.what, where=self._site, fix=error.fix) from error
 
-    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> None:
-        """Take up the plan's admission; the running block goes on. Raises PolicyRefused."""
+    def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> int:
+        """Take up the plan's admission, whose running block goes on; return how many attempts were paid for.
+        Raises PolicyRefused."""
         self._block_attempts = terms.block_attempts
         block, unused = (attempts_used - 1) // terms.block_attempts, attempts_used % terms.block_attempts == 0
-        self._reservation.resume(plan.digest.hex(), block, terms.block_cost, unused=unused)
+        last = self._reservation.resume(plan.digest.hex(), block, terms.block_cost, unused=unused)
+        return (last + 1) * terms.block_attempts
 
     def enter(self, attempt: int) -> None:
         """Debit the attempt's block, and commit the one before it."""
