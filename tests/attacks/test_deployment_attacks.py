@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import ssl
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import numpy as np
 import pytest
 from tests.faults.test_budget_after_a_kill import BLOCK, Owner
 from tests.runtime.budgets import Noting
+from tests.runtime.nats.test_intruders import assert_refused, first_words, raw_context
 from tests.runtime.parties import PURPOSE, parties, plan_for, schema
 from tests.runtime.service.parts import Net, all_of, memory
 from tests.runtime.world import World
@@ -24,8 +28,8 @@ from tests.runtime.world import World
 from cloister.cli import common, up
 from cloister.cli.between import TrustNow
 from cloister.cli.eventwords import in_words
-from cloister.crypto import Identity, TrustStore
-from cloister.errors import PolicyRefused, ProtocolError
+from cloister.crypto import SECRET_ACCESS, Identity, ScryptCost, TrustStore
+from cloister.errors import PolicyRefused, ProtocolError, StorageError
 from cloister.learning import PrivacySection
 from cloister.privacy.ledger import Cap, Ledger
 from cloister.runtime import Hub, HubEnd, MemoryNetwork, Refused, RoundDone, Study
@@ -40,6 +44,7 @@ from cloister.runtime.messages import (
     Upload,
     encode_message,
 )
+from cloister.runtime.nats import LocalServer, NatsTransport, NetworkKey, TlsFiles, certificates
 from cloister.runtime.sumhub import Step
 from cloister.secagg import Encoding, RoundSum
 
@@ -470,3 +475,39 @@ def test_a_site_without_its_epoch_goes_on_after_the_block_that_was_begun(tmp_pat
     world.start()
     world.run(until=lambda: site.epoch_number >= 0)
     assert site._attempts_used == 8
+
+
+# --- the network ------------------------------------------------------------------------------------------------
+
+
+def test_expired_certificates_open_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither that of a party at the server, nor that of the server at a party."""
+    with LocalServer(tmp_path / "nats", "hub", ["alice"]) as server:
+        assert first_words(server, raw_context(server, "alice"))
+        monkeypatch.setattr(certificates, "VALID_DAYS", -1)
+        key = NetworkKey.generate()
+        key.save(tmp_path / "network.key", "x", cost=ScryptCost(n=2**14))
+        (tmp_path / "certificate.pem").write_bytes(
+            server.authority.organisation("alice", key.request("alice"))
+        )
+        (tmp_path / "authority.pem").write_bytes((server.network("hub") / "authority.pem").read_bytes())
+        late = TlsFiles.in_folder(tmp_path, "x")
+        assert_refused(server, late.client_context())
+        with pytest.raises(StorageError):
+            asyncio.run(NatsTransport.connect(server.urls, late, "alice", patience=1.0))
+        context = raw_context(server, "alice")
+    expired = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    (tmp_path / "server.key").write_bytes(key.to_pem(SECRET_ACCESS))
+    (tmp_path / "server.pem").write_bytes(server.authority.server(key, ["127.0.0.1"]))
+    expired.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        with suppress(OSError), theirs:
+            expired.wrap_socket(theirs, server_side=True)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with ours, pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+        context.wrap_socket(ours, server_hostname="127.0.0.1")
+    thread.join(5)

@@ -33,8 +33,8 @@ class Budget(Protocol):
     def resume(self, plan: Plan, terms: PrivacyTerms, attempts_used: int) -> int:
         """Go on after a break with what was admitted, `attempts_used` attempts of which are spent.
 
-        Returns how many are for whoever cannot rely on that number: all that what was debited pays for. Raises
-        PolicyRefused where nothing was admitted.
+        Returns how many are for whoever cannot rely on that number: all that what was debited pays for.
+        Raises PolicyRefused where nothing was admitted.
         """
 
     def enter(self, attempt: int) -> None:

@@ -197,7 +197,7 @@ class Site(SumSite[EpochTerms]):
         if terms.privacy is None or (self._privacy is not None and terms.privacy == self._privacy):
             return
         if self._attempts_used and self._privacy is None:  # its epoch did not survive a break
-            # a machine that lost its power may have counted less than left it: a block that was begun is spent
+            # a machine that lost its power may have counted less than left it: what was begun is spent
             self._attempts_used = self._budget.resume(self._plan, terms.privacy, self._attempts_used)
             self._privacy = terms.privacy
             return
