@@ -3,7 +3,7 @@
     ROOT/homes/NAME     identity, vault, ledger, journal, logs, studies: what this party alone reads
     ROOT/public         everybody's public identity
     ROOT/plans/N.toml   the studies, by number
-    ROOT/distrusted     names that nobody trusts any more, one a line
+    ROOT/distrusted-by-NAME  whom this party trusts no more, one a line
     ROOT/said/NAME      what its processes report, a JSON object a line
     ROOT/witness/NAME   a byte for every vector this site has computed from its rows
 
@@ -93,19 +93,20 @@ class Homes:
     def sites(self) -> list[str]:
         return [name for name in self.public() if name != "hub"]
 
-    def distrust(self, name: str) -> None:
-        """Let everybody take this identity out of what they trust, now."""
-        fresh = self.root / "distrusted.new"
-        fresh.write_text("\n".join([*self.distrusted(), name]))
-        fresh.rename(self.root / "distrusted")
+    def distrust(self, name: str, by: Sequence[str] | None = None) -> None:
+        """Let these, or everybody, take an identity out of what they trust, now."""
+        for party in by or self.public():
+            fresh = self.root / f"distrusted-by-{party}.new"
+            fresh.write_text("\n".join([*self._distrusted(party), name]))
+            fresh.rename(self.root / f"distrusted-by-{party}")
 
-    def distrusted(self) -> list[str]:
-        path = self.root / "distrusted"
+    def _distrusted(self, party: str) -> list[str]:
+        path = self.root / f"distrusted-by-{party}"
         return path.read_text().split() if path.exists() else []
 
-    def trusted(self) -> dict[str, PublicIdentity]:
-        """Return who is trusted now, by fingerprint."""
-        out = set(self.distrusted())
+    def trusted(self, party: str) -> dict[str, PublicIdentity]:
+        """Return whom a party trusts now, by fingerprint."""
+        out = set(self._distrusted(party))
         return {each.fingerprint: each for name, each in self.public().items() if name not in out}
 
     # --- studies ------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ async def be_hub(homes: Homes, options: Options, said: Said) -> None:
             transport,
             open_log=lambda: open_hub_log(home / "journal", plan.digest, identity),
             lease=Lease(network, plan.digest.hex()) if options.lease else NoLease(),
-            trusted=homes.trusted,
+            trusted=lambda: homes.trusted("hub"),
             on_event=on_event,
         )
         network.on_reconnect = service.reconnected
@@ -218,7 +218,7 @@ async def be_site(homes: Homes, name: str, options: Options, said: Said) -> None
             parts._party.identity,
             ["hub"],
             transport,
-            trusted=homes.trusted,
+            trusted=lambda: homes.trusted(name),
             decide=lambda invitation: Decision("accept", ()),
             open_site=parts.open_site,
             on_event=parts.on_event,

@@ -145,12 +145,12 @@ def recorded(root: Path, name: str) -> list[bytes]:
     return [bytes.fromhex(line) for line in lines]
 
 
-def test_a_site_that_is_trusted_no_more_is_out_at_once(stage: Stage) -> None:
+def test_a_site_that_the_hub_trusts_no_more_is_out_at_once(stage: Stage) -> None:
     add_study(stage, 4, rounds=80)
     stage.start("hub", study=4)
     before = stage.rounds()
     stage.wait(lambda: stage.rounds() >= before + 10)
-    stage.homes.distrust("site3")
+    stage.homes.distrust("site3", by=["hub"])
     asked = time.monotonic()
     others = ["site0", "site1", "site2"]
     end = check(stage, 4, others, everybody=False)
