@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pytest
 from tests.faults.test_budget_after_a_kill import BLOCK, Owner
 from tests.runtime.budgets import Noting
 from tests.runtime.nats.test_intruders import assert_refused, first_words, raw_context
-from tests.runtime.parties import PURPOSE, parties, plan_for, schema
+from tests.runtime.parties import parties, plan_for
 from tests.runtime.service.parts import Net, all_of, memory
 from tests.runtime.world import World
 
@@ -31,9 +30,9 @@ from cloister.cli.eventwords import in_words
 from cloister.crypto import SECRET_ACCESS, Identity, ScryptCost, TrustStore
 from cloister.errors import PolicyRefused, ProtocolError, StorageError
 from cloister.learning import PrivacySection
-from cloister.privacy.ledger import Cap, Ledger
-from cloister.runtime import Hub, HubEnd, MemoryNetwork, Refused, RoundDone, Study
+from cloister.runtime import Hub, HubEnd, MemoryNetwork, Refused, RoundDone
 from cloister.runtime.events import Lost
+from cloister.runtime.hubstate import PATIENCE
 from cloister.runtime.link import Link
 from cloister.runtime.messages import (
     Join,
@@ -274,7 +273,7 @@ def test_a_site_that_begins_every_set_up_anew_is_left_out(tmp_path: Path) -> Non
     joining = world.sites["site3"].join()
     world.start()
     setting_up = ("roster", "announce", "deal", "ready")
-    for _ in range(world.plan.study.patience + 1):
+    for _ in range(PATIENCE + 1):
         world.run(until=lambda: world.hub._phase in setting_up)
         assert "site3" in world.hub._members()
         world.heard("site3", joining)
@@ -285,29 +284,6 @@ def test_a_site_that_begins_every_set_up_anew_is_left_out(tmp_path: Path) -> Non
 
 
 # --- what is not charged ------------------------------------------------------------------------------------
-
-
-def test_a_copy_of_rows_with_a_budget_is_not_evaluated_on_for_nothing(tmp_path: Path) -> None:
-    """Held out under another name, they are the same rows."""
-    hub, (first, *others) = Identity.generate("hub"), parties(tmp_path, [40, 25, 30])
-    with first.vault.open("train", purpose=PURPOSE) as dataset:
-        rows = dataset.table()
-    first.vault.add_table(rows.slice(3, 5), name="copy", schema=schema(), purposes=[PURPOSE])
-    first.vault.add_table(rows.slice(0, 3), name="free", schema=schema(), purposes=[PURPOSE])
-    with Ledger.open(tmp_path / "ledger", first.identity) as ledger:
-        ledger.declare("people", Cap.of(5.0, 1e-3))
-        ledger.bind("people", first.vault.manifest("copy").dataset_id, first.vault.fingerprints("copy"))
-        first.vault.add_table(rows.slice(4, 2), name="again", schema=schema(), purposes=[PURPOSE])
-        sites = [replace(first, ledger=ledger, held_out="again"), *others]
-        plan = plan_for(hub, sites)
-        entry = msgspec.structs.replace(plan.sites[0], dataset="test")
-        plan = msgspec.structs.replace(plan, sites=(entry, *plan.sites[1:]))
-        with pytest.raises(PolicyRefused, match="evaluate"):
-            Study(plan, hub, sites)
-        Study(plan, hub, [replace(sites[0], held_out="free"), *others])
-
-
-# --- who runs it --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_absent_fields_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [{"a": 1}, {"a": {"x": float("nan")}}, {"a": {"x": object()}}, {"a": {"x": {"y": 1}}}]
+    "document", [{"a": 1}, {"a": {"x": float("nan")}}, {"a": {"x": object()}}, {"a": {"x": {"y": {"z": 1}}}}]
 )
 def test_what_has_no_form_is_refused(document: dict[str, object]) -> None:
     with pytest.raises(InputError):

@@ -46,7 +46,8 @@ class StudySection(Section, frozen=True, kw_only=True):
     minimum_sites: int = 3
     spare_rounds: int | None = None
     deadline_seconds: float = 60.0
-    patience: int = 10
+    # unset and not null: plans that leave it out keep their digest
+    patience: int | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         check_identifier(self.name, "[study] name")
@@ -55,7 +56,8 @@ class StudySection(Section, frozen=True, kw_only=True):
         if self.spare_rounds is not None:
             check_between(self.spare_rounds, 0, 1_000_000, "[study] spare_rounds")
         check_positive(self.deadline_seconds, 86_400.0, "[study] deadline_seconds")
-        check_between(self.patience, 1, 100_000, "[study] patience")
+        if isinstance(self.patience, int):
+            check_between(self.patience, 1, 100_000, "[study] patience")
 
 
 class HubEntry(Section, frozen=True, kw_only=True):

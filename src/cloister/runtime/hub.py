@@ -100,7 +100,7 @@ class Hub(SumHub[EpochTerms]):
             sites,
             schema=plan.data.schema,
             deadline_seconds=plan.study.deadline_seconds,
-            patience=plan.study.patience,
+            patience=plan.study.patience if isinstance(plan.study.patience, int) else PATIENCE,
             journal=journal,
         )
         self._plan = plan

@@ -274,10 +274,11 @@ class SiteService:
         await asyncio.sleep(_LAST_WORD_SECONDS)  # that the hub's last word has come is said a little later
         await self._flush(session)
         self._sessions.pop(invitation.plan.digest, None)
+        # what the study left is kept before its secrets are erased: a kill between the two loses nothing
+        self._on_end(invitation, session.site)
         await asyncio.to_thread(session.site.leave)
         self._on_event(name, Ended(session.site.rounds) if reason is None else Stopped(reason))
         self.ended[name] = reason
-        self._on_end(invitation, session.site)
 
 
 def _note(memory: dict[bytes, T], digest: bytes, value: T) -> None:
