@@ -116,6 +116,7 @@ async def _serve(
             open_site=parts.open_site,
             on_event=parts.on_event,
             on_end=parts.on_end,
+            on_left=parts.on_left,
         )
         transport.on_reconnect = service.reconnected
         parts.traffic = lambda: Traffic(dict(transport.sent_bytes), dict(transport.received_bytes))

@@ -107,6 +107,7 @@ class SiteParts:
     def open_site(self, invitation: Invitation) -> Site:
         """Return the machine of a study; what its journal kept is taken up."""
         from cloister.runtime import Party
+        from cloister.runtime.events import Started
         from cloister.runtime.journal import SiteJournal, volatile_folder
         from cloister.runtime.party import dataset_of, site_of
 
@@ -133,6 +134,8 @@ class SiteParts:
             journal.close()
             raise
         self._journals[plan.digest] = journal
+        names = tuple(entry.name for entry in plan.sites)
+        self._observers[plan.study.name](Started("site", plan.training.rounds, names))
         self._stack.callback(journal.close)
         if not journal.resumable:
             self.say(f"{plan.study.name}: a restart would have to wait for the next epoch, {journal.lost}.")
@@ -171,7 +174,6 @@ class SiteParts:
 
     def _begin(self, invitation: Invitation) -> None:
         """Open the log of a study."""
-        from cloister.runtime.events import Started
         from cloister.runtime.observe import Observer
 
         plan = invitation.plan
@@ -187,24 +189,16 @@ class SiteParts:
                     otlp=self._otlp,
                 )
             )
-        names = tuple(entry.name for entry in plan.sites)
-        self._observers[plan.study.name](Started("site", plan.training.rounds, names))
 
     def on_end(self, invitation: Invitation, site: Site) -> None:
         """Keep what a finished study left, model and record, in this home."""
-        journal = self._journals.pop(invitation.plan.digest)
-        try:
-            self._keep(invitation, site, journal)
-        finally:
-            journal.close()
-
-    def _keep(self, invitation: Invitation, site: Site, journal: SiteJournal) -> None:
         from cloister.runtime.store import save_conclusion
 
-        if site.concluded is None or site.study_key is None:
+        studies = common.home() / "studies"
+        if site.concluded is None or site.study_key is None or (studies / site.study).exists():
             return
         folder = save_conclusion(
-            common.home() / "studies",
+            studies,
             invitation.plan,
             site.concluded.record,
             site.concluded.study_keys,
@@ -213,7 +207,13 @@ class SiteParts:
             self.identity,
         )
         self.say(f"{invitation.plan.study.name}: kept encrypted in {folder}.")
-        journal.forget()
+
+    def on_left(self, invitation: Invitation, site: Site) -> None:
+        """Close the journal of a study; of one that is kept, all but its promises are removed."""
+        journal = self._journals.pop(invitation.plan.digest)
+        if site.concluded is not None:
+            journal.forget()
+        journal.close()
 
     @staticmethod
     def _journal_folder(invitation: Invitation) -> Path:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cloister.learning import Plan
 
 _STOP_SECONDS = 15.0
+_LOOK_SECONDS = 0.2
 
 
 def up(
@@ -67,7 +68,7 @@ def up(
             )
         )
         say(f"A NATS server with TLS listens on {server.urls[0]}, for this machine alone.")
-        running = _Running(secret, server.urls[0])
+        running = _Running(secret, server.urls[0], scratch)
         stack.callback(running.stop)
         extra = [] if allow_user_code is None else ["--allow-user-code", str(allow_user_code.absolute())]
         held = [] if held_out is None else ["--held-out", held_out]
@@ -134,16 +135,33 @@ def _schema_file(plan: Plan, homes: dict[str, Path], folder: Path) -> str:
     return str(path)
 
 
+class _Words:
+    """What a site says; people see what keeps it from taking part."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self._name, self._path, self._read = name, path, 0
+
+    def tell(self) -> None:
+        """Say what is new and matters."""
+        lines = self._path.read_text(errors="replace").splitlines()
+        for line in lines[self._read :]:
+            if "Refused" in line or "Stopped" in line:
+                say(f"{self._name}: {line}")
+        self._read = len(lines)
+
+
 class _Running:
     """The processes of one `up`.
 
     Args:
         secret: file with the passphrase.
         url: of the server.
+        scratch: a folder that goes with the run.
     """
 
-    def __init__(self, secret: Path, url: str) -> None:
-        self._secret, self._url = secret, url
+    def __init__(self, secret: Path, url: str, scratch: Path) -> None:
+        self._secret, self._url, self._scratch = secret, url, scratch
+        self._words: list[_Words] = []
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, home: Path, arguments: Sequence[str], *, output: bool = False) -> subprocess.Popen[bytes]:
@@ -158,14 +176,24 @@ class _Running:
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=None if output else subprocess.DEVNULL,
-            stderr=None if output else subprocess.DEVNULL,
+            stderr=None if output else self._words_of(home),
         )
         self._processes.append(process)
         return process
 
+    def _words_of(self, home: Path) -> IO[bytes]:
+        """Return where a site's messages go; of which only refusals are shown."""
+        words = (self._scratch / f"{len(self._words)}.log").open("ab")
+        self._words.append(_Words(home.name, Path(words.name)))
+        return words
+
     def wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Return the exit code of a process."""
-        return process.wait()
+        """Return the exit code of a process; meanwhile say what sites refuse, or why one ended."""
+        while process.poll() is None:
+            time.sleep(_LOOK_SECONDS)
+            for words in self._words:
+                words.tell()
+        return process.returncode
 
     def finish(self) -> None:
         """Let the sites end by themselves."""

@@ -66,7 +66,8 @@ class SiteService:
         decide: the owner's word on an invitation; asked again with every repetition of it.
         open_site: makes the machine of a study, from vault, ledger and journal.
         on_event: is told what happens, by study.
-        on_end: is told that a study has ended here, however it did.
+        on_end: keeps what a study that has ended here left, before its secrets are erased.
+        on_left: closes what `open_site` opened; the site has left.
 
     Attributes:
         ended: names of studies that came to their end here, and why: None where as planned.
@@ -83,10 +84,11 @@ class SiteService:
         open_site: Callable[[Invitation], Site],
         on_event: Callable[[str, Event], None] = lambda study, event: None,
         on_end: Callable[[Invitation, Site], None] = lambda invitation, site: None,
+        on_left: Callable[[Invitation, Site], None] = lambda invitation, site: None,
     ) -> None:
         self._identity, self._hubs, self._transport = identity, tuple(hubs), transport
         self._trusted, self._decide, self._open_site = trusted, decide, open_site
-        self._on_event, self._on_end = on_event, on_end
+        self._on_event, self._on_end, self._on_left = on_event, on_end, on_left
         self._sessions: dict[bytes, _Session] = {}
         self._over: dict[bytes, bytes] = {}  # studies that ended here, and in which instance of their hub
         self._said: dict[bytes, str] = {}  # what was last said of an invitation
@@ -203,7 +205,7 @@ class SiteService:
     def _begin(self, invitation: Invitation, site: Site) -> None:
         if not site.obey(invitation.term):
             site.leave()
-            self._on_end(invitation, site)
+            self._on_left(invitation, site)
             self._say_once(invitation, "another process of this hub has acted since")
             return
         end = SiteEnd(
@@ -277,6 +279,7 @@ class SiteService:
         # what the study left is kept before its secrets are erased: a kill between the two loses nothing
         self._on_end(invitation, session.site)
         await asyncio.to_thread(session.site.leave)
+        self._on_left(invitation, session.site)
         self._on_event(name, Ended(session.site.rounds) if reason is None else Stopped(reason))
         self.ended[name] = reason
 
