@@ -8,11 +8,13 @@ nothing for who reads on.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import os
 import resource
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,13 +231,29 @@ async def be_site(homes: Homes, name: str, options: Options, said: Said) -> None
         await service.run()
 
 
+def _set_clock(skew: float) -> None:
+    """Make every wall clock that Python code can ask wrong; TLS asks the system's, which this does not move."""
+    real = time.time
+
+    class Wrong(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Wrong:
+            return cls.fromtimestamp(real() + skew, tz)
+
+    right = datetime.datetime
+    time.time = lambda: real() + skew
+    datetime.datetime = Wrong  # type: ignore[misc]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("cloister") and getattr(module, "datetime", None) is right:
+            module.datetime = Wrong  # type: ignore[attr-defined]
+
+
 def run(root: Path, name: str, options: Options) -> None:
     """Be a party: what a process starts with. Its name is "hub", or begins with it, or is a site's."""
     homes = Homes(root)
     said = Said(homes, name.split("-")[0])  # both of two hubs are the hub
     if options.skew:
-        real: Callable[[], float] = time.time
-        time.time = lambda: real() + options.skew
+        _set_clock(options.skew)
     if options.room is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.room, options.room))
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,12 +124,35 @@ def test_a_slow_site_is_waited_for_until_the_deadline_and_then_left_out(stage: S
 
 
 @pytest.mark.parametrize("days", [-1.0, 1.0])
-def test_clocks_that_are_a_day_wrong(stage: Stage, days: float) -> None:
-    stage.homes.add_study(0)
-    *others, wrong = stage.sites
-    stage.start("hub", *others, lease=True)
-    stage.start(wrong, skew=days * 86_400.0)
-    check(stage, 0, stage.sites, everybody=True)
-    stage.homes.add_study(1)
-    stage.start("hub", study=1, lease=True, skew=-days * 86_400.0)
-    check(stage, 1, stage.sites, everybody=True)
+def test_clocks_that_are_a_day_wrong(tmp_path: Path, days: float) -> None:
+    """One site's clock, then the hub's; the studies are private, since ledgers write dates down."""
+    with staged(tmp_path, 4, budgets=True) as stage:
+        stage.homes.add_study(0, private=True)
+        *others, wrong = stage.sites
+        stage.start("hub", *others, lease=True)
+        stage.start(wrong, skew=days * 86_400.0)
+        check_and_end(stage, 0)
+        dates = {name: logged(stage, name, 0) for name in (wrong, others[0])}
+        assert abs((dates[wrong] - dates[others[0]]).total_seconds() - days * 86_400.0) < 600.0
+        stage.homes.add_study(1, private=True)
+        stage.start("hub", *others, study=1, lease=True, skew=-days * 86_400.0)
+        stage.start(wrong)
+        check_and_end(stage, 1)
+
+
+def check_and_end(stage: Stage, number: int) -> None:
+    """As `check`; sites are ended first, since the model is computed again with their ledgers."""
+    end = stage.outcome(number, 120.0)
+    assert end["stopped"] is None, stage.story()
+    models = stage.models(number, stage.sites)
+    stage.processes["hub"].join(20)
+    stage.end()
+    expected = undisturbed(stage.homes, number, stage.defaults.seed)
+    for model in [*models, model_of(end)]:
+        np.testing.assert_array_equal(model, expected)
+
+
+def logged(stage: Stage, name: str, number: int) -> datetime:
+    """Return the date of a site's first line about a study."""
+    log = stage.homes.home(name) / "logs" / f"study-{number}.jsonl"
+    return datetime.fromisoformat(json.loads(log.read_text().splitlines()[0])["time"])
