@@ -331,6 +331,25 @@ def test_a_site_whose_machine_was_started_anew_waits_for_the_next_epoch(
     assert [done.epoch for done in run.world.hub.rounds] == [0, 0, 1, 1]
 
 
+def test_outcomes_kept_before_a_restart_outlive_their_epoch(
+    tmp_path: Path, in_memory: Path, members: list[Party]
+) -> None:
+    """They can be read in their own epoch alone, so its end puts the model in their place."""
+    plan = plan_of(members, training={"rounds": 4})
+    journals = Journals(tmp_path, in_memory, plan, members, {})
+    run = Run(plan, members, journals=journals)
+    run.go(until=lambda: run.world.sites["site1"].rounds == 2)
+    run.world.restart_site("site1")
+    site = run.world.sites["site1"]
+    assert site.rounds == 2
+    site.leave()
+    kept = journals("site1").load()
+    journals.close()
+    assert kept is not None
+    site.model.restore(kept.state or b"")
+    assert site.rounds == 2
+
+
 def test_everybody_killed_at_once_goes_on(
     tmp_path: Path, in_memory: Path, members: list[Party], undisturbed: dict[str, bytes]
 ) -> None:

@@ -405,6 +405,7 @@ class Site(SumSite[EpochTerms]):
             if not isinstance(outcome, CatchUp):
                 raise IntegrityError("the journal holds another message than an outcome")
             self._model.apply(self._open(outcome.outcome), outcome.outcome.survivors, terms)
+        self._unkept = len(kept.outcomes)
         if terms.privacy is not None:
             self._budget.resume(self._plan, terms.privacy, self._attempts_used)
             self._privacy = terms.privacy
