@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from cloister.runtime.hubjournal import Checkpoint, KeepsHub, Kept, RoundEnded
+from cloister.runtime.hubjournal import KeepsHub, Kept, outcomes_in
 from cloister.runtime.messages import Outcome
 
 
@@ -38,16 +38,8 @@ class ListJournal:
         for data in list(self.kept):
             yield self._decoder.decode(data)
 
-    def outcome(self, round: int) -> Outcome | None:
-        for record in self.records():
-            match record:
-                case RoundEnded() if record.outcome.round == round:
-                    return record.outcome
-                case Checkpoint() if record.last.round == round:
-                    return record.last
-                case _:
-                    pass
-        return None
+    def outcomes(self, first: int) -> list[Outcome]:
+        return outcomes_in(self.records(), first)
 
     def compact(self, records: Sequence[Kept]) -> None:
         self.kept = [msgspec.msgpack.encode(record) for record in records]

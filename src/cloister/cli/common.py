@@ -36,6 +36,7 @@ __all__ = [
     "identity_path",
     "load_identity",
     "member",
+    "new_study",
     "open_ledger",
     "passphrase",
     "resolve_identity",
@@ -129,6 +130,18 @@ def _from_terminal(confirm: bool, what: str) -> str:
     except EOFError:
         raise PassphraseError("no passphrase was given", fix="Run it again") from None
     return text
+
+
+def new_study(name: str) -> Path:
+    """Return the folder of studies. Raises InputError where it has one of this name already."""
+    studies = home() / "studies"
+    if (studies / name).exists():
+        raise InputError(
+            f"a study {name!r} is kept here already",
+            where=str(studies),
+            fix="Give the plan another name, or remove the old folder",
+        )
+    return studies
 
 
 def load_identity() -> Identity:

@@ -60,13 +60,7 @@ def hub(
     from cloister.vault import load_schema
 
     agreed, public = load_plan(plan), load_schema(schema)
-    studies = common.home() / "studies"
-    if (studies / agreed.study.name).exists():
-        raise InputError(
-            f"a study {agreed.study.name!r} is kept here already",
-            where=str(studies),
-            fix="Give the plan another name, or remove the old folder",
-        )
+    studies = common.new_study(agreed.study.name)
     identity = common.load_identity()
     with ExitStack() as stack:
         observer = stack.enter_context(

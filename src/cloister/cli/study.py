@@ -230,13 +230,7 @@ def run(
     from cloister.runtime import Study, save_study
 
     agreed = load_plan(plan)
-    studies = common.home() / "studies"
-    if (studies / agreed.study.name).exists():
-        raise InputError(
-            f"a study {agreed.study.name!r} is kept here already",
-            where=str(studies),
-            fix="Give the plan another name, or remove the old folder",
-        )
+    studies = common.new_study(agreed.study.name)
     hub = common.load_identity()
     with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
         parties = [_party(home, agreed, held_out, ledgers) for home in site]

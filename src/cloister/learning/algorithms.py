@@ -178,9 +178,10 @@ def client_update(local: Array, global_: Array, weight: float) -> Array:
     return weight * (local - global_)
 
 
-def mean_update(total: Array, weights: Iterable[float]) -> Array:
-    """Return the sum of updates divided by the survivors' summed weights."""
-    return total / math.fsum(weights)
+def mean_update(total: Array, weights: Iterable[float], *, spend: bool = False) -> Array:
+    """Return the sum of updates divided by the survivors' summed weights; with `spend`, in the place of
+    `total`."""
+    return np.divide(total, math.fsum(weights), out=total if spend else None)
 
 
 def _check_step(algorithm: FedAvg | FedAdam, state: ServerState, mean: Array) -> None:

@@ -9,7 +9,7 @@ from cloister.runtime.ends import HubEnd, SiteEnd
 from cloister.runtime.events import Event
 from cloister.types import Transport
 
-__all__ = ["TICK_SECONDS", "drive_hub", "drive_site", "flush_hub"]
+__all__ = ["carry_hub", "drive_hub", "drive_site"]
 
 TICK_SECONDS = 0.02
 """How often timers and deadlines are looked at."""
@@ -18,17 +18,24 @@ TICK_SECONDS = 0.02
 async def drive_hub(
     end: HubEnd, transport: Transport, on_event: Callable[[Event], None], *, until: Callable[[], bool]
 ) -> None:
-    """Carry a hub's messages until `until`, which is asked between two of them.
+    """Start a hub, and carry its messages until `until`. Raises as `carry_hub`."""
+    for event in end.start(time.monotonic()):
+        on_event(event)
+    await carry_hub(end, transport, on_event, until=until)
+
+
+async def carry_hub(
+    end: HubEnd, transport: Transport, on_event: Callable[[Event], None], *, until: Callable[[], bool]
+) -> None:
+    """Carry a running hub's messages until `until`, which is asked between two of them.
 
     Raises:
         StorageError: the journal or the network refused.
     """
     clock = time.monotonic
-    for event in end.start(clock()):
-        on_event(event)
     tick_at = clock()
     while not until():
-        await flush_hub(end, transport)
+        await _flush(end, transport)
         received = await transport.receive(max(tick_at - clock(), 0.0))
         now = clock()
         if received is not None:
@@ -38,10 +45,10 @@ async def drive_hub(
             tick_at = now + TICK_SECONDS
             for event in end.tick(now):
                 on_event(event)
-    await flush_hub(end, transport)
+    await _flush(end, transport)
 
 
-async def flush_hub(end: HubEnd, transport: Transport) -> None:
+async def _flush(end: HubEnd, transport: Transport) -> None:
     """Send what a hub has to send."""
     for receiver, datagram in end.poll(time.monotonic()):
         await transport.send(receiver, datagram)

@@ -11,7 +11,6 @@ sum, and reacting to it would say more than the noise allows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.errors import ProtocolError
-from cloister.learning import Plan, build_algorithm, site_weights
+from cloister.learning import Plan, build_algorithm, mean_update, site_weights
 from cloister.learning.algorithms import ServerState
 from cloister.learning.private import AdaptiveClip, server_mean, split_bits
 from cloister.secagg import RingVector
@@ -87,8 +86,7 @@ class GlobalModel:
         """
         if terms.distributed_noise is None:
             summed = terms.encoding.decode_sum(total, len(survivors))
-            weights = math.fsum(terms.weights[name] for name in survivors)
-            mean = np.divide(summed, weights, out=summed)  # `mean_update`, without another vector
+            mean = mean_update(summed, [terms.weights[name] for name in survivors], spend=True)
         else:
             mean = self._private_mean(total, terms)
         self._state = self._algorithm.step(self._state, mean, spend=True)

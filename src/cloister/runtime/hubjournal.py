@@ -18,7 +18,7 @@ a hub that lost the last of them is behind its sites, who refuse an attempt that
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, Protocol
@@ -45,6 +45,7 @@ __all__ = [
     "SurvivorsFixed",
     "TermTaken",
     "open_hub_log",
+    "outcomes_in",
 ]
 
 COMPACT_BYTES: Final = 256 << 20
@@ -162,8 +163,8 @@ class KeepsHub(Protocol):
     def records(self) -> Iterator[Kept]:
         """Yield what is kept, oldest first."""
 
-    def outcome(self, round: int) -> Outcome | None:
-        """Return the sum of a round, None where it is no longer kept."""
+    def outcomes(self, first: int) -> list[Outcome]:
+        """Return the sums of the rounds from `first` on that are still kept, oldest first."""
 
     @property
     def full(self) -> bool:
@@ -201,6 +202,20 @@ def open_hub_log(folder: Path, plan_digest: bytes, identity: Identity) -> Encryp
     return EncryptedLog.open(log, key) if log.exists() else EncryptedLog.create(log, key)
 
 
+def outcomes_in(records: Iterable[Kept], first: int) -> list[Outcome]:
+    """Return the sums of the rounds from `first` on that records hold, oldest first."""
+    found = []
+    for record in records:
+        match record:
+            case RoundEnded():
+                found.append(record.outcome)
+            case Checkpoint():
+                found.append(record.last)
+            case _:
+                pass
+    return [outcome for outcome in found if outcome.round >= first]
+
+
 class MemoryJournal:
     """Keeps the last sum for as long as the process lives, and nothing else: for a study in one process."""
 
@@ -218,9 +233,9 @@ class MemoryJournal:
         """Yield nothing."""
         yield from ()
 
-    def outcome(self, round: int) -> Outcome | None:
+    def outcomes(self, first: int) -> list[Outcome]:
         """Return the last round's."""
-        return self._last if self._last is not None and self._last.round == round else None
+        return [self._last] if self._last is not None and self._last.round >= first else []
 
     def compact(self, records: Sequence[Kept]) -> None:
         """Do nothing."""
@@ -256,17 +271,9 @@ class FileJournal:
                     fix="Run the version that wrote it",
                 ) from error
 
-    def outcome(self, round: int) -> Outcome | None:
-        """Return the sum of a round, read back from the file."""
-        for record in self.records():
-            match record:
-                case RoundEnded() if record.outcome.round == round:
-                    return record.outcome
-                case Checkpoint() if record.last.round == round:
-                    return record.last
-                case _:
-                    pass
-        return None
+    def outcomes(self, first: int) -> list[Outcome]:
+        """Return sums, read back from the file in one pass."""
+        return outcomes_in(self.records(), first)
 
     @property
     def full(self) -> bool:

@@ -136,10 +136,10 @@ class MemberHub(HubState[Terms]):
 
     def _missed_rounds(self, peer: str, rounds: int, epoch: Epoch[Terms]) -> list[Message] | None:
         """Return the outcomes of the rounds from `rounds` on; None where they are not kept."""
-        outcomes = [self._journal.outcome(number) for number in range(rounds, self._round)]
-        if rounds > self._round or None in outcomes:
+        outcomes = self._journal.outcomes(rounds)
+        if [each.round for each in outcomes] != list(range(rounds, self._round)) or rounds > self._round:
             return None
-        return [CatchUp(each) for each in outcomes if each]
+        return [CatchUp(each) for each in outcomes]
 
     def _repeat(self, peer: str) -> None:
         """Send what the site may not have got."""

@@ -2,7 +2,7 @@
 
 Messages and times in, messages and events out:
 
-    1. hello to every site of the plan; collect Join until all are there or the deadline passes
+    1. collect Join until all sites of the plan are there or the deadline passes
     2. offer a roster, collect countersignatures, publish them
     3. relay the secure-sum set-up; it is all or nothing: who is missing or caught lying is left out, and a
        new epoch begins

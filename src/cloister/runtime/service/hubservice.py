@@ -16,7 +16,7 @@ from typing import Protocol
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.learning import Plan
-from cloister.runtime.drive import TICK_SECONDS, drive_hub, flush_hub
+from cloister.runtime.drive import carry_hub, drive_hub
 from cloister.runtime.events import Event, LeaseLost, LeaseTaken
 from cloister.runtime.hub import Hub
 from cloister.runtime.hubjournal import FileJournal, TermTaken
@@ -196,9 +196,9 @@ class HubService:
     async def _linger(self, end: InvitingEnd) -> None:
         """Stay until everybody has heard how it ended, for a while at most."""
         until = time.monotonic() + min(self._plan.study.deadline_seconds, _LINGER_SECONDS)
-        while time.monotonic() < until and self._lease.held and not (end.idle and end.complete):
-            await flush_hub(end, self._transport)
-            received = await self._transport.receive(TICK_SECONDS)
-            now = time.monotonic()
-            for event in [*(end.receive(received, now) if received is not None else []), *end.tick(now)]:
-                self._on_event(event)
+
+        def over() -> bool:
+            heard = end.idle and end.complete
+            return heard or not self._lease.held or time.monotonic() >= until
+
+        await carry_hub(end, self._transport, self._on_event, until=over)

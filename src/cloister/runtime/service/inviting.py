@@ -30,7 +30,8 @@ class InvitingEnd(HubEnd):
         sites: public identities of the plan's sites, by name.
         plan: what they are invited to.
         term: of the hub's lease.
-        trusted: returns the fingerprints that are trusted now; asked before every message.
+        trusted: returns the fingerprints that are trusted now, another object whenever they change; asked
+            before every message.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class InvitingEnd(HubEnd):
         self._plan = plan
         self._term = term
         self._trusted = trusted
+        self._seen: Collection[str] | None = None
         self._instance = os.urandom(16)
         self._invited = dict.fromkeys(self._sites, -math.inf)
         self._answered = dict.fromkeys(self._sites, -math.inf)  # knocks
@@ -99,6 +101,9 @@ class InvitingEnd(HubEnd):
 
     def _shut_out(self, now: float) -> list[Event]:
         trusted = self._trusted()
+        if trusted is self._seen:  # asked before every message; every site is looked at when it changes
+            return []
+        self._seen = trusted
         gone = [name for name, site in self._sites.items() if site.fingerprint not in trusted]
         events: list[Event] = []
         for name in gone:
