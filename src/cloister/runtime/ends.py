@@ -183,9 +183,13 @@ class HubEnd:
 
     @property
     def complete(self) -> bool:
-        """Whether every member of the last epoch is connected, or shut out."""
-        members = self.machine.members
-        return all(self.connected(name) for name in members if name in self.links)
+        """Whether every member of the last epoch knows how it ended, or is shut out."""
+        return all(self._knows(name) for name in self.machine.members if name in self.links)
+
+    def _knows(self, name: str) -> bool:
+        if self.machine.finished:  # it says so, once it has kept what it was told
+            return name in self.machine.told
+        return self.connected(name) and name not in self._unsaid
 
     def connected(self, name: str) -> bool:
         """Whether a session with this site is open."""

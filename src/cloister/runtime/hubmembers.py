@@ -100,6 +100,7 @@ class MemberHub(HubState[Terms]):
         if peer not in self._members() or missed is None:
             if self._phase == "finished":
                 self._send(peer, Stop(f"the {self.ACTIVITY} had ended"))
+                self.told.add(peer)
                 return
             self._present.discard(peer)
             self._newcomers.add(peer)

@@ -75,6 +75,7 @@ class HubState(ABC, Generic[Terms]):
         debits: signed statement of each site's ledger, as they come in.
         stopped: why it ended before its end, or None.
         finished: whether it came to its end.
+        told: sites that know how it ended, and have kept what it left them.
 
     Raises:
         PlanError: another hub is named, or a site's identity is not the plan's.
@@ -120,6 +121,7 @@ class HubState(ABC, Generic[Terms]):
         self.debits: dict[str, bytes] = {}
         self.stopped: str | None = None
         self.finished = False
+        self.told: set[str] = set()
         self._excluded: set[str] = set()
         self._present: set[str] = set()
         self._newcomers: set[str] = set()

@@ -24,6 +24,7 @@ In the order of a study:
     hub  -> site  Finish          the last outcome
     site -> hub   Done            the tag of the model it ended with
     hub  -> site  Concluded       what everybody did, for the site's own record
+    site -> hub   Farewell        what the study left is kept here; nobody need wait for me
     site -> hub   Leave           I take no part, or no further part, with the reason
     hub  -> site  Stop            the study ends early, with the reason
 """
@@ -47,6 +48,7 @@ __all__ = [
     "Countersign",
     "Deal",
     "Done",
+    "Farewell",
     "Finish",
     "Join",
     "Leave",
@@ -265,6 +267,10 @@ class Concluded(_Message, tag="concluded", frozen=True):
     study_keys: bytes
 
 
+class Farewell(_Message, tag="farewell", frozen=True):
+    """What the study left is kept at the site, which needs nothing any more."""
+
+
 class Leave(_Message, tag="leave", frozen=True):
     """The site takes no part, or no further part."""
 
@@ -299,6 +305,7 @@ Message = (
     | Finish
     | Done
     | Concluded
+    | Farewell
     | Leave
     | Stop
 )

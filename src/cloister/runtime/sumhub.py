@@ -47,6 +47,7 @@ from cloister.runtime.messages import (
     Countersign,
     Deal,
     Done,
+    Farewell,
     Join,
     Leave,
     Message,
@@ -59,6 +60,8 @@ from cloister.runtime.messages import (
 from cloister.secagg import SecureSumHub
 
 __all__ = ["PATIENCE", "Epoch", "Outgoing", "Step", "SumHub"]
+
+_RENEWABLE = ("roster", "announce", "deal", "ready", "state", "upload", "answer")
 
 
 class SumHub(MemberHub[Terms]):
@@ -146,7 +149,7 @@ class SumHub(MemberHub[Terms]):
             self._present.discard(peer)
             self._newcomers.discard(peer)
             self._note(Lost(peer))
-            if self.epochs and peer in self._members() and self._phase not in ("join", "done", "stopped"):
+            if self.epochs and peer in self._members() and self._phase in _RENEWABLE:
                 self._renew(None, now, f"{peer} is trusted no more")
         return self._step
 
@@ -215,6 +218,8 @@ class SumHub(MemberHub[Terms]):
                 self._on_answer(peer, message, now)
             case Done() if self._phase == "done":
                 self._on_done(peer, message)
+            case Farewell() if self._phase == "finished":
+                self.told.add(peer)
             case Answer():
                 pass  # t others were faster
             case _ if self._handle_more(peer, message, now):

@@ -28,6 +28,7 @@ class Net:
     Attributes:
         transport_of: makes a party's transport, by name.
         journals: makes a site's journal, by name.
+        at_end: is called where a site keeps what its study left, by name.
         events: what the hub reported.
         sites: machines by name, the newest.
     """
@@ -38,6 +39,7 @@ class Net:
     root: Path
     transport_of: Callable[[str], Transport]
     journals: Callable[[str], KeepsSite] = lambda name: NoJournal()
+    at_end: Callable[[str], None] = lambda name: None
     verdict: Callable[[str], Decision] = lambda name: Decision("accept", ())
     events: list[Event] = field(default_factory=list)
     site_events: dict[str, list[Event]] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Net:
             trusted=self._trusted,
             decide=lambda invitation: self.verdict(name),
             open_site=open_site,
+            on_end=lambda invitation, site: self.at_end(name),
             on_event=lambda study, event: self.site_events.setdefault(name, []).append(event),
         )
         await service.run(until=lambda: bool(service.ended))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.runtime.journal.kept import memory as memory_folder
 from tests.runtime.parties import parties, plan_for
 from tests.runtime.service.parts import Net, all_of, memory
 
 from cloister.crypto import Identity
 from cloister.runtime import MemoryNetwork, RoundDone
+from cloister.runtime.journal import KeepsSite, NoJournal, SiteJournal
 from cloister.runtime.sitepolicy import Decision
 
 
@@ -40,6 +43,7 @@ def test_a_study_between_services(tmp_path: Path, hub_view: str) -> None:
         np.testing.assert_array_equal(model, models[0])
     assert all(service.ended == {"test": None} for service in world.services.values())
     assert all(site.concluded is not None for site in world.sites.values())
+    assert hub.told == set(world.parties)
     assert sum(isinstance(event, RoundDone) for event in world.site_events["site0"]) == 3
 
 
@@ -57,3 +61,47 @@ def test_a_site_whose_policy_refuses_takes_no_part_and_the_others_go_on(tmp_path
 
     asyncio.run(play())
     assert "site3" not in world.sites
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    with memory_folder() as folder:
+        yield folder
+
+
+def test_a_site_killed_before_it_kept_the_end_is_waited_for(tmp_path: Path, in_memory: Path) -> None:
+    world = net(tmp_path, [20, 20, 20])
+    opened: list[SiteJournal] = []
+    died = asyncio.Event()
+
+    def journal(name: str) -> KeepsSite:
+        if name != "site2":
+            return NoJournal()
+        party = world.parties[name]
+        opened.append(SiteJournal(tmp_path / "journal", in_memory, party.identity, world.plan.digest))
+        return opened[-1]
+
+    def dies(name: str) -> None:
+        if name == "site2" and len(opened) == 1:
+            opened[0].close()
+            died.set()
+            raise asyncio.CancelledError
+
+    world.journals, world.at_end = journal, dies
+
+    async def play() -> None:
+        async with asyncio.timeout(60):
+            others = [asyncio.create_task(world.run_site(name)) for name in ("site0", "site1")]
+            hub = asyncio.create_task(world.run_hub())
+            killed = asyncio.create_task(world.run_site("site2"))
+            await died.wait()
+            killed.cancel()
+            await asyncio.gather(*others)
+            assert not hub.done(), "the hub left before everybody had kept the end"
+            await world.run_site("site2")
+            assert (await hub).finished
+
+    asyncio.run(play())
+    assert world.sites["site2"].resumed
+    assert world.sites["site2"].concluded is not None
+    assert world.services["site2"].ended == {"test": None}

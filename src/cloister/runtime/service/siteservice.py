@@ -21,7 +21,7 @@ from cloister.runtime.ends import SiteEnd
 from cloister.runtime.events import Connected, Ended, Event, Refused, Resumed, RoundDone, Stopped
 from cloister.runtime.invite import Invitation, is_greeting, make_knock, read_invite
 from cloister.runtime.link import peek
-from cloister.runtime.messages import MAX_REASON, Leave, Message
+from cloister.runtime.messages import MAX_REASON, Farewell, Leave, Message
 from cloister.runtime.site import Site
 from cloister.runtime.sitepolicy import Decision
 from cloister.types import Transport
@@ -37,6 +37,7 @@ _QUICK_SECONDS = 0.003
 
 T = TypeVar("T")
 _LAST_WORD_SECONDS = 0.05
+_FAREWELL_SECONDS = 2.0
 
 
 @dataclass
@@ -178,7 +179,7 @@ class SiteService:
             silent = time.monotonic() - session.heard > _SILENT_SECONDS
             other = invitation.instance != session.invitation.instance
             anew = other or silent or not session.end.link.ready
-            if anew and session.site.obey(invitation.term):
+            if not session.over and anew and session.site.obey(invitation.term):
                 session.invitation = invitation
                 session.end.link.obey(invitation.term)
                 session.end.open(time.monotonic())
@@ -275,13 +276,25 @@ class SiteService:
         await self._flush(session)
         await asyncio.sleep(_LAST_WORD_SECONDS)  # that the hub's last word has come is said a little later
         await self._flush(session)
-        self._sessions.pop(invitation.plan.digest, None)
-        # what the study left is kept before its secrets are erased: a kill between the two loses nothing
+        # what the study left is kept before its secrets are erased, and before the hub may go: a kill between
+        # two of these loses nothing
         self._on_end(invitation, session.site)
+        if session.site.finished:
+            await self._farewell(session)
+        self._sessions.pop(invitation.plan.digest, None)
         await asyncio.to_thread(session.site.leave)
         self._on_left(invitation, session.site)
         self._on_event(name, Ended(session.site.rounds) if reason is None else Stopped(reason))
         self.ended[name] = reason
+
+    async def _farewell(self, session: _Session) -> None:
+        """Tell the hub that this site needs it no more, for a moment at most: it may have gone."""
+        link, until = session.end.link, time.monotonic() + _FAREWELL_SECONDS
+        if link.ready:
+            session.end.answer([Farewell()])
+        while link.ready and link.outgoing and time.monotonic() < until:
+            await self._flush(session)
+            await asyncio.sleep(_LAST_WORD_SECONDS / 5)
 
 
 def _note(memory: dict[bytes, T], digest: bytes, value: T) -> None:
