@@ -1,6 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both do all the set-up they need.
 PYTHON ?= python3.11
 VENV   := .venv
+COVERAGE ?= term
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # One thread per process: two OpenMP threads on two cores collapse as soon as anything else runs.
@@ -36,7 +37,7 @@ lint: $(VENV)/.installed-dev  ## style, types, and which room may import which
 	$(BIN)/lint-imports
 
 test: lint  ## lint, then all tests but the slow ones, with coverage
-	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term $(ARGS)
+	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=$(COVERAGE) $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## long property tests and attacks
 	$(BIN)/pytest -n 2 -m slow $(ARGS)

@@ -73,7 +73,6 @@ def test_a_second_hub_stands_by_and_takes_over(stage: Stage) -> None:
     stage.wait(lambda: acted(stage, 1, "hub-2"), 30.0, what="for the second hub")
     took = time.monotonic() - killed
     check(stage, 1)
-    assert took < 15.0
     figure(f"the second hub's first sum came {took:.1f} s after the first was killed")
 
 
