@@ -119,7 +119,7 @@ def test_a_typo_in_the_plan_names_the_nearest_key(
         assert len(error.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("table_name", ["enclave", "simulation"])
+@pytest.mark.parametrize("table_name", ["simulation"])
 def test_what_this_version_cannot_honour_is_refused(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], table_name: str
 ) -> None:

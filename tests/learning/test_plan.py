@@ -198,11 +198,39 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, str | None], m
         parse_plan(plan_text(changes))
 
 
-@pytest.mark.parametrize("table", ["enclave", "simulation"])
+@pytest.mark.parametrize("table", ["simulation"])
 @pytest.mark.parametrize("content", ["", "epsilon = 1.0\n"])
 def test_what_this_version_cannot_honour_is_never_ignored(table: str, content: str) -> None:
     with pytest.raises(PlanError, match="cannot honour"):
         parse_plan(plan_text(extra=f"[{table}]\n{content}"))
+
+
+def test_a_plan_without_an_enclave_table_keeps_its_digest_and_asks_for_no_evidence() -> None:
+    plan = make_plan()
+    assert plan.enclave is None
+    assert plan.reattest_seconds is None
+    assert b"enclave" not in plan.to_toml().encode()
+    asking = parse_plan(plan_text(extra="[enclave]\nrequired = true\n"))
+    assert asking.reattest_seconds == 86_400
+    assert asking.digest != plan.digest
+    assert parse_plan(asking.to_toml().encode()) == asking
+    assert parse_plan(plan_text(extra="[enclave]\nrequired = false\n")).reattest_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "required"),
+        ("reattest_seconds = 3600\n", "required"),
+        ("required = 1\n", "required"),
+        ("required = true\nreattest_seconds = 59\n", "reattest_seconds"),
+        ("required = true\nreattest_seconds = 2678401\n", "reattest_seconds"),
+        ("required = true\nreatest_seconds = 60\n", "reattest_seconds"),
+    ],
+)
+def test_an_enclave_table_says_whether_evidence_is_required(content: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        parse_plan(plan_text(extra=f"[enclave]\n{content}"))
 
 
 @pytest.mark.parametrize(

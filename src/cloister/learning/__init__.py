@@ -33,6 +33,7 @@ from cloister.learning.plan import MAX_PLAN_BYTES, Plan, load_plan, parse_plan
 from cloister.learning.sections import (
     AggregationSection,
     DataSection,
+    EnclaveSection,
     HubEntry,
     ModelSection,
     PrivacySection,
@@ -57,6 +58,7 @@ __all__ = [
     "Algorithm",
     "ClientRows",
     "DataSection",
+    "EnclaveSection",
     "FeatureMap",
     "FedAdam",
     "FedAvg",

@@ -26,6 +26,7 @@ from cloister.learning.refusals import refuse_unsound
 from cloister.learning.sections import (
     AggregationSection,
     DataSection,
+    EnclaveSection,
     HubEntry,
     ModelSection,
     PrivacySection,
@@ -45,7 +46,6 @@ __all__ = ["MAX_PLAN_BYTES", "Plan", "load_plan", "parse_plan"]
 
 MAX_PLAN_BYTES = 4 << 20
 _NOT_HONOURED = {
-    "enclave": "attested workers",
     "simulation": "simulated sites",
 }
 
@@ -62,6 +62,7 @@ class Plan(Section, frozen=True, kw_only=True):
     aggregation: AggregationSection = AggregationSection()
     privacy: PrivacySection | None = None
     release: ReleaseSection = ReleaseSection()
+    enclave: EnclaveSection | None = None  # null and not a default: plans without it keep their digest
 
     def __post_init__(self) -> None:
         check_between(len(self.sites), self.study.minimum_sites, 100_000, "the number of [[sites]]")
@@ -88,6 +89,11 @@ class Plan(Section, frozen=True, kw_only=True):
     def attempts(self) -> int:
         """How often a round may be tried in the whole study: rounds and spares."""
         return self.training.rounds + self.spare_rounds
+
+    @property
+    def reattest_seconds(self) -> int | None:
+        """How old evidence may be that hub and sites ask of each other; None where they ask for none."""
+        return self.enclave.reattest_seconds if self.enclave is not None and self.enclave.required else None
 
     @property
     def block_attempts(self) -> int:

@@ -20,6 +20,7 @@ from cloister.learning.ranges import (
 __all__ = [
     "AggregationSection",
     "DataSection",
+    "EnclaveSection",
     "HubEntry",
     "ModelSection",
     "PrivacySection",
@@ -223,6 +224,24 @@ class ReleaseSection(Section, frozen=True, kw_only=True):
         for recipient in self.recipients:
             check_text(recipient, "[release] recipients")
         check_distinct(self.recipients, "[release] recipients")
+
+
+class EnclaveSection(Section, frozen=True, kw_only=True):
+    """`[enclave]`: whether hub and sites show each other evidence of what runs there before they work together.
+
+    Attributes:
+        required: sites ask the hub's aggregator for evidence, and the hub the sites' workers; nobody works
+            with one whose evidence it does not accept. Which evidence is accepted, every owner's own enclave
+            policy says.
+        reattest_seconds: evidence older than this counts no more; it is asked for again before. 60 seconds
+            to 31 days.
+    """
+
+    required: bool
+    reattest_seconds: int = 86_400
+
+    def __post_init__(self) -> None:
+        check_between(self.reattest_seconds, 60, 31 * 86_400, "[enclave] reattest_seconds")
 
 
 class PrivacySection(Section, frozen=True, kw_only=True):

@@ -22,6 +22,8 @@ class Agreed:
         sites: fingerprint of each site's identity, by name.
         attempts: how many sums may be tried.
         final_roster: whether nobody joins once attempts have begun.
+        reattest_seconds: how old evidence may be that the parties ask of each other; None where they ask for
+            none.
         hub_field, site_field: where in a file these stand, for messages; empty where there is no file.
     """
 
@@ -31,6 +33,7 @@ class Agreed:
     sites: Mapping[str, str]
     attempts: int
     final_roster: bool = False
+    reattest_seconds: int | None = None
     hub_field: str = ""
     site_field: str = ""
 
@@ -45,6 +48,7 @@ def agreed_of(plan: Plan | QueryPlan) -> Agreed:
         sites={entry.name: entry.identity for entry in plan.sites},
         attempts=plan.attempts,
         final_roster=not study,
+        reattest_seconds=plan.reattest_seconds if isinstance(plan, Plan) else None,
         hub_field="[hub] identity" if study else "",
         site_field="[[sites]] " if study else "",
     )
