@@ -1,0 +1,70 @@
+"""Whether a signed field carries what a verifier asked for; and one strict reader of binary formats."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from cloister.errors import InputError
+
+__all__ = ["Cursor", "carries", "commits_to"]
+
+
+def carries(field: bytes, expected: bytes | None) -> bool | None:
+    """Tell whether a report's field is what the verifier asked for, in constant time; None if nobody asked.
+
+    Args:
+        field: the bytes that the report signs.
+        expected: the 64 bytes of `report_data`, or the raw nonce that another tool put into the field.
+
+    A field shorter than `expected` must be its beginning and have at least 32 bytes; a field shorter than
+    that counts only where `expected` is exactly that field.
+    """
+    if expected is None:
+        return None
+    if not field or not expected:
+        return False
+    wanted = expected[: len(field)] if len(field) >= 32 else expected
+    return hmac.compare_digest(field, wanted)
+
+
+def commits_to(field: bytes, runtime_data: bytes) -> bool:
+    """Tell whether 64 bytes of report data are the digest of runtime data: SHA-512, or SHA-256 and zeros."""
+    short = hashlib.sha256(runtime_data).digest() + bytes(32)
+    return hmac.compare_digest(field, hashlib.sha512(runtime_data).digest()) or hmac.compare_digest(field, short)
+
+
+class Cursor:
+    """Reads a binary format from its start; what is not there is an InputError, never a short read.
+
+    Args:
+        data: all of it.
+        what: its name, for messages.
+    """
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._what = what
+        self.at = 0
+
+    def take(self, size: int) -> bytes:
+        """Return the next bytes."""
+        end = self.at + size
+        if end > len(self._data):
+            raise InputError(f"{self._what} is cut short: {size} bytes are due at offset {self.at}")
+        taken = self._data[self.at : end]
+        self.at = end
+        return taken
+
+    def little(self, size: int) -> int:
+        """Return an unsigned integer, least significant byte first."""
+        return int.from_bytes(self.take(size), "little")
+
+    def rest(self) -> bytes:
+        """Return all that is left."""
+        return self.take(len(self._data) - self.at)
+
+    def end(self) -> None:
+        """Raise InputError where something is left."""
+        if self.at != len(self._data):
+            raise InputError(f"{self._what} has {len(self._data) - self.at} bytes too many")
