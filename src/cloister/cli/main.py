@@ -61,6 +61,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "hub": Entry("hub", "hub", "Run the hub of a study between organisations.", "Between organisations"),
     "site": Entry("site", "app", "Take part in studies, as your policy allows.", "Between organisations"),
     "up": Entry("up", "up", "Server, hub and sites as processes on this machine.", "Between organisations"),
+    "enclave": Entry("enclave", "app", "Evidence of what runs where, and keys released to it.", "Enclaves"),
     "audit": Entry(
         "audit", "audit", "Attack a model or a study, and compare with its claim of privacy.", "Results"
     ),
