@@ -15,7 +15,7 @@ __all__ = ["TEMPLATE", "app"]
 app = typer.Typer(no_args_is_help=True, help="Say which evidence this organisation accepts.")
 
 TEMPLATE: Final = """\
-# Which evidence this organisation accepts, of hubs, workers and model servers. Without this file: sound, fresh
+# Which evidence this organisation accepts, of hubs and workers. Without this file: sound, fresh
 # evidence that is rooted in hardware, nothing else. `allow_` widens that; every other line only refuses more.
 # Take away the # of a line to have it. Sign the file after each change: cloister enclave policy sign
 
