@@ -7,6 +7,7 @@ Charts need matplotlib, which is imported when a report is written and not befor
 
 from __future__ import annotations
 
+from cloister.report.enclave import Attestation, Enclave
 from cloister.report.model import (
     STAGES,
     Aggregation,
@@ -32,10 +33,12 @@ from cloister.report.write import load_report, report_json, write_report
 __all__ = [
     "STAGES",
     "Aggregation",
+    "Attestation",
     "Audit",
     "Baselines",
     "Budget",
     "Certificate",
+    "Enclave",
     "Epoch",
     "EpsilonPoint",
     "Language",

@@ -5,8 +5,9 @@ charts are inline SVG. Every text goes through `markup.element`, which escapes i
 and paper are all served by the style sheet.
 
 Order of the page: the result in words, the figures, the seven stages, accuracy, what is given away (where
-the study claims differential privacy), curves, who took part, who could see what, the certificate in words,
-what is not protected, how to verify, where the rows came from.
+the study claims differential privacy), which software got the keys (where evidence was asked for), curves,
+who took part, who could see what, the certificate in words, what is not protected, how to verify, where the
+rows came from.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Final
 
+from cloister.report.enclavesection import enclave_section, unprotected_banner
 from cloister.report.icons import icon
 from cloister.report.markup import Markup, element
 from cloister.report.model import Report, Stage
@@ -66,6 +68,7 @@ def report_html(report: Report) -> str:
         _stages(report),
         accuracy_section(report),
         privacy_section(report),
+        enclave_section(report),
         curves_section(report),
         sites_section(report),
         who_sees_section(report),
@@ -74,7 +77,9 @@ def report_html(report: Report) -> str:
         verify_section(report),
         about_section(report),
     )
-    body = element("body", _opening(report), element("main", *parts, id="results"))
+    body = element(
+        "body", unprotected_banner(report), _opening(report), element("main", *parts, id="results")
+    )
     lang = "zh-CN" if report.lang == "zh" else "en"
     return "<!doctype html>\n" + element("html", head, body, lang=lang) + "\n"
 
@@ -82,7 +87,10 @@ def report_html(report: Report) -> str:
 def _opening(report: Report) -> Markup:
     lang, subject = report.lang, report.subject
     space = "" if lang == "zh" else " "
-    warnings = [element("li", warning) for warning in report.warnings]
+    told = list(report.warnings)
+    if unprotected_banner(report):
+        told.insert(0, say(lang, "not_hardware_banner"))
+    warnings = [element("li", warning) for warning in told]
     return element(
         "header",
         element("a", say(lang, "skip"), class_="skip", href="#results"),

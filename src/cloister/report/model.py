@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from cloister.report.enclave import Enclave
 from cloister.report.kinds import Count, Digest, Fraction, NotNegative
 from cloister.report.privacy import Privacy
 
@@ -230,6 +231,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     metrics: Metrics
     privacy: Privacy | None = None
     privacy_note: str = ""
+    enclave: Enclave | None = None
     certificate: Certificate
     verify_command: str
     subject: Subject

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from cloister.report.enclavetexts import ENCLAVE_TEXTS
 from cloister.report.privacytexts import PRIVACY_TEXTS
 from cloister.report.text import Language, Text
 
@@ -253,4 +254,5 @@ TEXTS: Final[dict[str, Text]] = {
     "zone_between": Text("between {sites} and hub", "{sites}与中心之间"),
     "zone_out": Text("to whoever may have it", "交给有权得到的人"),
     **PRIVACY_TEXTS,
+    **ENCLAVE_TEXTS,
 }

@@ -187,6 +187,8 @@ def _limits(report: Report) -> tuple[str, ...]:
         order = ["epsilon", "repeats", "sum_private" if hub == "sum" else hub, "colluders"]
         order += ["rosters_private"] if privacy.mode == "local" else ["noise", "rosters_private"]
     order += ["integrity", "answer", "quantum", "process"]
+    if report.enclave is not None and report.enclave.protection != "hardware":
+        order.insert(0, "enclave")
     if report.source.public_rows and (report.metrics.local or report.metrics.centralised is not None):
         order.append("public" if privacy is None else "public_private")
     values["colluders"] = str(sums.colluders)
