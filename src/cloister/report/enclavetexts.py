@@ -11,15 +11,15 @@ __all__ = ["ENCLAVE_TEXTS"]
 ENCLAVE_TEXTS: Final[dict[str, Text]] = {
     "not_hardware": Text("not hardware-protected", "无硬件保护"),
     "not_hardware_banner": Text(
-        "Not hardware-protected: the evidence of this run comes from a TPM made of software. Whoever runs the "
-        "machine can look inside and can forge it. It shows the protocol, not the protection.",
+        "Not hardware-protected: the evidence of this run comes from a TPM made of software. Whoever runs "
+        "the machine can look inside and can forge it. It shows the protocol, not the protection.",
         "无硬件保护：本次运行的证据来自软件模拟的 TPM。掌握这台机器的人可以查看内部，也可以伪造证据。"
         "这里展示的是协议，而不是保护。",
     ),
     "h_enclave": Text("Which software got the keys", "哪些软件得到了密钥"),
     "h_enclave_note": Text(
-        "The key to the rows of each {site} lies with its own broker. A worker gets it only after it has shown "
-        "what it is made of, and only that worker can open what it gets.",
+        "The key to the rows of each {site} lies with its own broker. A worker gets it only after it has "
+        "shown what it is made of, and only that worker can open what it gets.",
         "每家{site}数据的密钥存放在所有者的密钥代理处。工作进程必须先证明自己由什么构成，才能得到密钥；"
         "发出的密钥只有该进程能打开。",
     ),
