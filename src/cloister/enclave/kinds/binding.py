@@ -1,13 +1,26 @@
-"""Whether a signed field carries what a verifier asked for; and one strict reader of binary formats."""
+"""What several kinds share: fields that carry what was asked for, raw signatures, strict reading."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from cloister.errors import InputError
 
-__all__ = ["Cursor", "carries", "commits_to"]
+__all__ = ["Cursor", "carries", "commits_to", "ecdsa"]
+
+_CURVES: Final[dict[int, tuple[ec.EllipticCurve, hashes.HashAlgorithm]]] = {
+    32: (ec.SECP256R1(), hashes.SHA256()),
+    48: (ec.SECP384R1(), hashes.SHA384()),
+}
+"""By the bytes of a coordinate: the curve, and the hash that signatures over it use."""
 
 
 def carries(field: bytes, expected: bytes | None) -> bool | None:
@@ -31,7 +44,31 @@ def carries(field: bytes, expected: bytes | None) -> bool | None:
 def commits_to(field: bytes, runtime_data: bytes) -> bool:
     """Tell whether 64 bytes of report data are the digest of runtime data: SHA-512, or SHA-256 and zeros."""
     short = hashlib.sha256(runtime_data).digest() + bytes(32)
-    return hmac.compare_digest(field, hashlib.sha512(runtime_data).digest()) or hmac.compare_digest(field, short)
+    return hmac.compare_digest(field, hashlib.sha512(runtime_data).digest()) or hmac.compare_digest(
+        field, short
+    )
+
+
+def ecdsa(key: PublicKeyTypes | bytes, signature: bytes, data: bytes, *, size: int) -> bool:
+    """Tell whether a raw ECDSA signature holds: P-256 with SHA-256, or P-384 with SHA-384.
+
+    Args:
+        key: a public key, or the coordinates x and y of one, big-endian.
+        signature: r and s, big-endian, `size` bytes each.
+        data: what is signed.
+        size: bytes of a coordinate: 32 or 48. A key of another curve verifies nothing.
+    """
+    curve, algorithm = _CURVES[size]
+    try:
+        if isinstance(key, bytes):
+            key = ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + key)
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != curve.name:
+            return False
+        numbers = (int.from_bytes(half, "big") for half in (signature[:size], signature[size:]))
+        key.verify(encode_dss_signature(*numbers), data, ec.ECDSA(algorithm))
+    except (InvalidSignature, ValueError):
+        return False
+    return len(signature) == 2 * size
 
 
 class Cursor:
