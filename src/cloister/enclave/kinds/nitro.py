@@ -67,9 +67,10 @@ def verify(evidence: Evidence, *, at: datetime, expected: bytes | None) -> Claim
         "freshness": _freshness(document, expected),
         "bindings": _bindings(document, evidence.runtime_data),
         "debug": (document.debug, "the document has no PCR 0"),
-        **dict.fromkeys(
-            ("revocation_checked", "collateral_fresh", "tcb_status", "advisories"), (None, _NONE)
-        ),
+        "revocation_checked": (None, "revocation lists are not read for this kind"),
+        "collateral_fresh": (None, "there is no collateral"),
+        "tcb_status": (None, "AWS publishes no verdict on firmware"),
+        "advisories": (None, "AWS publishes no list that could be asked"),
     }
     verdicts["hardware_rooted"] = verdicts["signature"] if chain[0] else chain
     return Claims(
