@@ -163,6 +163,7 @@ class Listening:
     """A machine that notes what comes."""
 
     ACTIVITY = "study"
+    reattest_seconds = None
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, Message]] = []

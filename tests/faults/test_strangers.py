@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,8 @@ class _Opens:
     """What a stranger begins a session with."""
 
     def __init__(self, identity: Identity, hub: Any, study: bytes) -> None:
-        self._end = SiteEnd(None, identity, hub, study)  # type: ignore[arg-type]  # nothing gets to a machine
+        machine = SimpleNamespace(reattest_seconds=None)  # nothing gets to it
+        self._end = SiteEnd(machine, identity, hub, study)  # type: ignore[arg-type]
 
     def hello(self) -> list[bytes]:
         self._end.open(time.monotonic())

@@ -15,6 +15,7 @@ from cloister.learning import Plan, pin_initial
 from cloister.learning.sections import (
     AggregationSection,
     DataSection,
+    EnclaveSection,
     HubEntry,
     ModelSection,
     SiteEntry,
@@ -66,7 +67,9 @@ def parties(root: Path, sizes: Sequence[int]) -> list[Party]:
 
 
 def plan_for(hub: Identity, members: Sequence[Party], **changes: Any) -> Plan:
-    """Return a pinned plan; `changes` maps section name to field changes, as in training={"rounds": 2}."""
+    """Return a pinned plan; `changes` maps section name to field changes, as in training={"rounds": 2};
+    `enclave` is a whole section."""
+    enclave = changes.pop("enclave", None)
     own = schema()
     plan = Plan(
         study=StudySection(name="test", purpose=PURPOSE, deadline_seconds=10.0),
@@ -79,6 +82,7 @@ def plan_for(hub: Identity, members: Sequence[Party], **changes: Any) -> Plan:
         model=ModelSection(kind="logistic"),
         training=TrainingSection(rounds=3, batch=8, local_steps=5, learning_rate=0.5),
         aggregation=AggregationSection(),
+        enclave=None if enclave is None else EnclaveSection(**enclave),
     )
     sections = {
         name: msgspec.structs.replace(getattr(plan, name), **fields) for name, fields in changes.items()

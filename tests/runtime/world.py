@@ -14,6 +14,7 @@ from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError
 from cloister.learning import Plan
 from cloister.runtime import Event, Hub, HubEnd, LocalWorker, Party, Site, SiteEnd
+from cloister.runtime.attestation import REFUSED, Attesting
 from cloister.runtime.budget import Budget
 from cloister.runtime.hubjournal import KeepsHub
 from cloister.runtime.journal import KeepsSite
@@ -60,6 +61,7 @@ class World:
         journals: opens a site's journal; likewise.
         refusing_leave: whether a site that refuses says so to the hub, as between organisations, and the
             others go on; else the refusal is raised.
+        attesting: what each party shows of itself, by name, where the plan asks for evidence.
 
     Attributes:
         lost: names of sites that are unreachable in both directions, until taken out.
@@ -81,6 +83,7 @@ class World:
         journals: Callable[[str], KeepsSite] | None = None,
         user_code: Path | None = None,
         refusing_leave: bool = False,
+        attesting: Mapping[str, Attesting] | None = None,
     ) -> None:
         public = {party.identity.name: party.identity.public for party in parties}
         trusted = {identity.fingerprint: identity for identity in public.values()}
@@ -93,6 +96,7 @@ class World:
         self.events: list[Event] = []
         self.refusals: dict[str, str] = {}
         self._refusing_leave = refusing_leave
+        self.attesting = dict(attesting or {})
         self._hub_identity, self._public = hub, public
         self._parties = {party.identity.name: party for party in parties}
         schema = parties[0].vault.manifest("train").schema
@@ -109,13 +113,23 @@ class World:
         )
         self.hub = self._make_hub()
         self.sites = {name: self._make_site(name) for name in public}
-        self.hub_end = HubEnd(self.hub, hub, public, plan.digest)
+        self.hub_end = self._hub_end()
         self.ends = {name: self._end_of(name) for name in self.sites}
         self._queue: deque[tuple[str, str, bytes]] = deque()
 
     def _end_of(self, name: str) -> SiteEnd:
         identity = self._parties[name].identity
-        return SiteEnd(self.sites[name], identity, self._hub_identity.public, self.plan.digest)
+        return SiteEnd(
+            self.sites[name],
+            identity,
+            self._hub_identity.public,
+            self.plan.digest,
+            attesting=self.attesting.get(name),
+        )
+
+    def _hub_end(self) -> HubEnd:
+        attesting = self.attesting.get("hub")
+        return HubEnd(self.hub, self._hub_identity, self._public, self.plan.digest, attesting=attesting)
 
     def start(self) -> None:
         self.events += self.hub_end.start(self.now)
@@ -142,6 +156,7 @@ class World:
         """Let time pass for everybody."""
         self.now += seconds
         self.events += self.hub_end.tick(self.now)
+        self._look_at_sites()
         self.collect()
 
     def carry(self) -> None:
@@ -159,6 +174,21 @@ class World:
             self.events += self.hub_end.receive(datagram, self.now)
         self.collect()
 
+    def _answer_questions(self) -> None:
+        """Make and send the evidence that is due."""
+        for question in self.hub_end.questions():
+            self.hub_end.show(question, question.evidence())
+
+    def _look_at_sites(self) -> None:
+        """Let evidence that sites have seen grow old."""
+        for name, end in self.ends.items():
+            if name in self.refusals:
+                continue
+            try:
+                end.tick(self.now)
+            except CloisterError as error:
+                self._leaves(name, error)
+
     def _take(self, name: str, datagram: bytes) -> None:
         end = self.ends[name]
         if name in self.refusals:  # the session lives on until its last word has arrived
@@ -167,10 +197,15 @@ class World:
         try:
             end.take(datagram, self.now)
         except CloisterError as error:
-            if not self._refusing_leave:
-                raise
-            self.refusals[name] = str(error)
-            end.answer([Leave(str(error)[:MAX_REASON])])
+            self._leaves(name, error)
+
+    def _leaves(self, name: str, error: CloisterError) -> None:
+        """Let a site go, as its service would."""
+        if not self._refusing_leave:
+            raise error
+        end = self.ends[name]
+        self.refusals[name] = str(error)
+        end.answer([Leave(REFUSED if end.distrusts else str(error)[:MAX_REASON])])
 
     def hurry(self) -> None:
         """Let what waited go on its way."""
@@ -180,6 +215,7 @@ class World:
 
     def collect(self) -> None:
         """Queue what everybody has to send."""
+        self._answer_questions()
         for name, end in self.ends.items():
             self._queue.extend((name, "hub", datagram) for datagram in end.poll(self.now))
         self._queue.extend(("hub", receiver, datagram) for receiver, datagram in self.hub_end.poll(self.now))
@@ -220,7 +256,7 @@ class World:
         """Kill the hub's process, with what it had still to send, and start it anew."""
         self._forget("hub")
         self.hub = self._make_hub()
-        self.hub_end = HubEnd(self.hub, self._hub_identity, self._public, self.plan.digest)
+        self.hub_end = self._hub_end()
         self.events += self.hub_end.start(self.now)
         for name in self.ends:
             if name not in self.lost:

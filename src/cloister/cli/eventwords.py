@@ -34,6 +34,9 @@ def _in_words(event: Event, *, rounds: bool) -> str | None:
             return f"{event.peer} is connected."
         case e.Lost():
             return f"{event.peer} is gone."
+        case e.EvidenceAccepted():
+            rests = "rooted in hardware" if event.hardware else "software: not hardware-protected"
+            return f"Evidence of {event.peer} is accepted ({event.kind}), {rests}."
         case e.RosterAgreed():
             return f"Plan and roster are countersigned by {', '.join(event.members)}."
         case e.SetupDone():

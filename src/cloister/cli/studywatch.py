@@ -191,6 +191,8 @@ def _sentence(line: Line) -> str:
             return f"{line.peer} is connected."
         case "lost":
             return f"{line.peer} is away."
+        case "evidence_accepted":
+            return f"Evidence of {line.peer} accepted ({line.kind}): {line.protection}."
         case "roster_agreed":
             return f"Epoch {line.epoch}: {', '.join(line.members)} agreed to plan and roster."
         case "setup_done":

@@ -227,7 +227,7 @@ class ReleaseSection(Section, frozen=True, kw_only=True):
 
 
 class EnclaveSection(Section, frozen=True, kw_only=True):
-    """`[enclave]`: whether hub and sites show each other evidence of what runs there before they work together.
+    """`[enclave]`: whether hub and sites show each other evidence of what runs there, before all else.
 
     Attributes:
         required: sites ask the hub's aggregator for evidence, and the hub the sites' workers; nobody works

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
+from cloister.errors import CloisterError
 from cloister.runtime.ends import HubEnd, SiteEnd
-from cloister.runtime.events import Event
+from cloister.runtime.events import Event, Refused
 from cloister.types import Transport
 
 __all__ = ["carry_hub", "drive_hub", "drive_site"]
@@ -41,11 +43,24 @@ async def carry_hub(
         if received is not None:
             for event in end.receive(received, now):
                 on_event(event)
+            await _show(end, on_event)
         if now >= tick_at:  # not with every message: it looks at every link
             tick_at = now + TICK_SECONDS
             for event in end.tick(now):
                 on_event(event)
+            await _show(end, on_event)
     await _flush(end, transport)
+
+
+async def _show(end: HubEnd, on_event: Callable[[Event], None]) -> None:
+    """Make the evidence that is due, one after another, in a thread: a quote may take half a second."""
+    for question in end.questions():
+        try:
+            evidence = await asyncio.to_thread(question.evidence)
+        except CloisterError as error:  # its site waits, gives up, and asks anew
+            on_event(Refused(question.peer, f"this hub's own evidence could not be made: {error}"))
+        else:
+            end.show(question, evidence)
 
 
 async def _flush(end: HubEnd, transport: Transport) -> None:
@@ -61,6 +76,7 @@ async def drive_site(end: SiteEnd, transport: Transport, hub: str, *, until: Cal
     while not until():
         for datagram in end.poll(clock()):
             await transport.send(hub, datagram)
+        end.tick(clock())
         received = await transport.receive(min(max(end.link.wake_at() - clock(), 0.0), TICK_SECONDS))
         if received is not None:
             end.take(received, clock())

@@ -6,6 +6,10 @@ What does not verify is nobody's message and changes nothing. What a peer signed
 new session a hub says nothing to a site before the site has said where it was: it could not follow. A hub
 takes one large message at a time, or as many as fit its budget, so its memory does not grow with the number
 of sites; a message for everybody is encoded once.
+
+Where a plan asks for evidence (a machine's `reattest_seconds`), a machine hears nothing of a peer whose
+evidence does not count, and a site's says nothing to it: see `attestation` and `gate`. What evidence is due
+to is in `questions`; making it is left to whoever runs the end, and `show` takes it.
 """
 
 from __future__ import annotations
@@ -14,10 +18,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cloister.crypto import Buffer, Identity, PublicIdentity
-from cloister.errors import CloisterError, ProtocolError
-from cloister.runtime.events import Connected, Event, Lost, Refused
+from cloister.enclave.evidence import Evidence
+from cloister.errors import CloisterError, PolicyRefused, ProtocolError
+from cloister.runtime.attestation import Attestation, Attesting, Question
+from cloister.runtime.events import Connected, Event, EvidenceAccepted, Lost, Refused
+from cloister.runtime.gate import Gate, Passage, check_attesting
 from cloister.runtime.link import MAX_PAYLOAD, Link, peek
-from cloister.runtime.messages import Join, Message, decode_message, encode_message
+from cloister.runtime.messages import (
+    Attested,
+    Challenge,
+    Join,
+    Leave,
+    Message,
+    Stop,
+    decode_message,
+    encode_message,
+)
 from cloister.runtime.sumhub import Step, SumHub
 from cloister.runtime.sumsite import SumSite
 from cloister.types import RandomBytes
@@ -42,7 +58,11 @@ class HubEnd:
         silence_seconds: a link on which nothing was acknowledged for so long is given up; its site opens
             another when it is back.
         largest: bytes of the largest message that a site has reason to send.
+        attesting: what the hub shows, and how it judges; needed where the plan asks for evidence.
         insecure_test_random: source of session keys in tests.
+
+    Raises:
+        PolicyRefused: the plan asks for evidence, and there is no `attesting`.
     """
 
     def __init__(
@@ -55,9 +75,22 @@ class HubEnd:
         term: int = 0,
         silence_seconds: float = 60.0,
         largest: int = MAX_PAYLOAD,
+        attesting: Attesting | None = None,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         self.machine = machine
+        self._gate: Gate | None = None
+        seconds = machine.reattest_seconds
+        if check_attesting(attesting, seconds, identity.name):
+            assert attesting is not None and seconds is not None  # noqa: S101, PT018  # as just checked
+            self._gate = Gate(
+                attesting,
+                identity,
+                sites,
+                study,
+                reattest_seconds=seconds,
+                insecure_test_random=insecure_test_random,
+            )
         self._silence, self._largest = silence_seconds, largest
         self.links = {
             name: Link(
@@ -97,11 +130,21 @@ class HubEnd:
         events: list[Event] = [Connected(peer)] if received.opened else []
         if received.opened:
             self._unsaid.add(peer)
+            if self._gate is not None:
+                self._tell(peer, self._gate.opened(peer, link.session, now))
         for payload in received.payloads:
             try:
                 message = decode_message(payload, peer=peer)
             except CloisterError as error:
                 events.append(Refused(peer, str(error)))
+                continue
+            if self._gate is not None:
+                passage = self._gate.take(peer, message, link.session, now)
+                events += self._pass(peer, passage, now)
+                if not passage.passes:
+                    continue
+            elif isinstance(message, Challenge | Attested):
+                events.append(Refused(peer, "sent what belongs to evidence, and the plan asks for none"))
                 continue
             if isinstance(message, Join):
                 if peer not in self._unsaid:  # an answer to it may be long, and costs nothing to ask for
@@ -117,7 +160,9 @@ class HubEnd:
     def tick(self, now: float) -> list[Event]:
         """Let time pass."""
         events = self._take(self.machine.tick(now))
-        for name, link in self.links.items():
+        for name, link in list(self.links.items()):
+            if self._gate is not None and link.ready:
+                events += self._pass(name, self._gate.tick(name, now), now)
             if not (link.ready and link.outgoing):
                 self._unheard.pop(name, None)
             elif now - self._unheard.setdefault(name, now) > self._silence:
@@ -131,6 +176,8 @@ class HubEnd:
     def _give_up(self, name: str) -> Event:
         """Close a link; its site opens another when it is back."""
         self.links[name].close()
+        if self._gate is not None:
+            self._gate.closed(name)
         self._asking.pop(name, None)
         return Lost(name)
 
@@ -159,6 +206,44 @@ class HubEnd:
             link.close()
         return events
 
+    # --- evidence -------------------------------------------------------------------------------
+
+    def _pass(self, peer: str, passage: Passage, now: float) -> list[Event]:
+        """Do what the gate says."""
+        self._tell(peer, passage.send)
+        events = list(passage.events)
+        if passage.accepted is not None:
+            self.machine.appraised(peer, passage.accepted)
+        if passage.out:  # the link stays until its last word has arrived
+            events += self._take(self.machine.revoke(peer, now))
+        return events
+
+    def _tell(self, peer: str, messages: Sequence[Message]) -> None:
+        link = self.links.get(peer)
+        if link is not None and link.ready:
+            for message in messages:
+                link.send(encode_message(message))
+                self._due[peer] = None
+
+    def questions(self) -> Iterator[Question]:
+        """Yield, once each, what evidence is due to."""
+        if self._gate is not None:
+            yield from self._gate.questions()
+
+    def show(self, question: Question, evidence: Evidence) -> None:
+        """Send the evidence that was made for a question; nothing where its session is over."""
+        link = self.links.get(question.peer)
+        if self._gate is None or link is None or link.session != question.session:
+            return
+        attested = self._gate.show(question, evidence)
+        self._tell(question.peer, [] if attested is None else [attested])
+
+    def barred(self, name: str) -> bool:
+        """Whether a site is shut out for good because of its evidence."""
+        return self._gate is not None and name in self._gate.out
+
+    # --- output ---------------------------------------------------------------------------------
+
     def poll(self, now: float) -> Iterator[tuple[str, bytes]]:
         """Yield (receiver, datagram) while there is something to send, every site in its turn."""
         while self._due:
@@ -184,7 +269,8 @@ class HubEnd:
     @property
     def complete(self) -> bool:
         """Whether every member of the last epoch knows how it ended, or is shut out."""
-        return all(self._knows(name) for name in self.machine.members if name in self.links)
+        members = [name for name in self.machine.members if name in self.links and not self.barred(name)]
+        return all(self._knows(name) for name in members)
 
     def _knows(self, name: str) -> bool:
         if self.machine.finished:  # it says so, once it has kept what it was told
@@ -200,7 +286,7 @@ class HubEnd:
         encoded: dict[int, bytes] = {}
         for receiver, message in step.outgoing:
             link = self.links.get(receiver)
-            if link is None or not link.ready or receiver in self._unsaid:
+            if link is None or not link.ready or receiver in self._unsaid or self.barred(receiver):
                 continue  # it says where it was when it is back
             data = encoded.get(id(message))
             if data is None:
@@ -234,10 +320,16 @@ class SiteEnd:
         hub: the hub the plan names.
         study: 32-byte digest of the plan.
         least_term: a hub with an older lease is not listened to.
+        attesting: what the site's worker shows, and how its owner judges the hub; needed where the plan asks
+            for evidence.
         insecure_test_random: source of session keys in tests.
 
     Attributes:
         refused: datagrams that did not verify.
+        distrusts: whether what was raised is about evidence: the hub learns `REFUSED` and no reason.
+
+    Raises:
+        PolicyRefused: the plan asks for evidence, and there is no `attesting`.
     """
 
     def __init__(
@@ -248,10 +340,24 @@ class SiteEnd:
         study: bytes,
         *,
         least_term: int = 0,
+        attesting: Attesting | None = None,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         self.machine = machine
         self._hub = hub
+        self._attestation: Attestation | None = None
+        seconds = machine.reattest_seconds
+        if check_attesting(attesting, seconds, identity.name):
+            assert attesting is not None and seconds is not None  # noqa: S101, PT018  # as just checked
+            self._attestation = Attestation(
+                attesting,
+                identity,
+                hub,
+                study,
+                hub=False,
+                reattest_seconds=seconds,
+                insecure_test_random=insecure_test_random,
+            )
         self.link = Link(
             identity,
             hub,
@@ -261,6 +367,13 @@ class SiteEnd:
             insecure_test_random=insecure_test_random,
         )
         self.refused = 0
+        self.distrusts = False
+        self._events: list[Event] = []
+
+    def events(self) -> list[Event]:
+        """Return what happened since this was last asked."""
+        events, self._events = self._events, []
+        return events
 
     def open(self, now: float) -> None:
         """Open a session, also in the place of one that broke."""
@@ -270,29 +383,96 @@ class SiteEnd:
         """Take a datagram.
 
         Returns:
-            Whether a session opened, whose first message is the machine's `join`; and what the hub said, in
-            order.
+            Whether a session opened, whose first message is the machine's `join` (with evidence, `show` says
+            so instead); and what the hub said, in order.
 
         Raises:
-            ProtocolError: the hub signed something that is no message.
+            ProtocolError: the hub signed something that is no message, or that may not come.
+            PolicyRefused: its evidence does not count.
         """
         try:
             received = self.link.receive(datagram, now)
         except CloisterError:  # anybody may have sent it
             self.refused += 1
             return False, []
-        return received.opened, [
-            decode_message(payload, peer=self._hub.name) for payload in received.payloads
-        ]
+        messages = [decode_message(payload, peer=self._hub.name) for payload in received.payloads]
+        if self._attestation is None:
+            if any(isinstance(message, Challenge | Attested) for message in messages):
+                raise ProtocolError("asks for evidence that the plan does not ask for", peer=self._hub.name)
+            return received.opened, messages
+        if received.opened:
+            self._send(self._attestation.open(self.link.session, now))
+        return False, [message for message in messages if self._passes(message, self._attestation, now)]
+
+    # --- evidence -------------------------------------------------------------------------------
+
+    def _passes(self, message: Message, attestation: Attestation, now: float) -> bool:
+        """Tell whether a message goes on to the machine."""
+        match message:
+            case Challenge():
+                attestation.challenged(message, now)
+            case Attested():
+                try:
+                    appraisal = attestation.attested(message, now)
+                except PolicyRefused:
+                    self.distrusts = True
+                    raise
+                self._events.append(EvidenceAccepted(self._hub.name, appraisal.kind, appraisal.hardware))
+            case Stop():  # whoever says so, this site can go
+                return True
+            case _ if not attestation.mutual:
+                kind = type(message).__name__
+                raise ProtocolError(f"sent {kind} before evidence was exchanged", peer=self._hub.name)
+            case _:
+                return True
+        return False
+
+    def tick(self, now: float) -> None:
+        """Let time pass. Raises PolicyRefused where the hub's evidence has lapsed, or none came."""
+        if self._attestation is None or self.link.session != self._attestation.session:
+            return
+        try:
+            challenge = self._attestation.tick(now)
+        except PolicyRefused:
+            self.distrusts = True
+            raise
+        if challenge is not None:
+            self._send(challenge)
+
+    def question(self) -> Question | None:
+        """Return, once, what evidence is due to; None where none is."""
+        return None if self._attestation is None else self._attestation.question()
+
+    def show(self, question: Question, evidence: Evidence) -> bool:
+        """Send the evidence that was made for a question; nothing where its session is over.
+
+        Returns:
+            Whether the machine's `join` follows: it was the first in this session.
+        """
+        if self._attestation is None or self.link.session != question.session:
+            return False
+        first = not self._attestation.mutual
+        attested = self._attestation.show(question, evidence)
+        if attested is None:
+            return False
+        self._send(attested)
+        return first
 
     def answer(self, messages: Sequence[Message]) -> None:
-        """Send these to the hub."""
+        """Send these to the hub; before evidence was exchanged in this session, nothing but that it leaves."""
+        mutual = self._attestation is None or self._attestation.mutual
         for message in messages:
-            self.link.send(encode_message(message))
+            if mutual or isinstance(message, Leave):
+                self._send(message)
+
+    def _send(self, message: Message) -> None:
+        self.link.send(encode_message(message))
 
     def take(self, datagram: Buffer, now: float) -> None:
         """Take a datagram and answer it. Raises as the machine does, where the hub broke the protocol."""
         opened, messages = self.receive(datagram, now)
+        if (question := self.question()) is not None:
+            opened |= self.show(question, question.evidence())
         if opened:
             self.answer([self.machine.join()])
         for message in messages:

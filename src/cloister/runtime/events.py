@@ -16,6 +16,7 @@ __all__ = [
     "Ended",
     "EpochEnded",
     "Event",
+    "EvidenceAccepted",
     "LeaseLost",
     "LeaseTaken",
     "Lost",
@@ -60,6 +61,21 @@ class Lost:
     """Nothing was heard from a peer for too long; it may come back."""
 
     peer: str
+
+
+@dataclass(frozen=True)
+class EvidenceAccepted:
+    """A peer's evidence meets this owner's enclave policy.
+
+    Attributes:
+        peer: whose.
+        kind: of the evidence.
+        hardware: whether hardware vouches for it; where not, it is not hardware-protected.
+    """
+
+    peer: str
+    kind: str
+    hardware: bool
 
 
 @dataclass(frozen=True)
@@ -208,6 +224,7 @@ Event = (
     Started
     | Connected
     | Lost
+    | EvidenceAccepted
     | RosterAgreed
     | SetupDone
     | RoundDone

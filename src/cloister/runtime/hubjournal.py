@@ -3,6 +3,7 @@
 One record a step, in the order of the study:
 
     TermTaken         this process acts, under this term, which only grows
+    SiteAppraised     a site's evidence was accepted, where the plan asks for any
     EpochOffered      a roster goes out under this number, which is never used again
     EpochOpened       its set-up is complete: all that is needed to add under it
     AttemptBegun      an attempt is used, whatever becomes of it
@@ -28,6 +29,7 @@ import msgspec
 from cloister.crypto import Identity, hpke_open, hpke_seal
 from cloister.errors import InputError, IntegrityError
 from cloister.files import read_bytes, write_atomic
+from cloister.runtime.appraisal import Appraised
 from cloister.runtime.journal import EncryptedLog
 from cloister.runtime.messages import Index, Join, Name, Names, Outcome
 
@@ -42,6 +44,7 @@ __all__ = [
     "Kept",
     "MemoryJournal",
     "RoundEnded",
+    "SiteAppraised",
     "SurvivorsFixed",
     "TermTaken",
     "open_hub_log",
@@ -60,6 +63,13 @@ class TermTaken(_Record, tag="term", frozen=True):
     """A process began to act."""
 
     term: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class SiteAppraised(_Record, tag="appraised", frozen=True):
+    """A site's evidence was accepted; the newest of each site counts."""
+
+    name: Name
+    appraised: Appraised
 
 
 class EpochOffered(_Record, tag="offered", frozen=True):
@@ -147,7 +157,15 @@ class Ended(_Record, tag="study-ended", frozen=True):
 
 
 Kept = (
-    TermTaken | EpochOffered | EpochOpened | AttemptBegun | SurvivorsFixed | RoundEnded | Checkpoint | Ended
+    TermTaken
+    | SiteAppraised
+    | EpochOffered
+    | EpochOpened
+    | AttemptBegun
+    | SurvivorsFixed
+    | RoundEnded
+    | Checkpoint
+    | Ended
 )
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -15,9 +15,10 @@ from typing import ClassVar, Generic, NamedTuple, TypeVar
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import PlanError, ProtocolError
 from cloister.runtime.agreed import Agreed
+from cloister.runtime.appraisal import Appraised
 from cloister.runtime.epoch import RosterTerms
 from cloister.runtime.events import Event, Stopped
-from cloister.runtime.hubjournal import KeepsHub, MemoryJournal
+from cloister.runtime.hubjournal import KeepsHub, MemoryJournal, SiteAppraised
 from cloister.runtime.messages import MAX_REASON, Done, Join, Message, Outcome, Ready, Stop
 from cloister.secagg import RoundSum, SecureSumHub
 from cloister.vault import Manifest
@@ -73,6 +74,7 @@ class HubState(ABC, Generic[Terms]):
         joined: what each site brought that counts on the next roster.
         epochs: every roster that was offered, the newest last.
         debits: signed statement of each site's ledger, as they come in.
+        appraisals: of each site, the newest, where the plan asks for evidence.
         stopped: why it ended before its end, or None.
         finished: whether it came to its end.
         told: sites that know how it ended, and have kept what it left them.
@@ -119,6 +121,7 @@ class HubState(ABC, Generic[Terms]):
         self.joined: dict[str, Join] = {}
         self.epochs: list[Epoch[Terms]] = []
         self.debits: dict[str, bytes] = {}
+        self.appraisals: dict[str, Appraised] = {}
         self.stopped: str | None = None
         self.finished = False
         self.told: set[str] = set()
@@ -189,6 +192,16 @@ class HubState(ABC, Generic[Terms]):
         return False
 
     # --- helpers ----------------------------------------------------------------------------------
+
+    @property
+    def reattest_seconds(self) -> int | None:
+        """How old a site's evidence may be; None where the plan asks for none."""
+        return self._agreed.reattest_seconds
+
+    def appraised(self, peer: str, appraised: Appraised) -> None:
+        """Keep what was accepted as a site's evidence. Raises StorageError where it cannot."""
+        self.appraisals[peer] = appraised
+        self._journal.append(SiteAppraised(peer, appraised))
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 One tagged msgpack struct a message; unknown tags, unknown fields, wrong types and trailing bytes are refused.
 In the order of a study:
 
+    both ways     Challenge       show evidence for this nonce; only where the plan asks for any
+    both ways     Attested        evidence of the hub's aggregator; then of the site's worker
     site -> hub   Join            who I am, my signed manifest, my row count; after a break, where I was
     hub  -> site  RosterOffer     these members, in this order, for this epoch
     site -> hub   Countersign     I agree to this plan with this roster
@@ -35,6 +37,7 @@ from typing import Annotated
 
 import msgspec
 
+from cloister.enclave.evidence import MAX_EVIDENCE
 from cloister.errors import ProtocolError
 
 __all__ = [
@@ -81,6 +84,26 @@ Bodies = Annotated[list[bytes], msgspec.Meta(max_length=MAX_MEMBERS)]
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all messages."""
+
+
+class Challenge(_Message, tag="challenge", frozen=True):
+    """Show evidence for this nonce, fresh and used once, and for the session that it comes in."""
+
+    nonce: Digest
+
+
+class Attested(_Message, tag="attested", frozen=True):
+    """Evidence.
+
+    Attributes:
+        key: SHA-256 of the exported public identity that it vouches for.
+        evidence: the document (JSON).
+        appraisal: from a site, its signed appraisal of the hub's evidence (DSSE).
+    """
+
+    key: Digest
+    evidence: Annotated[bytes, msgspec.Meta(max_length=MAX_EVIDENCE)]
+    appraisal: Annotated[bytes, msgspec.Meta(max_length=1 << 16)] | None = None
 
 
 class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -284,7 +307,9 @@ class Stop(_Message, tag="stop", frozen=True):
 
 
 Message = (
-    Join
+    Challenge
+    | Attested
+    | Join
     | RosterOffer
     | Countersign
     | RosterClosed

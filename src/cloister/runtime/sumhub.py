@@ -37,6 +37,7 @@ from cloister.runtime.hubjournal import (
     EpochOpened,
     Kept,
     RoundEnded,
+    SiteAppraised,
     SurvivorsFixed,
 )
 from cloister.runtime.hubmembers import MemberHub
@@ -96,6 +97,8 @@ class SumHub(MemberHub[Terms]):
                 self._next_epoch = record.number + 1
             case EpochOpened():
                 self._reopen(record)
+            case SiteAppraised():
+                self.appraisals[record.name] = record.appraised
             case AttemptBegun():
                 self._round, self._attempt = record.round, record.attempt
                 self._running, self._fixed = True, frozenset()

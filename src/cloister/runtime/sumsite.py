@@ -146,6 +146,11 @@ class SumSite(ABC, Generic[Terms]):
         """The newest epoch it agreed to, -1 before the first."""
         return self._highest_epoch
 
+    @property
+    def reattest_seconds(self) -> int | None:
+        """How old the hub's evidence may be; None where the plan asks for none."""
+        return self._agreed.reattest_seconds
+
     def events(self) -> list[Event]:
         """Return what happened since this was last asked."""
         events, self._events = self._events, []

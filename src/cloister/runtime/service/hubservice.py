@@ -16,6 +16,7 @@ from typing import Protocol
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.learning import Plan
+from cloister.runtime.attestation import Attesting
 from cloister.runtime.drive import carry_hub, drive_hub
 from cloister.runtime.events import Event, LeaseLost, LeaseTaken
 from cloister.runtime.hub import Hub
@@ -87,6 +88,8 @@ class HubService:
         user_code: the Python file of a module of the user's own, which the hub allows.
         on_event: is told what happens.
         on_end: keeps a study that came to its end, before another process may act for it.
+        attesting: what the aggregator shows, and how the hub's owner judges the sites; needed where the plan
+            asks for evidence.
 
     Attributes:
         hub: the machine, once there is one.
@@ -106,6 +109,7 @@ class HubService:
         user_code: Path | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         on_end: Callable[[Hub], None] = lambda hub: None,
+        attesting: Attesting | None = None,
     ) -> None:
         self._plan, self._identity, self._sites, self._schema = plan, identity, sites, schema
         self._transport = transport
@@ -114,6 +118,7 @@ class HubService:
         self._trusted = trusted
         self._user_code = user_code
         self._on_event, self._on_end = on_event, on_end
+        self._attesting = attesting
         self._end: InvitingEnd | None = None
         self.hub: Hub | None = None
 
@@ -177,6 +182,7 @@ class HubService:
                 term=term,
                 trusted=self._trusted,
                 silence_seconds=self._plan.study.deadline_seconds,
+                attesting=self._attesting,
             )
 
             def over() -> bool:

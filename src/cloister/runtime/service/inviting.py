@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.errors import CloisterError
 from cloister.learning import Plan
+from cloister.runtime.attestation import Attesting
 from cloister.runtime.ends import HubEnd
 from cloister.runtime.events import Event, Refused
 from cloister.runtime.hub import Hub
@@ -32,6 +33,7 @@ class InvitingEnd(HubEnd):
         term: of the hub's lease.
         trusted: returns the fingerprints that are trusted now, another object whenever they change; asked
             before every message.
+        attesting: as in `HubEnd`.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class InvitingEnd(HubEnd):
         term: int,
         trusted: Callable[[], Collection[str]],
         silence_seconds: float,
+        attesting: Attesting | None = None,
     ) -> None:
         super().__init__(
             machine,
@@ -53,6 +56,7 @@ class InvitingEnd(HubEnd):
             term=term,
             silence_seconds=silence_seconds,
             largest=machine.largest,
+            attesting=attesting,
         )
         self._identity = identity
         self._sites = dict(sites)
@@ -75,7 +79,7 @@ class InvitingEnd(HubEnd):
         except CloisterError as error:
             return [*events, Refused("unknown", str(error))]
         # an invitation that was sent unasked may have come before the site listened: it does not count
-        if now - self._answered[site] > _KNOCK_SECONDS:
+        if now - self._answered[site] > _KNOCK_SECONDS and not self.barred(site):
             self._answered[site] = now
             self._invite(site, now)
         return events
@@ -84,7 +88,8 @@ class InvitingEnd(HubEnd):
         """Let time pass: who is not there is invited again."""
         events = self._shut_out(now) + super().tick(now)
         for name in self._sites:
-            if not self.connected(name) and now - self._invited[name] > INVITE_SECONDS:
+            absent = not self.connected(name) and not self.barred(name)
+            if absent and now - self._invited[name] > INVITE_SECONDS:
                 self._invite(name, now)
         return events
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.errors import CloisterError
+from cloister.runtime.attestation import REFUSED, Attesting, Question
 from cloister.runtime.ends import SiteEnd
 from cloister.runtime.events import Connected, Ended, Event, Refused, Resumed, RoundDone, Stopped
 from cloister.runtime.invite import Invitation, is_greeting, make_knock, read_invite
@@ -49,6 +50,7 @@ class _Session:
     end: SiteEnd
     inbox: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)  # None: a session opened
     task: asyncio.Task[None] | None = None
+    showing: asyncio.Task[None] | None = None  # evidence that is being made
     over: bool = False
     trusted: Mapping[str, PublicIdentity] | None = None  # as the site was told last
     took: dict[type[Message], float] = field(default_factory=dict)  # seconds, by kind of message
@@ -69,6 +71,8 @@ class SiteService:
         on_event: is told what happens, by study.
         on_end: keeps what a study that has ended here left, before its secrets are erased.
         on_left: closes what `open_site` opened; the site has left.
+        attesting_of: what this site shows of its worker, and how its owner judges the hub; asked once for
+            each study whose plan asks for evidence. Without it none of those is taken part in.
 
     Attributes:
         ended: names of studies that came to their end here, and why: None where as planned.
@@ -86,10 +90,12 @@ class SiteService:
         on_event: Callable[[str, Event], None] = lambda study, event: None,
         on_end: Callable[[Invitation, Site], None] = lambda invitation, site: None,
         on_left: Callable[[Invitation, Site], None] = lambda invitation, site: None,
+        attesting_of: Callable[[Invitation, Site], Attesting] | None = None,
     ) -> None:
         self._identity, self._hubs, self._transport = identity, tuple(hubs), transport
         self._trusted, self._decide, self._open_site = trusted, decide, open_site
         self._on_event, self._on_end, self._on_left = on_event, on_end, on_left
+        self._attesting_of = attesting_of
         self._sessions: dict[bytes, _Session] = {}
         self._over: dict[bytes, bytes] = {}  # studies that ended here, and in which instance of their hub
         self._said: dict[bytes, str] = {}  # what was last said of an invitation
@@ -112,14 +118,16 @@ class SiteService:
             while not until():
                 await self._knock()
                 for session in list(self._sessions.values()):
+                    await self._look_at(session)
                     await self._flush(session)
                 datagram = await self._transport.receive(self._pause())
                 if datagram is not None:
                     await self._take(datagram)
         finally:
             for session in self._sessions.values():
-                if session.task is not None:
-                    session.task.cancel()
+                for task in (session.task, session.showing):
+                    if task is not None:
+                        task.cancel()
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -161,15 +169,56 @@ class SiteService:
         except CloisterError as error:
             await self._end(session, str(error))
             return
+        self._tell_of_evidence(session)
         if session.end.refused == refused:
             session.heard = time.monotonic()
         if opened:
-            self._on_event(session.site.study, Connected(session.invitation.hub.name))
-            while not session.inbox.empty():  # what the hub said before it says again
-                session.inbox.get_nowait()
-            session.inbox.put_nowait(None)
+            self._opened(session)
         for message in messages:
             session.inbox.put_nowait(message)
+
+    def _opened(self, session: _Session) -> None:
+        """The site may say where it is."""
+        self._on_event(session.site.study, Connected(session.invitation.hub.name))
+        while not session.inbox.empty():  # what the hub said before it says again
+            session.inbox.get_nowait()
+        session.inbox.put_nowait(None)
+
+    # --- evidence ---------------------------------------------------------------------------------
+
+    async def _look_at(self, session: _Session) -> None:
+        """Let the evidence in a session grow old; a hub whose evidence has lapsed is left."""
+        if session.over:
+            return
+        try:
+            session.end.tick(time.monotonic())
+        except CloisterError as error:
+            await self._end(session, str(error))
+
+    def _tell_of_evidence(self, session: _Session) -> None:
+        """Say what was accepted, and begin to make what is due."""
+        for event in session.end.events():
+            self._on_event(session.site.study, event)
+        if (question := session.end.question()) is not None:
+            session.showing = asyncio.create_task(self._show(session, question))
+
+    async def _show(self, session: _Session, question: Question) -> None:
+        """Make evidence in a thread, and send it."""
+        try:
+            evidence = await asyncio.to_thread(question.evidence)
+        except CloisterError as error:
+            reason = f"this site's own evidence could not be made: {error}"
+            await self._end(session, reason, told="it has no evidence to show")
+            return
+        if not session.over and session.end.show(question, evidence):
+            self._opened(session)
+
+    def _attesting(self, invitation: Invitation, site: Site) -> Attesting | None:
+        if site.reattest_seconds is None or self._attesting_of is None:
+            return None
+        return self._attesting_of(invitation, site)
+
+    # --- sessions ---------------------------------------------------------------------------------
 
     async def _on_invite(self, invitation: Invitation) -> None:
         digest = invitation.plan.digest
@@ -209,9 +258,20 @@ class SiteService:
             self._on_left(invitation, site)
             self._say_once(invitation, "another process of this hub has acted since")
             return
-        end = SiteEnd(
-            site, self._identity, invitation.hub, invitation.plan.digest, least_term=invitation.term
-        )
+        try:
+            end = SiteEnd(
+                site,
+                self._identity,
+                invitation.hub,
+                invitation.plan.digest,
+                least_term=invitation.term,
+                attesting=self._attesting(invitation, site),
+            )
+        except CloisterError as error:
+            site.leave()
+            self._on_left(invitation, site)
+            self._say_once(invitation, str(error))
+            return
         session = self._sessions[invitation.plan.digest] = _Session(invitation, site, end)
         session.task = asyncio.create_task(self._work(session))
         if site.resumed:
@@ -264,15 +324,18 @@ class SiteService:
         for datagram in session.end.poll(time.monotonic()):
             await self._transport.send(session.invitation.hub.name, datagram)
 
-    async def _end(self, session: _Session, reason: str | None, *, tell: bool = True) -> None:
-        """End a session; the hub is told why, unless it knows."""
+    async def _end(
+        self, session: _Session, reason: str | None, *, tell: bool = True, told: str | None = None
+    ) -> None:
+        """End a session; the hub is told why (or `told`), unless it knows."""
         if session.over:
             return
         session.over = True
         name, invitation = session.site.study, session.invitation
         _note(self._over, invitation.plan.digest, invitation.instance)
         if tell and reason is not None and session.end.link.ready:
-            session.end.answer([Leave(reason[:MAX_REASON])])
+            told = REFUSED if session.end.distrusts else told or reason
+            session.end.answer([Leave(told[:MAX_REASON])])
         await self._flush(session)
         await asyncio.sleep(_LAST_WORD_SECONDS)  # that the hub's last word has come is said a little later
         await self._flush(session)
