@@ -6,15 +6,18 @@ import hashlib
 import hmac
 from typing import Final
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from cloister.enclave.x509 import load_certificates
 from cloister.errors import InputError
 
-__all__ = ["Cursor", "carries", "commits_to", "ecdsa"]
+__all__ = ["Cursor", "carries", "commits_to", "ecdsa", "load_canonical"]
 
 _CURVES: Final[dict[int, tuple[ec.EllipticCurve, hashes.HashAlgorithm]]] = {
     32: (ec.SECP256R1(), hashes.SHA256()),
@@ -69,6 +72,22 @@ def ecdsa(key: PublicKeyTypes | bytes, signature: bytes, data: bytes, *, size: i
     except (InvalidSignature, ValueError):
         return False
     return len(signature) == 2 * size
+
+
+def load_canonical(data: bytes, name: str) -> tuple[x509.Certificate, ...]:
+    """Return certificates from PEM text in the one form that encoders write.
+
+    Lines of 64 characters, nothing between the certificates; newlines and zeros may follow the last. So no
+    byte of the text can change without changing a certificate.
+
+    Raises:
+        InputError: it cannot be read, or is in another form.
+    """
+    text = data.rstrip(b"\n\0")
+    found = load_certificates(text, name)
+    if b"".join(each.public_bytes(Encoding.PEM) for each in found).rstrip(b"\n") != text:
+        raise InputError("certificates are not in canonical PEM", where=name, fix="Get the evidence again")
+    return found
 
 
 class Cursor:

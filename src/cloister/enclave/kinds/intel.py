@@ -28,12 +28,13 @@ import msgspec
 from cryptography import x509
 
 from cloister.enclave.claims import Claims
+from cloister.enclave.eventlog import replays_to_rtmrs
 from cloister.enclave.evidence import Evidence
-from cloister.enclave.kinds.binding import carries, commits_to, ecdsa
+from cloister.enclave.kinds.binding import carries, commits_to, ecdsa, load_canonical
 from cloister.enclave.kinds.collateral import COLLATERAL_NAMES, Collateral, load_collateral
 from cloister.enclave.kinds.dcap import QuotePolicy, level_of, refusals
 from cloister.enclave.kinds.intelquote import Quote, parse_quote
-from cloister.enclave.kinds.pck import Platform, load_canonical, platform_of
+from cloister.enclave.kinds.pck import Platform, platform_of
 from cloister.enclave.roots import INTEL_SGX
 from cloister.enclave.x509 import check_chain
 from cloister.errors import InputError
@@ -68,7 +69,8 @@ def verify(evidence: Evidence, *, at: datetime, expected: bytes | None) -> Claim
     """Return what TDX or SGX evidence shows.
 
     Args:
-        evidence: a quote; `runtime_data`, where there is some, must hash to its report data.
+        evidence: a quote; `runtime_data`, where there is some, must hash to its report data; a TD's
+            `event_log` is its firmware's (CCEL), and must replay to RTMR 0 to 3.
         at: the time of appraisal.
         expected: the 64 bytes that the report data must be, or None.
 
@@ -88,7 +90,10 @@ def verify(evidence: Evidence, *, at: datetime, expected: bytes | None) -> Claim
     bindings = None if evidence.runtime_data is None else commits_to(reported, evidence.runtime_data)
     if bindings is False:
         reasons["bindings"] = "report data is not the digest of the runtime data"
-    return msgspec.structs.replace(claims, freshness=fresh, bindings=bindings, reasons=reasons)
+    replayed = _replayed(evidence.event_log, claims, reasons)
+    return msgspec.structs.replace(
+        claims, freshness=fresh, bindings=bindings, event_log=replayed, reasons=reasons
+    )
 
 
 def verify_quote(quote: bytes, endorsements: Mapping[str, bytes], *, at: datetime) -> Claims:
@@ -142,6 +147,19 @@ def quote_refusals(
     if collateral is None:
         raise InputError("a quote policy needs collateral", where="endorsements", fix="Fetch it from Intel")
     return refusals(parsed.exact, collateral, at, policy)
+
+
+def _replayed(log: bytes | None, claims: Claims, reasons: dict[str, str]) -> bool | None:
+    """Return whether a TD's log replays to its RTMRs; null where there is none."""
+    if log is None:
+        reasons["event_log"] = "no event log was given"
+        return None
+    if claims.kind != "tdx":
+        raise InputError("an SGX enclave has no event log", where=claims.kind)
+    replays, why = replays_to_rtmrs(log, [bytes.fromhex(claims.measurements[f"rtmr{n}"]) for n in range(4)])
+    if not replays:
+        reasons["event_log"] = why
+    return replays
 
 
 def _parts(

@@ -1,4 +1,4 @@
-"""Intel's PCK certificate: the chain it travels in, and the platform that its SGX extension names.
+"""Intel's PCK certificate: the platform that its SGX extension names.
 
 Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specification, rev 1.4, 1.3.5.
 """
@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloister.enclave.kinds.binding import Cursor
-from cloister.enclave.x509 import load_certificates
 from cloister.errors import InputError
 
-__all__ = ["Platform", "load_canonical", "platform_of"]
+__all__ = ["Platform", "platform_of"]
 
 _SGX: Final = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 _SEQUENCE: Final = 0x30
@@ -48,22 +46,6 @@ class Platform:
     pceid: bytes
     cpu_svn: bytes
     pce_svn: int
-
-
-def load_canonical(data: bytes, name: str) -> tuple[x509.Certificate, ...]:
-    """Return certificates from PEM text in the one form that encoders write.
-
-    Lines of 64 characters, nothing between the certificates; newlines and zeros may follow the last. So no
-    byte of the text can change without changing a certificate.
-
-    Raises:
-        InputError: it cannot be read, or is in another form.
-    """
-    text = data.rstrip(b"\n\0")
-    found = load_certificates(text, name)
-    if b"".join(each.public_bytes(Encoding.PEM) for each in found).rstrip(b"\n") != text:
-        raise InputError("certificates are not in canonical PEM", where=name, fix="Get the evidence again")
-    return found
 
 
 def platform_of(certificate: x509.Certificate) -> Platform:
