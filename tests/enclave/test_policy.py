@@ -91,7 +91,12 @@ def test_what_software_vouches_for_is_named_so() -> None:
     assert EnclavePolicy().check(claims, AT) == [
         "hardware_rooted: a software TPM (swtpm); it is not hardware-protected"
     ]
-    assert EnclavePolicy(allow_software_tee=True).check(claims, AT) == []
+    soft = EnclavePolicy(allow_software_tee=True)
+    assert soft.check(claims, AT) == []
+    assert soft.check(but(claims, chain=None), AT) == []
+    assert refused(soft, but(claims, chain=False)) == ["chain"]
+    assert refused(soft, but(claims, chain=None, hardware_rooted=True)) == ["chain"]
+    assert refused(soft, but(chain=None)) == ["chain"]
 
 
 @pytest.mark.parametrize(

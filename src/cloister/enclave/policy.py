@@ -8,8 +8,8 @@ refuses what any of them refuses: adding one never lets more through.
 `EnclavePolicy.check`, in this order; every reason is named, not the first alone:
 
 1. the kind is one of `kinds`;
-2. signature and chain are true; what was checked beside them (bindings, event log, versions against the
-   certificate, revocation, collateral) is not false;
+2. signature and chain are true (a software TPM that is allowed has no chain); what was checked beside them
+   (bindings, event log, versions against the certificate, revocation, collateral) is not false;
 3. the machine is not debuggable, not software alone, not its own judge, unless that is allowed;
 4. freshness: the evidence carries what the verifier asked for;
 5. the maker's verdict on firmware, the floor under its versions, advisories, age of collateral;
@@ -188,13 +188,18 @@ class EnclavePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Return every reason to refuse, a sentence part each; empty where the evidence is accepted."""
         return [
             *([] if claims.kind in self.kinds else [f"kinds: {claims.kind} is not accepted"]),  # 1
-            *_unsound(claims),  # 2
+            *_unsound(claims, chained=not self._stands_alone(claims)),  # 2
             *self._posture(claims),  # 3
             *self._freshness(claims),  # 4
             *self._firmware(claims, at),  # 5
             *self._identity(claims),  # 6
             *self._devices(claims),  # 7
         ]
+
+    def _stands_alone(self, claims: Claims) -> bool:
+        """Tell whether no chain is asked for: a software TPM has none, and is accepted for what it is."""
+        software = claims.kind in _SOFTWARE_KINDS and claims.software_only
+        return self.allow_software_tee and software and claims.chain is None
 
     def _posture(self, claims: Claims) -> list[str]:
         reasons = []
@@ -305,9 +310,9 @@ class Policies:
         return list(dict.fromkeys(reason for part in self.parts for reason in part.check(claims, at)))
 
 
-def _unsound(claims: Claims) -> list[str]:
+def _unsound(claims: Claims, *, chained: bool = True) -> list[str]:
     """Return what is wrong with the evidence itself, whoever looks at it."""
-    needed, checked = ("signature", "chain"), _CHECKED_BESIDE
+    needed, checked = ("signature", "chain") if chained else ("signature",), _CHECKED_BESIDE
     missing = [claim for claim in needed if getattr(claims, claim) is not True]
     broken = [claim for claim in checked if getattr(claims, claim) is False]
     default = {**dict.fromkeys(needed, "was not checked"), **dict.fromkeys(checked, "does not hold")}
