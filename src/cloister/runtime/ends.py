@@ -459,7 +459,7 @@ class SiteEnd:
         return first
 
     def answer(self, messages: Sequence[Message]) -> None:
-        """Send these to the hub; before evidence was exchanged in this session, nothing but that it leaves."""
+        """Send these to the hub; before evidence was exchanged in this session, only that it leaves."""
         mutual = self._attestation is None or self._attestation.mutual
         for message in messages:
             if mutual or isinstance(message, Leave):
