@@ -19,7 +19,7 @@ import numpy as np
 
 from cloister.errors import InputError
 from cloister.learning.heads import Array, LogisticHead, SquaredHead
-from cloister.learning.learner import Learner
+from cloister.learning.learner import Learner, Shape
 
 __all__ = ["area_under_curve", "evaluate", "evaluation_sums", "metrics_from_sums", "read_sums"]
 
@@ -66,7 +66,7 @@ def evaluation_sums(model: Learner, params: Array, X: Array, y: Array, *, unit: 
     return total
 
 
-def read_sums(model: Learner, values: Sequence[float]) -> Array:
+def read_sums(model: Shape, values: Sequence[float]) -> Array:
     """Return evaluation sums that somebody else computed, float64[4] or float64[5].
 
     Raises:

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from cloister.learning.heads import Array, Head
 
-__all__ = ["Learner"]
+__all__ = ["Learner", "Shape"]
 
 
-class Learner(Protocol):
-    """A model whose parameters are one flat float64 vector; `Model` and `TorchPrivate` are."""
+class Shape(Protocol):
+    """What is known of a model without having it: enough to hold parameters and to read its metrics."""
 
     @property
     def size(self) -> int:
@@ -30,6 +30,10 @@ class Learner(Protocol):
     @property
     def penalised(self) -> NDArray[np.bool_]:
         """Which parameters an l2 penalty touches; bool[d]."""
+
+
+class Learner(Shape, Protocol):
+    """A model whose parameters are one flat float64 vector; `Model` and `TorchPrivate` are."""
 
     def initial(self, seed: int) -> Array:
         """Return the start that `seed` determines, float64[d]."""

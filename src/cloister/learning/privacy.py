@@ -27,7 +27,7 @@ import msgspec
 from cloister.errors import PlanError
 from cloister.learning.models import Model
 from cloister.learning.plan import Plan
-from cloister.learning.private import NumpyPrivate, PrivateModel, joint_sensitivity
+from cloister.learning.private import Bounded, NumpyPrivate, PrivateModel, joint_sensitivity
 from cloister.learning.sections import PrivacySection
 from cloister.privacy.accounting import (
     MIN_SHARE_VARIANCE,
@@ -124,7 +124,7 @@ class PrivacyTerms:
     attempts: int
 
     @classmethod
-    def of(cls, plan: Plan, params: Params, model: PrivateModel) -> PrivacyTerms:
+    def of(cls, plan: Plan, params: Params, model: Bounded) -> PrivacyTerms:
         """Return the terms of a plan with `[privacy]`.
 
         Args:

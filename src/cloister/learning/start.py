@@ -28,7 +28,17 @@ from cloister.vault import Schema
 if TYPE_CHECKING:
     from cloister.learning.torch import TorchPrivate
 
-__all__ = ["initial_model", "model_digest", "pin_initial", "plan_features", "plan_model", "start_of"]
+__all__ = [
+    "check_pin",
+    "initial_model",
+    "model_digest",
+    "pin_initial",
+    "pin_of",
+    "plan_features",
+    "plan_model",
+    "start_of",
+    "with_pin",
+]
 
 
 def model_digest(params: Array) -> str:
@@ -96,26 +106,35 @@ def start_of(plan: Plan, model: Model | TorchPrivate) -> Array:
         PlanError: nothing is pinned, or the seed gives another start.
     """
     params = model.initial(plan.model.seed)
+    check_pin(plan, pin_of(params, _fixed(model)))
+    return params
+
+
+def check_pin(plan: Plan, pin: str) -> None:
+    """Return if the plan pins this start. Raises PlanError as `start_of`."""
     if not plan.model.initial:
         raise PlanError(
             "the plan does not pin its initial model",
             where="[model] initial",
             fix="Its author pins it with `cloister study init`",
         )
-    if _pin(params, model) != plan.model.initial:
+    if pin != plan.model.initial:
         raise PlanError(
             "the seed gives another initial model than the plan pins",
             where="[model] initial",
             fix="Ask the plan's author to pin it again",
         )
-    return params
 
 
 def pin_initial(plan: Plan, schema: Schema, *, user_code: Path | None = None) -> Plan:
     """Return the plan with `[model] initial` filled in for its seed; errors as `plan_model`."""
     _, model = plan_model(plan, schema, user_code=user_code)
-    pinned = msgspec.structs.replace(plan.model, initial=_pin(model.initial(plan.model.seed), model))
-    return msgspec.structs.replace(plan, model=pinned)
+    return with_pin(plan, pin_of(model.initial(plan.model.seed), _fixed(model)))
+
+
+def with_pin(plan: Plan, pin: str) -> Plan:
+    """Return the plan with this pin."""
+    return msgspec.structs.replace(plan, model=msgspec.structs.replace(plan.model, initial=pin))
 
 
 def initial_model(plan: Plan, schema: Schema, *, user_code: Path | None = None) -> Array:
@@ -123,7 +142,12 @@ def initial_model(plan: Plan, schema: Schema, *, user_code: Path | None = None) 
     return start_of(plan, plan_model(plan, schema, user_code=user_code)[1])
 
 
-def _pin(params: Array, model: Model | TorchPrivate) -> str:
-    if isinstance(model, Model):
+def pin_of(params: Array, fixed: str = "") -> str:
+    """Return what a plan pins: the digest of the start, and of what is not trained where there is such."""
+    if not fixed:
         return model_digest(params)
-    return hashlib.sha256(f"{model_digest(params)} {model.fixed_digest}".encode()).hexdigest()
+    return hashlib.sha256(f"{model_digest(params)} {fixed}".encode()).hexdigest()
+
+
+def _fixed(model: Model | TorchPrivate) -> str:
+    return "" if isinstance(model, Model) else model.fixed_digest

@@ -8,7 +8,7 @@ with `joint_sensitivity` for the accountant and, if the clip adapts, `split_bits
 """
 
 from cloister.learning.private.adaptive import AdaptiveClip
-from cloister.learning.private.base import CLIP_RANGE, PrivateModel, PrivateSettings, check_clip
+from cloister.learning.private.base import CLIP_RANGE, Bounded, PrivateModel, PrivateSettings, check_clip
 from cloister.learning.private.closed_form import NumpyPrivate
 from cloister.learning.private.poisson import poisson_rows
 from cloister.learning.private.simulation import central, simulate
@@ -26,6 +26,7 @@ __all__ = [
     "CLIP_RANGE",
     "UNIT_FLOAT_BOUND",
     "AdaptiveClip",
+    "Bounded",
     "NumpyPrivate",
     "PrivateModel",
     "PrivateSettings",

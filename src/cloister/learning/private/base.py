@@ -20,22 +20,33 @@ from cloister.learning.sections import TrainingSection
 if TYPE_CHECKING:
     from cloister.privacy.mechanisms import IntegerGrid
 
-__all__ = ["CLIP_RANGE", "PrivateModel", "PrivateSettings", "check_clip"]
+__all__ = ["CLIP_RANGE", "Bounded", "PrivateModel", "PrivateSettings", "check_clip"]
 
 CLIP_RANGE = (2.0**-64, 2.0**64)
 """Smallest and largest clip: within it no rounding argument meets an overflow or a subnormal number."""
 
 
-class PrivateModel(Protocol):
+class Bounded(Protocol):
+    """What a claim of privacy needs to know of a model: its size and its float error."""
+
+    @property
+    def size(self) -> int:
+        """Number of parameters, d."""
+
+    def float_bound(self, microbatch: int) -> float:
+        """Return the float error of one microbatch's sum, relative to `clip`, for both neighbours.
+
+        It is twice a bound on |computed sum - exact sum of the same contributions|_2 / clip over at most
+        `microbatch` rows, and covers the rounding of the factor K / clip that turns the sum into units.
+        """
+
+
+class PrivateModel(Bounded, Protocol):
     """A model whose examples' gradients are clipped one by one.
 
     Parameters are one flat vector of `size` entries. X holds one example per entry of its first axis; its
     further axes and dtype are the model's own business. y is float64[b].
     """
-
-    @property
-    def size(self) -> int:
-        """Number of parameters, d."""
 
     @property
     def penalised(self) -> NDArray[np.bool_]:
@@ -62,13 +73,6 @@ class PrivateModel(Protocol):
 
         Yields:
             float64[d], ceil(b / microbatch) times; the caller may keep and change it.
-        """
-
-    def float_bound(self, microbatch: int) -> float:
-        """Return the float error of one microbatch's sum, relative to `clip`, for both neighbours.
-
-        It is twice a bound on |computed sum - exact sum of the same contributions|_2 / clip over at most
-        `microbatch` rows, and covers the rounding of the factor K / clip that turns the sum into units.
         """
 
 
