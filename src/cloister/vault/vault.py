@@ -38,6 +38,7 @@ from cloister.vault.catalog import Catalog
 from cloister.vault.dataset import Dataset
 from cloister.vault.export import export_rows
 from cloister.vault.fingerprint import Fingerprints
+from cloister.vault.handover import Handover
 from cloister.vault.ingest import Ingest, Quarantined, storage_schema
 from cloister.vault.keystore import LocalKeystore, Wrapping
 from cloister.vault.manifest import MANIFEST_NAME, Manifest, check_purposes, sign_manifest
@@ -165,6 +166,22 @@ class Vault:
             IntegrityError: it is not what its owner signed; no row was decrypted.
         """
         return self._open(name, purpose)
+
+    def hand_over(self, name: str, *, purpose: str) -> Handover:
+        """Return what a process of its own needs to read a dataset for one of its purposes.
+
+        Raises:
+            InputError: there is no such dataset.
+            PolicyRefused: it was not added for this purpose.
+            IntegrityError: it is not what its owner signed.
+        """
+        with self._open(name, purpose) as dataset:
+            manifest, envelope = dataset.manifest, dataset.envelope
+
+        def data_key(wrapped: bytes) -> bytes:
+            return self._keys.unwrap(manifest.kek_id, wrapped)
+
+        return Handover(self._catalog.require(name), envelope, manifest, data_key)
 
     def verify(self, name: str) -> tuple[Check, ...]:
         """Check a dataset from its signature to its last row; return the checks, up to the first that fails.
