@@ -12,7 +12,7 @@ from tests.faults.homes import Homes
 from cloister.crypto import keyring
 from cloister.errors import PolicyRefused
 from cloister.learning import Plan
-from cloister.learning.privacy import PrivacyTerms, private_model
+from cloister.learning.privacy import PrivacyTerms
 from cloister.privacy.ledger import open_debit
 from cloister.runtime.budget import LedgerBudget
 from cloister.runtime.party import site_of
@@ -28,7 +28,7 @@ class Owner:
         self.plan: Plan = self.homes.add_study(0, private=True)
         with self.homes.ledger("site0") as ledger:
             site = site_of(self.plan, self.homes.public()["hub"], self.homes.party("site0", ledger))
-            self.terms = PrivacyTerms.of(self.plan, self.plan.params(3), private_model(site.learner))
+            self.terms = PrivacyTerms.of(self.plan, self.plan.params(3), site.bounded)
 
     @contextmanager
     def process(self) -> Iterator[LedgerBudget]:

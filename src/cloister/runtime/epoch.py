@@ -9,7 +9,7 @@ from cloister.crypto import PublicIdentity
 from cloister.errors import PlanError
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms
-from cloister.learning.private import PrivateModel
+from cloister.learning.private import Bounded
 from cloister.learning.refusals import check_delta
 from cloister.runtime.globalmodel import weights_by_site
 from cloister.runtime.roster import Countersignature
@@ -89,7 +89,7 @@ def terms_of(
     members: Sequence[PublicIdentity],
     rows: Mapping[str, int],
     manifests: Mapping[str, bytes],
-    model: PrivateModel | None = None,
+    model: Bounded | None = None,
 ) -> EpochTerms:
     """Return the terms of an epoch.
 

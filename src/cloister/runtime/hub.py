@@ -23,7 +23,10 @@ from numpy.typing import NDArray
 from cloister.crypto import Identity, PublicIdentity, canonical_bytes
 from cloister.errors import CloisterError, InputError, PlanError, ProtocolError
 from cloister.learning import Plan, metrics_from_sums, plan_model, read_sums, start_of
+from cloister.learning.facts import ModelFacts
+from cloister.learning.learner import Shape
 from cloister.learning.privacy import private_model
+from cloister.learning.private import Bounded
 from cloister.runtime.agreed import agreed_of
 from cloister.runtime.budget import check_debit
 from cloister.runtime.epoch import EpochTerms, terms_of
@@ -38,6 +41,7 @@ from cloister.runtime.hubjournal import (
     Kept,
     RoundBrief,
     RoundEnded,
+    SiteAppraised,
     TermTaken,
 )
 from cloister.runtime.messages import (
@@ -77,6 +81,7 @@ class Hub(SumHub[EpochTerms]):
         sites: public identities of the plan's sites, by name.
         schema: the public schema the plan names; it says what the model's parameters and metrics mean.
         user_code: the Python file of a module of the user's own, which the hub has read and allows.
+        facts: what a worker states of the plan's model; then no code of a user's runs in this process.
         journal: keeps what must survive the process; by default it does not.
         transport: how messages travel, for the record.
     """
@@ -91,6 +96,7 @@ class Hub(SumHub[EpochTerms]):
         schema: Schema,
         *,
         user_code: Path | None = None,
+        facts: ModelFacts | None = None,
         journal: KeepsHub | None = None,
         transport: TransportName = "memory",
     ) -> None:
@@ -105,11 +111,9 @@ class Hub(SumHub[EpochTerms]):
         )
         self._plan = plan
         self._transport: TransportName = transport
-        _, self._learned = plan_model(plan, schema, user_code=user_code)
+        self._shape, self._bounded, start = _known(plan, schema, user_code, facts)
         self.model = (
-            GlobalModel(plan, start_of(plan, self._learned), self._learned.penalised)
-            if plan.aggregation.hub_view == "sum"
-            else None
+            GlobalModel(plan, start, self._shape.penalised) if plan.aggregation.hub_view == "sum" else None
         )
         self.study_key: bytes | None = None  # only where the plan lets the hub see the model
         self.rounds: list[RoundDone] = []
@@ -131,16 +135,14 @@ class Hub(SumHub[EpochTerms]):
     @property
     def largest(self) -> int:
         """Bytes of the largest message a site has reason to send: a sealed model, or shares for everybody."""
-        return _SMALL_BYTES + 64 * self._learned.size + 512 * len(self._plan.sites) * self._plan.attempts
+        return _SMALL_BYTES + 64 * self._shape.size + 512 * len(self._plan.sites) * self._plan.attempts
 
     # --- what the shared part asks ----------------------------------------------------------------
 
     def _terms(self, number: int, names: Sequence[str]) -> EpochTerms:
         rows = {name: self.joined[name].rows for name in names}
         members = [self._sites[name] for name in names]
-        return terms_of(
-            self._plan, number, members, rows, self._manifests(names), private_model(self._learned)
-        )
+        return terms_of(self._plan, number, members, rows, self._manifests(names), self._bounded)
 
     def _check_join(self, peer: str, join: Join, manifest: Manifest) -> None:
         super()._check_join(peer, join, manifest)
@@ -241,7 +243,7 @@ class Hub(SumHub[EpochTerms]):
         self._started = now
         # where the hub may see the model it says which one uploads must come from; else the first upload says
         tag = None if self.model is None else model_digest(self.model.params)
-        return tag, self._current().terms.vector_size(self._learned.size)
+        return tag, self._current().terms.vector_size(self._shape.size)
 
     def _exhausted(self) -> str:
         return f"{super()._exhausted()}; raise spare_rounds"
@@ -317,7 +319,7 @@ class Hub(SumHub[EpochTerms]):
     def _restore_round(self, record: RoundEnded) -> None:
         outcome, terms = record.outcome, self._current().terms
         if self.model is not None:
-            total = terms.encoding.from_bytes(outcome.total, terms.vector_size(self._learned.size))
+            total = terms.encoding.from_bytes(outcome.total, terms.vector_size(self._shape.size))
             self.model.apply(total, outcome.survivors, terms)
         survivors = tuple(outcome.survivors)
         self.rounds.append(
@@ -378,7 +380,8 @@ class Hub(SumHub[EpochTerms]):
             for done in self.rounds
         ]
         state = b"" if self.model is None else self.model.snapshot()
-        return [*opened, Checkpoint(briefs, self._attempt, state, last)]
+        shown = [SiteAppraised(name, appraised) for name, appraised in self.appraisals.items()]
+        return [*opened, *shown, Checkpoint(briefs, self._attempt, state, last)]
 
     # --- step 5: the end ------------------------------------------------------------------------
 
@@ -469,6 +472,7 @@ class Hub(SumHub[EpochTerms]):
             clamped=clamped or {},
             traffic=traffic or {},
             transport=self._transport,
+            appraisals=dict(self.appraisals),
         )
 
     @staticmethod
@@ -490,7 +494,7 @@ class Hub(SumHub[EpochTerms]):
         if values is None or not self._plan.data.public_rows:
             return None
         try:
-            return read_sums(self._learned, values)
+            return read_sums(self._shape, values)
         except InputError as error:
             raise ProtocolError(error.what, peer=peer) from error
 
@@ -501,3 +505,14 @@ class Hub(SumHub[EpochTerms]):
             return None, None
         by_site = {name: metrics_from_sums(sums) for name, sums in evaluations.items()}
         return metrics_from_sums(np.sum(list(evaluations.values()), axis=0)), by_site
+
+
+def _known(
+    plan: Plan, schema: Schema, user_code: Path | None, facts: ModelFacts | None
+) -> tuple[Shape, Bounded, NDArray[np.float64]]:
+    """Return what a hub knows of the model, and its pinned start: as stated by a worker, or of its own."""
+    if facts is not None:
+        facts.require_pinned(plan)
+        return facts, facts, facts.initial
+    _, model = plan_model(plan, schema, user_code=user_code)
+    return model, private_model(model), start_of(plan, model)

@@ -19,9 +19,12 @@ from cloister.privacy.ledger import Ledger
 from cloister.runtime.budget import LedgerBudget, populations_of
 from cloister.runtime.journal import KeepsSite
 from cloister.runtime.site import Site
-from cloister.runtime.worker import LocalWorker
+from cloister.runtime.worker import LocalWorker, Worker, columns_of
+from cloister.runtime.workers.launch import sandbox
+from cloister.runtime.workers.proxy import SandboxedWorker
 from cloister.types import RandomBytes
 from cloister.vault import Manifest, Vault
+from cloister.vault.handover import Handover
 
 __all__ = ["Party", "dataset_of", "site_of"]
 
@@ -62,6 +65,7 @@ def site_of(
     *,
     user_code: Path | None = None,
     journal: KeepsSite | None = None,
+    sandboxed: bool = False,
     insecure_test_random: RandomBytes | None = None,
 ) -> Site:
     """Return the machine of a site.
@@ -73,6 +77,7 @@ def site_of(
         everybody: whom it trusts where `party.trusted` is None.
         user_code: the Python file of a module of the user's own, which its owner allows.
         journal: keeps what must survive the process.
+        sandboxed: whether rows are read and trained on in a walled process of their own, or in this one.
         insecure_test_random: replaces the operating system's randomness, in tests alone.
 
     Raises:
@@ -80,29 +85,56 @@ def site_of(
         PlanError: the plan does not name this site, or is not complete.
     """
     trusted = everybody if party.trusted is None else (party.identity.public, *party.trusted)
-    with party.vault.open(dataset_of(plan, party.identity.name), purpose=plan.study.purpose) as dataset:
-        manifest, envelope = dataset.manifest, dataset.envelope
+    rows = party.vault.hand_over(dataset_of(plan, party.identity.name), purpose=plan.study.purpose)
+    manifest = rows.manifest
     budget = _budget(plan, party, manifest)
     _check_evaluation(plan, party)
-    worker = LocalWorker(
+    seed = None if insecure_test_random is None else insecure_test_random(32)
+    make = _sandboxed if sandboxed else _inside
+    worker = make(plan, party, rows, user_code, seed)
+    try:
+        return Site(
+            plan,
+            party.identity,
+            hub,
+            trusted={identity.fingerprint: identity for identity in trusted},
+            manifest=rows.envelope,
+            rows=manifest.rows,
+            worker=worker,
+            budget=budget,
+            journal=journal,
+            insecure_test_random=insecure_test_random,
+        )
+    except BaseException:
+        worker.close()
+        raise
+
+
+def _inside(plan: Plan, party: Party, rows: Handover, user_code: Path | None, seed: bytes | None) -> Worker:
+    """Return a worker in this process."""
+    return LocalWorker(
         plan,
-        manifest.schema,
-        _reader(plan, party.vault, manifest.name, envelope),
+        rows.manifest.schema,
+        _reader(plan, party.vault, rows.manifest.name, rows.envelope),
         user_code=user_code,
         evaluation=None if party.held_out is None else _reader(plan, party.vault, party.held_out, None),
-        insecure_test_random=None if insecure_test_random is None else StreamRandom(insecure_test_random(32)),
+        insecure_test_random=None if seed is None else StreamRandom(seed),
     )
-    return Site(
+
+
+def _sandboxed(
+    plan: Plan, party: Party, rows: Handover, user_code: Path | None, seed: bytes | None
+) -> Worker:
+    """Return a worker in a process of its own."""
+    held_out = party.held_out
+    return SandboxedWorker(
         plan,
         party.identity,
-        hub,
-        trusted={identity.fingerprint: identity for identity in trusted},
-        manifest=envelope,
-        rows=manifest.rows,
-        worker=worker,
-        budget=budget,
-        journal=journal,
-        insecure_test_random=insecure_test_random,
+        sandbox(),
+        rows,
+        held_out=None if held_out is None else party.vault.hand_over(held_out, purpose=plan.study.purpose),
+        user_code=user_code,
+        insecure_test_seed=seed,
     )
 
 
@@ -148,9 +180,6 @@ def _check_evaluation(plan: Plan, party: Party) -> None:
 
 def _reader(plan: Plan, vault: Vault, name: str, envelope: bytes | None) -> Callable[[], pa.Table]:
     """Return what opens a dataset for the plan's purpose and reads the columns it uses, no others."""
-    columns = [*plan.data.features, plan.data.label]
-    if plan.privacy is not None and not plan.privacy.by_record:
-        columns.append(plan.privacy.unit)
 
     def read() -> pa.Table:
         with vault.open(name, purpose=plan.study.purpose) as dataset:
@@ -160,6 +189,6 @@ def _reader(plan: Plan, vault: Vault, name: str, envelope: bytes | None) -> Call
                     where=name,
                     fix="Start the study again",
                 )
-            return dataset.table(columns)
+            return dataset.table(columns_of(plan))
 
     return read

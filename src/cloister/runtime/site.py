@@ -33,15 +33,16 @@ sum without differential privacy does not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister.crypto import Identity, PublicIdentity, canonical_bytes, hpke_open, hpke_seal
 from cloister.errors import IntegrityError, PolicyRefused, ProtocolError
-from cloister.learning import Model, Plan, client_update
-from cloister.learning.privacy import PrivacyTerms, private_model
+from cloister.learning import Plan, client_update
+from cloister.learning.learner import Shape
+from cloister.learning.privacy import PrivacyTerms
+from cloister.learning.private import Bounded
 from cloister.runtime.agreed import agreed_of
 from cloister.runtime.budget import Budget, NoBudget
 from cloister.runtime.epoch import EpochTerms, terms_of
@@ -71,12 +72,9 @@ from cloister.runtime.messages import (
 from cloister.runtime.studykey import deal_study_key, open_study_key
 from cloister.runtime.sumsite import SumSite
 from cloister.runtime.voucher import check_vouchers, vouch
-from cloister.runtime.worker import LocalWorker
+from cloister.runtime.worker import Worker
 from cloister.secagg import RingVector, SecureSumSite
 from cloister.types import RandomBytes
-
-if TYPE_CHECKING:
-    from cloister.learning.torch import TorchPrivate
 
 __all__ = ["Site"]
 
@@ -110,7 +108,7 @@ class Site(SumSite[EpochTerms]):
         trusted: Mapping[str, PublicIdentity],
         manifest: bytes,
         rows: int,
-        worker: LocalWorker,
+        worker: Worker,
         budget: Budget | None = None,
         journal: KeepsSite | None = None,
         insecure_test_random: RandomBytes | None = None,
@@ -131,7 +129,7 @@ class Site(SumSite[EpochTerms]):
         )
         self._attempts_used = 0
         self._privacy: PrivacyTerms | None = None
-        self._model = GlobalModel(plan, worker.initial, worker.model.penalised)
+        self._model = GlobalModel(plan, worker.initial, worker.shape.penalised)
         self._upload: tuple[int, Upload] | None = None
         self._unsent = False  # an attempt was entered before a break, and nothing of it had left
         self._debit: bytes | None = None
@@ -162,9 +160,14 @@ class Site(SumSite[EpochTerms]):
         return self._plan.study.name
 
     @property
-    def learner(self) -> Model | TorchPrivate:
-        """What is trained."""
-        return self._worker.model
+    def shape(self) -> Shape:
+        """What is trained, as far as one sees it from outside the worker."""
+        return self._worker.shape
+
+    @property
+    def bounded(self) -> Bounded:
+        """Its size and float error, on which a claim of privacy rests."""
+        return self._worker.bounded
 
     @property
     def model(self) -> GlobalModel:
@@ -191,7 +194,7 @@ class Site(SumSite[EpochTerms]):
                 where=self._plan.study.name,
                 fix="Wait until more sites take part",
             )
-        return terms_of(self._plan, number, members, rows, manifests, private_model(self._worker.model))
+        return terms_of(self._plan, number, members, rows, manifests, self._worker.bounded)
 
     def _admit(self, terms: EpochTerms) -> None:
         if terms.privacy is None or (self._privacy is not None and terms.privacy == self._privacy):
@@ -365,6 +368,11 @@ class Site(SumSite[EpochTerms]):
         tag = self._secure_sum().model_tag(message.outcome.attempt, self._model.released())
         self._debit = self._debit or self._closing.close()
         return [Done(tag, None if sums is None else sums.tolist(), self._debit)]
+
+    def leave(self) -> bytes | None:
+        """Leave as every site does, and end the worker."""
+        self._worker.close()
+        return super().leave()
 
     def _conclude(self, message: Concluded) -> None:
         if self.rounds < self._plan.training.rounds:

@@ -15,7 +15,7 @@ from pathlib import Path
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, PlanError, ProtocolError
 from cloister.learning import Plan
-from cloister.learning.privacy import private_model
+from cloister.learning.facts import ModelFacts
 from cloister.runtime.drive import drive_hub, drive_site
 from cloister.runtime.ends import HubEnd, SiteEnd
 from cloister.runtime.epoch import terms_of
@@ -37,6 +37,8 @@ class Study:
         hub: the identity the plan names as hub.
         sites: one `Party` for each site of the plan that takes part.
         user_code: the Python file of a module of the user's own; naming it lets hub and sites run it.
+        sandboxed: whether each site's rows are trained on in a walled process of their own. Only there a
+            user's code runs then; the hub takes what it needs to know from a worker.
         insecure_test_random: replaces the operating system's randomness, in tests and paired benchmarks
             alone.
     """
@@ -48,6 +50,7 @@ class Study:
         sites: Sequence[Party],
         *,
         user_code: Path | None = None,
+        sandboxed: bool = False,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         if not sites:
@@ -68,6 +71,7 @@ class Study:
                 party,
                 everybody,
                 user_code=user_code,
+                sandboxed=sandboxed,
                 insecure_test_random=insecure_test_random,
             )
             for party in sites
@@ -76,14 +80,16 @@ class Study:
             self._check_claim(plan, self._public)
         first = sites[0]
         schema = first.vault.manifest(dataset_of(plan, first.identity.name)).schema
-        self.hub = Hub(plan, hub, self._public, schema, user_code=user_code)
+        stated = self.sites[first.identity.name].shape
+        facts = stated if isinstance(stated, ModelFacts) else None
+        self.hub = Hub(plan, hub, self._public, schema, user_code=user_code, facts=facts)
 
     def _check_claim(self, plan: Plan, public: Mapping[str, PublicIdentity]) -> None:
         """Refuse a claim that does not hold for these sites, before anybody opens a row."""
         first, *_ = self.sites.values()
         rows = {name: site.rows for name, site in self.sites.items()}
         digests = dict.fromkeys(rows, bytes(32))
-        terms_of(plan, 0, list(public.values()), rows, digests, private_model(first.learner))
+        terms_of(plan, 0, list(public.values()), rows, digests, first.bounded)
 
     @property
     def bytes_sent(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 from cloister.crypto import StreamRandom
 from cloister.errors import PlanError
 from cloister.learning import ClientRows, Model, Plan, evaluation_sums, plan_model, start_of, train
+from cloister.learning.learner import Shape
 from cloister.learning.privacy import PrivacyTerms, private_model
-from cloister.learning.private import RowSums, local_steps, unit_sum
+from cloister.learning.private import Bounded, RowSums, local_steps, unit_sum
 from cloister.learning.units import unit_rows
 from cloister.vault import Schema
 
-__all__ = ["LocalWorker"]
+__all__ = ["LocalWorker", "Worker", "columns_of"]
 
 OpenRows = Callable[[], pa.Table]
 
@@ -38,8 +40,49 @@ class _Rows:
     held_out: tuple[NDArray[np.float64], NDArray[np.float64]] | None
 
 
+class Worker(Protocol):
+    """What a site asks of the part that touches its rows, wherever that runs."""
+
+    @property
+    def initial(self) -> NDArray[np.float64]:
+        """float64[d], the initial model that the plan pins."""
+
+    @property
+    def shape(self) -> Shape:
+        """What is trained, as far as one sees it from outside."""
+
+    @property
+    def bounded(self) -> Bounded:
+        """Its size and float error, on which a claim of privacy rests."""
+
+    def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return float64[d]: what local training makes of the global model `params`."""
+
+    def train_privately(self, params: NDArray[np.float64], privacy: PrivacyTerms) -> NDArray[np.float64]:
+        """Return float64[d]: what local steps make of `params`, each of which carries all of its noise."""
+
+    def private_sum(
+        self, params: NDArray[np.float64], clip: float, privacy: PrivacyTerms
+    ) -> NDArray[np.int64]:
+        """Return int64[d], or int64[d + 1] under an adaptive clip: clipped and rounded, not yet noised."""
+
+    def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Return the addable evaluation sums of `params`, or None where nothing is held out."""
+
+    def close(self) -> None:
+        """Forget the rows; nothing is asked any more. May be called again."""
+
+
+def columns_of(plan: Plan) -> list[str]:
+    """Return the columns that a plan uses: features, label, and the unit of privacy where it has one."""
+    columns = [*plan.data.features, plan.data.label]
+    if plan.privacy is not None and not plan.privacy.by_record:
+        columns.append(plan.privacy.unit)
+    return columns
+
+
 class LocalWorker:
-    """Trains one site's rows.
+    """Trains one site's rows, in this process.
 
     Args:
         plan: the study's plan.
@@ -51,7 +94,6 @@ class LocalWorker:
             says otherwise.
 
     Attributes:
-        initial: float64[d], the initial model the plan pins, drawn here from its public seed.
         model: what is trained.
 
     Raises:
@@ -70,7 +112,7 @@ class LocalWorker:
     ) -> None:
         self._plan = plan
         self._features, self.model = plan_model(plan, schema, user_code=user_code)
-        self.initial = start_of(plan, self.model)
+        self._initial = start_of(plan, self.model)
         self._open_rows = rows
         self._open_evaluation = evaluation
         self._random = insecure_test_random
@@ -79,6 +121,25 @@ class LocalWorker:
 
     def __repr__(self) -> str:
         return f"LocalWorker({'rows open' if self._opened else 'rows closed'})"
+
+    @property
+    def initial(self) -> NDArray[np.float64]:
+        """float64[d], the initial model the plan pins, drawn here from its public seed."""
+        return self._initial
+
+    @property
+    def shape(self) -> Shape:
+        """What is trained."""
+        return self.model
+
+    @property
+    def bounded(self) -> Bounded:
+        """Its size and float error."""
+        return private_model(self.model)
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self._opened = self._sums = None
 
     def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return float64[d]: what local training on the site's rows makes of the global model `params`."""

@@ -8,6 +8,7 @@ that makes its module; `TorchPrivate(factory, ...)` makes and tests the module a
 from cloister.learning.torch.plain import plain_sgd
 from cloister.learning.torch.private import TorchPrivate
 from cloister.learning.torch.start import build_module
+from cloister.learning.torch.threads import use_threads
 from cloister.learning.torch.usercode import load_factory, load_module
 
-__all__ = ["TorchPrivate", "build_module", "load_factory", "load_module", "plain_sgd"]
+__all__ = ["TorchPrivate", "build_module", "load_factory", "load_module", "plain_sgd", "use_threads"]

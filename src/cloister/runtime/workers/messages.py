@@ -1,0 +1,241 @@
+"""What a site and its worker say to each other: the site asks, the worker answers, one thing at a time.
+
+    site                      worker
+    Meet                  ->                  in the clear, before there is a session: who the site is
+                          <-  an identity     made for this process; evidence can vouch for it
+    (a session of `runtime.link` opens between the two; what follows travels in it)
+    Prepare               ->                  what to import, what to read
+                          <-  Confined        the walls that stand, by name
+    Open                  ->                  the plan, the model's code, the datasets' manifests
+                          <-  Facts
+    Train, ... Evaluate   ->
+                          <-  KeyWanted       any number of times, while rows are opened
+    Key                   ->
+                          <-  Vector, Integers, Sums, or Failed
+
+Parsing is strict. How large a message may be is decided before it comes (`Channel`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.crypto import Buffer
+from cloister.errors import ProtocolError
+from cloister.learning.facts import ModelFacts
+
+__all__ = [
+    "MAX_TEXT",
+    "Answer",
+    "Confined",
+    "Evaluate",
+    "Facts",
+    "Failed",
+    "Inspect",
+    "Integers",
+    "Key",
+    "KeyWanted",
+    "Meet",
+    "Open",
+    "Place",
+    "Prepare",
+    "PrivateSum",
+    "Question",
+    "Sums",
+    "Terms",
+    "Train",
+    "TrainPrivately",
+    "Vector",
+    "as_bytes",
+    "decode_answer",
+    "decode_question",
+    "encode",
+]
+
+MAX_TEXT: Final = 600
+_MAX_CODE: Final = 1 << 20
+_MAX_PLAN: Final = 4 << 20
+_MAX_MANIFEST: Final = 32 << 20
+
+_Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+_Path = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+_Manifest = Annotated[bytes, msgspec.Meta(max_length=_MAX_MANIFEST)]
+_Wrapped = Annotated[bytes, msgspec.Meta(max_length=4096)]
+_DataKey = Annotated[bytes, msgspec.Meta(min_length=16, max_length=64)]
+_Identity = Annotated[bytes, msgspec.Meta(max_length=16 << 10)]
+_Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One message; its tag is its class's name."""
+
+
+class Meet(_Message, frozen=True, tag=True):
+    """Who the site is, and the digest that the session is bound to."""
+
+    site: _Identity
+    study: _Bytes32
+
+
+# --- the site asks ----------------------------------------------------------------------------------------
+
+
+class Prepare(_Message, frozen=True, tag=True):
+    """What must be readable and imported before the walls go up: folders of datasets; torch or not. `threads`
+    is how many a library may compute with afterwards."""
+
+    read: Annotated[list[_Path], msgspec.Meta(max_length=64)]
+    torch: bool
+    threads: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+
+
+class Place(_Message, frozen=True, tag=True):
+    """A dataset: its folder, and its manifest as the site read it."""
+
+    folder: _Path
+    envelope: _Manifest
+
+
+class Inspect(_Message, frozen=True, tag=True):
+    """Build a plan's model and state its facts; there are no rows. `plan` is TOML, `schema` is JSON."""
+
+    plan: Annotated[str, msgspec.Meta(max_length=_MAX_PLAN)]
+    schema: _Manifest
+    code: Annotated[bytes, msgspec.Meta(max_length=_MAX_CODE)] | None
+
+
+class Open(_Message, frozen=True, tag=True):
+    """Build a plan's model and be ready to read rows. A seed of the worker's randomness is for tests."""
+
+    plan: Annotated[str, msgspec.Meta(max_length=_MAX_PLAN)]
+    code: Annotated[bytes, msgspec.Meta(max_length=_MAX_CODE)] | None
+    rows: Place
+    held_out: Place | None
+    insecure_test_seed: _Bytes32 | None
+
+
+class Terms(_Message, frozen=True):
+    """Of an epoch's `PrivacyTerms`, what a worker needs beside the plan."""
+
+    bits: int
+    clip_units: int
+    coordinates: int
+    sensitivity: _Positive
+    noise_multiplier: _Positive
+    share_variance: _Positive
+
+
+class Train(_Message, frozen=True, tag=True):
+    """Train from these parameters, float64[d]."""
+
+    params: memoryview
+
+
+class TrainPrivately(_Message, frozen=True, tag=True):
+    """Take local private steps from these parameters, float64[d]."""
+
+    params: memoryview
+    terms: Terms
+
+
+class PrivateSum(_Message, frozen=True, tag=True):
+    """Sum clipped gradients at these parameters, float64[d]."""
+
+    params: memoryview
+    clip: float
+    terms: Terms
+
+
+class Evaluate(_Message, frozen=True, tag=True):
+    """Evaluate these parameters, float64[d], on the held-out rows."""
+
+    params: memoryview
+
+
+class Key(_Message, frozen=True, tag=True):
+    """A data key."""
+
+    data_key: _DataKey
+
+
+# --- the worker answers -----------------------------------------------------------------------------------
+
+
+class Confined(_Message, frozen=True, tag=True):
+    """The walls around the worker: True where one stands, None where the machine has none of its kind."""
+
+    walls: Annotated[dict[str, bool | None], msgspec.Meta(max_length=64)]
+
+
+class Facts(_Message, frozen=True, tag=True):
+    """What the model is."""
+
+    facts: ModelFacts
+
+
+class KeyWanted(_Message, frozen=True, tag=True):
+    """A data key of the training rows (0) or of the held-out ones (1), as the key material has it."""
+
+    dataset: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    wrapped: _Wrapped
+
+
+class Vector(_Message, frozen=True, tag=True):
+    """Trained parameters, float64[d]."""
+
+    values: memoryview
+
+
+class Integers(_Message, frozen=True, tag=True):
+    """A clipped sum on the grid, int64[d], or int64[d + 1] under an adaptive clip."""
+
+    values: memoryview
+
+
+class Sums(_Message, frozen=True, tag=True):
+    """Evaluation sums; None where nothing is held out."""
+
+    sums: Annotated[list[float], msgspec.Meta(max_length=16)] | None
+
+
+class Failed(_Message, frozen=True, tag=True):
+    """Why there is no answer: the name of an error's class, and its text."""
+
+    kind: Annotated[str, msgspec.Meta(max_length=64)]
+    what: _Text
+    where: _Text
+    fix: _Text
+
+
+Question = Prepare | Inspect | Open | Train | TrainPrivately | PrivateSum | Evaluate | Key
+Answer = Confined | Facts | KeyWanted | Vector | Integers | Sums | Failed
+
+encode = msgspec.msgpack.Encoder().encode
+_questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+
+
+def as_bytes(values: NDArray[np.float64] | NDArray[np.int64]) -> memoryview:
+    """Return an array as a message carries it: 8 bytes an entry, little-endian."""
+    return memoryview(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data).cast("B")
+
+
+def decode_question(data: Buffer) -> Question:
+    """Return what a site asks. Raises ProtocolError where it is nothing a site asks."""
+    try:
+        return _questions.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("sent a worker what it does not understand") from error
+
+
+def decode_answer(data: Buffer) -> Answer:
+    """Return what a worker answers. Raises ProtocolError where it is nothing a worker answers."""
+    try:
+        return _answers.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ProtocolError("the worker answered what nobody understands") from error

@@ -1,0 +1,237 @@
+"""`SandboxedWorker`: the worker of a site, as a site sees it, while rows and code are in another process.
+
+What comes back has the size that the model has, and numbers where numbers belong; that they are what training
+gave is for the worker to know. Noise that others rely on, masks and keys are not in there: a sum of clipped
+gradients comes out before its noise. In local mode every step carries its noise, so there it is drawn inside,
+from the operating system.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.crypto import Identity, PublicIdentity
+from cloister.errors import PolicyRefused, ProtocolError
+from cloister.files import read_bytes
+from cloister.learning import Plan
+from cloister.learning.facts import ModelFacts
+from cloister.learning.privacy import PrivacyTerms
+from cloister.runtime.workers.messages import (
+    Answer,
+    Evaluate,
+    Facts,
+    Inspect,
+    Integers,
+    Open,
+    Place,
+    PrivateSum,
+    Question,
+    Sums,
+    Terms,
+    Train,
+    TrainPrivately,
+    Vector,
+    as_bytes,
+)
+from cloister.runtime.workers.session import KeyLender, Session, StartWorker
+from cloister.vault import Schema
+from cloister.vault.handover import Handover
+
+__all__ = ["SandboxedWorker", "inspected"]
+
+_MAX_FACTS: Final = 2 << 30
+_MAX_CODE: Final = 1 << 20
+_ROOM: Final = 1024
+"""Bytes of an answer beside its numbers."""
+
+A = TypeVar("A", bound=Answer)
+
+
+class SandboxedWorker:
+    """Trains one site's rows in a process of its own; a `Worker`.
+
+    Args:
+        plan: the study's plan.
+        identity: the site's own keys.
+        start: starts the process.
+        rows: the training rows.
+        held_out: held-out rows, or None.
+        user_code: the Python file of a module of the user's own, which its owner has read and allows. It is
+            read here and runs there.
+        insecure_test_seed: 32 bytes; order of batches, or who is sampled, in tests alone.
+
+    Attributes:
+        facts: what the worker states of its model.
+
+    Raises:
+        PolicyRefused: the machine lacks a wall, or the model is code that was not allowed.
+        PlanError, InputError, IntegrityError: as `LocalWorker`.
+        ProtocolError: the worker did not come up.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        identity: Identity,
+        start: StartWorker,
+        rows: Handover,
+        *,
+        held_out: Handover | None = None,
+        user_code: Path | None = None,
+        insecure_test_seed: bytes | None = None,
+    ) -> None:
+        code = _code_of(plan, user_code)
+        handed = [rows] if held_out is None else [rows, held_out]
+        self._lenders = [KeyLender(each.data_key, len(each.manifest.schema.columns)) for each in handed]
+        self._session = Session(
+            start,
+            identity,
+            plan.digest,
+            read=[each.folder for each in handed],
+            torch=plan.model.kind == "torch",
+            code=code is not None,
+        )
+        try:
+            evaluation = None if held_out is None else _place(held_out)
+            question = Open(plan.to_toml(), code, _place(rows), evaluation, insecure_test_seed)
+            self.facts = self._asked(Facts, question, _MAX_FACTS).facts
+            self.facts.require_pinned(plan)
+        except BaseException:
+            self._session.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"SandboxedWorker({self.facts!r})"
+
+    @property
+    def initial(self) -> NDArray[np.float64]:
+        """float64[d], the initial model that the plan pins."""
+        return self.facts.initial
+
+    @property
+    def shape(self) -> ModelFacts:
+        """What is trained, as the worker states it."""
+        return self.facts
+
+    @property
+    def bounded(self) -> ModelFacts:
+        """Its size and float error, as the worker states them."""
+        return self.facts
+
+    @property
+    def identity(self) -> PublicIdentity:
+        """The worker's own, made for this process: what evidence for it vouches for."""
+        return self._session.identity
+
+    @property
+    def walls(self) -> dict[str, bool | None]:
+        """The walls that stand around it, by name."""
+        return dict(self._session.walls)
+
+    def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return float64[d], as `LocalWorker.train`."""
+        return self._vector(Train(as_bytes(params)))
+
+    def train_privately(self, params: NDArray[np.float64], privacy: PrivacyTerms) -> NDArray[np.float64]:
+        """Return float64[d], as `LocalWorker.train_privately`."""
+        return self._vector(TrainPrivately(as_bytes(params), _terms(privacy)))
+
+    def private_sum(
+        self, params: NDArray[np.float64], clip: float, privacy: PrivacyTerms
+    ) -> NDArray[np.int64]:
+        """Return int64[d] or int64[d + 1], as `LocalWorker.private_sum`."""
+        question = PrivateSum(as_bytes(params), clip, _terms(privacy))
+        answer = self._asked(Integers, question, 8 * privacy.coordinates + _ROOM, rows=True)
+        if len(answer.values) != 8 * privacy.coordinates:
+            raise self._wrong()
+        return np.frombuffer(answer.values, "<i8").astype(np.int64)
+
+    def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Return evaluation sums, or None; as `LocalWorker.evaluate`."""
+        sums = self._asked(Sums, Evaluate(as_bytes(params)), _ROOM, rows=True).sums
+        return None if sums is None else np.asarray(sums, dtype=np.float64)
+
+    def close(self) -> None:
+        """End the process, and with it what it knew. May be called again."""
+        self._session.close()
+
+    def _vector(self, question: Question) -> NDArray[np.float64]:
+        answer = self._asked(Vector, question, 8 * self.facts.size + _ROOM, rows=True)
+        if len(answer.values) != 8 * self.facts.size:
+            raise self._wrong()
+        values = np.frombuffer(answer.values, "<f8").astype(np.float64)
+        if not np.isfinite(values).all():
+            raise self._wrong()
+        return values
+
+    def _asked(self, kind: type[A], question: Question, most: int, *, rows: bool = False) -> A:
+        answer = self._session.ask(question, most=most, lenders=self._lenders if rows else ())
+        if not isinstance(answer, kind):
+            raise self._wrong()
+        return answer
+
+    def _wrong(self) -> ProtocolError:
+        self._session.close()
+        return ProtocolError("the worker answered something else than it was asked; it was ended")
+
+
+def inspected(
+    plan: Plan, schema: Schema, start: StartWorker, user_code: Path | None, identity: Identity | None = None
+) -> ModelFacts:
+    """Return the facts of a plan's model, from a worker that is started for this and ends with it.
+
+    Args:
+        plan: the plan; what it pins is not looked at.
+        schema: of the rows, public.
+        start: starts the process.
+        user_code: the Python file of a module of the user's own, which whoever calls this allows.
+        identity: who asks; one made for this by default.
+
+    Raises:
+        PolicyRefused, PlanError, InputError, IntegrityError, ProtocolError: as `SandboxedWorker`.
+    """
+    code = _code_of(plan, user_code)
+    asking = identity or Identity.generate("site")
+    torch = plan.model.kind == "torch"
+    session = Session(start, asking, plan.digest, torch=torch, code=code is not None)
+    try:
+        question = Inspect(plan.to_toml(), msgspec.json.encode(schema), code)
+        answer = session.ask(question, most=_MAX_FACTS)
+    finally:
+        session.close()
+    if not isinstance(answer, Facts):
+        raise ProtocolError("the worker answered something else than it was asked")
+    return answer.facts
+
+
+def _code_of(plan: Plan, user_code: Path | None) -> bytes | None:
+    """Return the bytes of the user's file, where the plan has such a model."""
+    if plan.model.kind != "torch":
+        return None
+    if user_code is None:
+        raise PolicyRefused(
+            "the model is Python code, which would run in the worker that sees this site's rows",
+            where=f"study {plan.study.name}",
+            fix="Read the file; if you trust it, run again with --allow-user-code FILE",
+        )
+    return read_bytes(user_code, limit=_MAX_CODE, what="model's file")
+
+
+def _terms(privacy: PrivacyTerms) -> Terms:
+    return Terms(
+        privacy.grid.bits,
+        privacy.grid.clip_units,
+        privacy.coordinates,
+        privacy.sensitivity,
+        privacy.noise_multiplier,
+        privacy.share_variance,
+    )
+
+
+def _place(handed: Handover) -> Place:
+    return Place(str(handed.folder.resolve()), handed.envelope)
