@@ -8,8 +8,9 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloister.enclave.x509 import HASHES, PARSING, UNREADABLE, name_of
+from cloister.enclave.x509 import HASHES, PARSING, UNREADABLE, name_of, require_whole
 from cloister.errors import InputError
 
 __all__ = ["check_crl", "load_crl"]
@@ -24,6 +25,7 @@ def load_crl(data: bytes, name: str = "crl") -> x509.CertificateRevocationList:
             crl = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
             _ = crl.issuer, crl.extensions, crl.signature_hash_algorithm
             _ = crl.last_update_utc, crl.next_update_utc, crl.tbs_certlist_bytes
+            require_whole(crl.public_bytes(Encoding.DER), crl.signature)
         except UNREADABLE as error:
             raise InputError(
                 f"no revocation list ({type(error).__name__})", where=name, fix="Get the list again"

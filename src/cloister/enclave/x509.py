@@ -45,6 +45,7 @@ UNREADABLE: Final = (
     TypeError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
+    x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
 PARSING: Final = threading.Lock()
@@ -136,6 +137,17 @@ def _touch(certificate: x509.Certificate) -> None:
     _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
     _ = certificate.signature_hash_algorithm, certificate.signature_algorithm_parameters
     _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.version
+    require_whole(certificate.public_bytes(Encoding.DER), certificate.signature)
+
+
+def require_whole(der: bytes, signature: bytes) -> None:
+    """Raise ValueError where the bit string of a signature, the last of a DER, is not of whole bytes.
+
+    A parser passes the number of its unused bits over, where those are zero; it is the one byte of a
+    certificate that neither says anything nor is signed.
+    """
+    if der[-len(signature) - 1] != 0:
+        raise ValueError("a signature is not of whole bytes")
 
 
 def _reasons(
