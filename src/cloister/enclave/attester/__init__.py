@@ -1,0 +1,24 @@
+"""What runs here, said by the machine itself: TPM, confidential guest, or an unprotected software TPM.
+
+To use: `find_attester(folder, software_allowed=False)`, then `attest(report_data)`. A measured start is
+`find_attester(..., measured=measure(plan=..., policy=...))`.
+"""
+
+from cloister.enclave.attester.attest import Attester, TpmAttester, TsmAttester, find_attester
+from cloister.enclave.attester.measured import Measured, measure
+from cloister.enclave.attester.swtpm import NOT_PROTECTED, SoftwareTpm, why_no_swtpm
+from cloister.enclave.attester.tpm import Quoted, Tpm
+
+__all__ = [
+    "NOT_PROTECTED",
+    "Attester",
+    "Measured",
+    "Quoted",
+    "SoftwareTpm",
+    "Tpm",
+    "TpmAttester",
+    "TsmAttester",
+    "find_attester",
+    "measure",
+    "why_no_swtpm",
+]
