@@ -127,17 +127,20 @@ class Collateral:
         """Return what of it is not in force at a time or not signed by Intel, or nothing; steps 1 and 2."""
         return next(iter((*self._out_of_force(at), *self._unsigned(at))), "")
 
-    def revoked(self, chain: Sequence[x509.Certificate], at: datetime) -> str:
+    def revoked(self, chain: Sequence[x509.Certificate], at: datetime, *, signers: bool) -> str:
         """Return why its lists do not clear the certificates in use, or nothing; step 3.
 
         Args:
             chain: the quote's PCK certificate, its issuer and the root, which the caller has checked.
             at: the time of appraisal.
+            signers: whether those who signed the documents are looked up, too: where `stale` is silent.
         """
         found, why = check_crl(self.pck_crl, chain[1], [chain[0]], at=at)
         if not found:
             return why
-        issued = [*chain[1:], self.tcb_info.chain[0], self.qe_identity.chain[0]]
+        issued = [*chain[1:]]
+        if signers:
+            issued += [self.tcb_info.chain[0], self.qe_identity.chain[0]]
         return check_crl(self.root_crl, chain[-1], issued, at=at)[1]
 
     def is_for(self, fmspc: bytes, pceid: bytes, kind: Literal["tdx", "sgx"]) -> bool:

@@ -185,7 +185,9 @@ def _add_verdict(
         "collateral_expires": _moment(collateral.expires),
     }
     stale = collateral.stale(at)  # 5
-    revoked = collateral.revoked(chain, at) if chain else "signature or chain does not hold"
+    revoked = "signature or chain does not hold"
+    if chain:
+        revoked = collateral.revoked(chain, at, signers=not stale)
     found |= {"collateral_fresh": not stale, "revocation_checked": not revoked if chain else None}
     reasons |= {"collateral_fresh": stale, "revocation_checked": revoked}
     if stale or revoked:
