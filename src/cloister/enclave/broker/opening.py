@@ -1,0 +1,69 @@
+"""Where a broker's files are, and how they are opened together.
+
+FOLDER/broker.db     the store
+FOLDER/broker.log    the Merkle log
+FOLDER/broker.lock   who has them open
+FOLDER/broker.sock   where it is served, unless another socket is named
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from cloister.crypto import ScryptCost
+from cloister.enclave.broker.book import Book, Counter
+from cloister.enclave.broker.store import Store
+from cloister.enclave.broker.storefile import DATABASE
+from cloister.errors import IntegrityError
+from cloister.log import Log
+
+__all__ = ["LOG_NAME", "SOCKET_NAME", "open_book"]
+
+LOG_NAME: Final = "broker.log"
+SOCKET_NAME: Final = "broker.sock"
+
+
+def open_book(
+    folder: Path,
+    passphrase: str,
+    fingerprint: str,
+    at: datetime,
+    *,
+    counter: Counter | None = None,
+    cost: ScryptCost | None = None,
+) -> Book:
+    """Open a broker's store and log; make them where the folder has neither.
+
+    Args:
+        folder: the broker's.
+        passphrase: of its keys.
+        fingerprint: of the broker's identity; names a new log.
+        at: now.
+        counter: a hardware counter of this broker's own; None without one.
+        cost: of a guess at a new store's passphrase; None for the default.
+
+    Raises:
+        PassphraseError: the passphrase is wrong.
+        IntegrityError: store and log are not as they were left, or one of them is missing.
+        StorageError: another process has them open, or the file system refused.
+    """
+    new = not (folder / DATABASE).exists()
+    if new and (folder / LOG_NAME).exists():
+        raise IntegrityError(
+            "the key broker has lost its store; its log is there",
+            where=str(folder),
+            fix="Bring back its newest copy",
+        )
+    store = (
+        Store.create(folder, passphrase, fingerprint, cost=cost) if new else Store.open(folder, passphrase)
+    )
+    try:
+        if store.mark.sequence and not (folder / LOG_NAME).exists():
+            fix = "Bring back its newest copy"
+            raise IntegrityError("the key broker has lost its log", where=str(folder), fix=fix)
+        return Book(store, Log(folder / LOG_NAME, store.log_id), at, counter)
+    except BaseException:
+        store.close()
+        raise
