@@ -129,7 +129,10 @@ def check_chain(
 def _parse(data: bytes) -> tuple[x509.Certificate, ...]:
     if data.startswith(b"\x30"):  # a DER sequence
         return (x509.load_der_x509_certificate(data),)
-    return tuple(x509.load_pem_x509_certificates(data))
+    found = tuple(x509.load_pem_x509_certificates(data))
+    if data.count(b"-----BEGIN") != len(found):  # cut short, or not certificates alone
+        raise ValueError("there is PEM that is no certificate")
+    return found
 
 
 def _touch(certificate: x509.Certificate) -> None:
