@@ -6,7 +6,7 @@ trust", and the NSM API's attestation_process.md, which has the document's CDDL)
 1. read COSE_Sign1 and the document strictly: ES384 alone, no unprotected header, known fields, their sizes;
 2. chain: `certificate`, then `cabundle` from its end to its start, whose first is the pinned root G1;
 3. signature: ECDSA P-384 with SHA-384 over the Sig_structure, under the certificate's key;
-4. freshness: `user_data` or `nonce` is what the verifier asked for;
+4. freshness: `user_data` or `nonce` is what the verifier asked for, all of it;
 5. bindings: runtime data, where there is some, is what `user_data` is the digest of.
 
 PCRs 0 to 4 and 8 are the hypervisor's: image, kernel, application, IAM role, instance, signing certificate.
@@ -16,6 +16,7 @@ From 16 on they are the enclave's own. An enclave in debug mode has zeros in all
 from __future__ import annotations
 
 import hashlib
+import hmac
 from datetime import UTC, datetime
 from typing import Final
 
@@ -28,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cloister.enclave.cbor import encode
 from cloister.enclave.claims import Claims
 from cloister.enclave.evidence import Evidence
-from cloister.enclave.kinds.binding import carries, commits_to
+from cloister.enclave.kinds.binding import commits_to
 from cloister.enclave.kinds.nitrodocument import Document, Signed, parse_document
 from cloister.enclave.roots import AWS_NITRO
 from cloister.enclave.x509 import check_chain, load_certificate
@@ -115,7 +116,8 @@ def _freshness(document: Document, expected: bytes | None) -> _Verdict:
     """Step 4."""
     if expected is None:
         return None, "nobody asked for user data"
-    found = [carries(field, expected) for field in (document.user_data, document.nonce) if field is not None]
+    fields = [field for field in (document.user_data, document.nonce) if field]
+    found = [hmac.compare_digest(field, expected) for field in fields]
     return any(found), "the document carries other user data than was asked for"
 
 

@@ -94,7 +94,7 @@ def _document(fields: Value) -> Document:
         raise InputError(f"{_WHAT} names no module")
     if fields["digest"] != "SHA384":
         raise InputError(f"{_WHAT} has another digest than SHA384")
-    if not isinstance(milliseconds, int) or not 0 < milliseconds <= _MAX_TIME:
+    if type(milliseconds) is not int or not 0 < milliseconds <= _MAX_TIME:
         raise InputError(f"{_WHAT} has no time")
     bundle = fields["cabundle"]
     if not isinstance(bundle, list) or not 1 <= len(bundle) <= _MAX_CERTIFICATES:
