@@ -88,6 +88,8 @@ def compare(
         manifests: all that the device needs; the caller has checked them.
         skip: indices from 0 that do not count.
     """
+    if not manifests:
+        return None, "no manifest was given"
     golden: dict[int, frozenset[bytes]] = {}
     for manifest in manifests:
         if both := golden.keys() & manifest.golden.keys():
