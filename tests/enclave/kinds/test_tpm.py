@@ -21,6 +21,7 @@ from cloister.enclave.eventlog import StartLog, tcg
 from cloister.enclave.evidence import Evidence, report_data
 from cloister.enclave.kinds import tpm
 from cloister.enclave.kinds.activation import certify, key_digest
+from cloister.enclave.kinds.protobuf import fields
 from cloister.enclave.kinds.tpmquote import pack
 from cloister.enclave.kinds.tpmroots import TpmTrust
 from cloister.errors import InputError
@@ -248,6 +249,55 @@ def test_what_is_malformed_is_an_input_error():
             appraise(document, ASKED, endorsements=given)
     with pytest.raises(InputError):
         appraise(data, ASKED, endorsements=endorsements, runtime_data=b"")
+
+
+def test_registers_of_sha_1_alone_are_refused():
+    key = parts.rsa_key()
+    area = parts.public_area(key)
+    pcrs = {"sha1": {0: bytes(20)}}
+    quote = parts.attest(area, pcrs, b"")
+    inner = field(1, 4) + field(2, field(1, 0) + field(2, bytes(20)))
+    data = field(1, area) + field(2, field(1, quote) + field(2, parts.sign(key, quote)) + field(3, inner))
+    with pytest.raises(InputError, match="SHA-1"):
+        appraise(data)
+
+
+def varint(value: int) -> bytes:
+    return bytes([value & 0x7F | 0x80, value >> 7]) if value >= 0x80 else bytes([value])  # up to 14 bits
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """One field of a protocol buffer."""
+    if isinstance(value, int):
+        return bytes([number << 3]) + varint(value)
+    return bytes([number << 3 | 2]) + varint(len(value)) + value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        field(2, 1) + field(1, 1),  # not in order
+        b"\x08\x80\x00",  # not the shortest form
+        b"\x08" + b"\xff" * 9 + b"\x02",  # more than 64 bits
+        b"\x08",
+        b"\x0d\0\0\0\0",  # 32 bits: nobody writes that here
+        b"\x0b",
+        field(3, 1),
+        field(2, b"x") + b"x",
+        b"\x12\x02x",
+        b"\0\0",
+    ],
+)
+def test_messages_have_one_form(data):
+    with pytest.raises(InputError):
+        fields(data, {1: int, 2: bytes})
+
+
+def test_messages_are_read():
+    assert fields(field(1, 300) + field(2, b"x") + field(2, b""), {1: int, 2: bytes}) == {
+        1: [300],
+        2: [b"x", b""],
+    }
 
 
 # ---- a measured start -----------------------------------------------------------------------------------

@@ -78,12 +78,15 @@ def verify(evidence: Evidence, *, at: datetime, expected: bytes | None, trust: T
     pcrs = _together(quotes)
     replayed = replays(log, pcrs) if log is not None else None
     signed = all(each.signature.verifies(ak, each.attest.raw) for each in quotes.quotes)
+    bindings = _bindings(quotes, area, evidence.endorsements.get("parent"))
     chain, rooted = chain_and_hardware(evidence.endorsements, quotes, ak, area, at=at, trust=trust)
+    if rooted[0] and not (signed and bindings[0]):
+        rooted = False, "signature or bindings do not hold"
     verdicts: dict[str, Verdict] = {
         "signature": (signed, "" if signed else "a quote is not signed by the attestation key"),
-        "bindings": _bindings(quotes, area, evidence.endorsements.get("parent")),
+        "bindings": bindings,
         "chain": chain,
-        "hardware_rooted": rooted if signed or rooted[0] is not True else (False, "the quote is not signed"),
+        "hardware_rooted": rooted,
         "freshness": _freshness(first.extra, expected),
         "event_log": event_log_claim(replayed),
     }
@@ -147,12 +150,14 @@ def _attestation_key(
 
 
 def _together(quotes: Quotes) -> Pcrs:
-    """Return the registers of all quotes; each bank is quoted once."""
+    """Return the registers of all quotes; each bank is quoted once, and SHA-1 is not the only one."""
     pcrs: dict[str, Mapping[int, bytes]] = {}
     for each in quotes.quotes:
         if set(each.pcrs) & set(pcrs):
             raise InputError("two quotes are of one bank")
         pcrs.update(each.pcrs)
+    if not set(pcrs) & set(_PREFERRED):
+        raise InputError("only registers of SHA-1 were quoted", fix="Quote those of SHA-256")
     return pcrs
 
 
