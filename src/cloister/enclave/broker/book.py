@@ -10,18 +10,20 @@ nothing, and is never spent twice.
 
 Opening compares them. The log must still begin with the head that the store remembers, and what was entered
 after that head must be the store's newest change and no later one: an older copy of the store, or an older or
-rewritten log, is an IntegrityError. With a counter, older copies of both are noticed too.
+rewritten log, is an IntegrityError. With a counter, older copies of both are noticed too; a store that has
+once been opened with one does not open without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Protocol
 
-from cloister.enclave.broker.entries import Entry, Interrupted, decode_entry, encode_entry
+from cloister.enclave.broker.entries import Anchored, Entry, Interrupted, decode_entry, encode_entry
 from cloister.enclave.broker.store import Store
-from cloister.errors import IntegrityError, StorageError
+from cloister.errors import InputError, IntegrityError, StorageError
 from cloister.log import Log, TreeHead
 
 __all__ = ["Book", "Counter"]
@@ -31,10 +33,10 @@ class Counter(Protocol):
     """A number that only grows, outside of the disk."""
 
     def read(self) -> int:
-        """Return it."""
+        """Return it. Raises InputError where there is none yet."""
 
     def increment(self) -> int:
-        """Raise it by one; return the new value once it is kept."""
+        """Make it, or raise it by one; return the new value once it is kept."""
 
 
 class Book:
@@ -58,6 +60,8 @@ class Book:
         self._compare_counter()
         if not self._agree():
             log.append(encode_entry(Interrupted(at, store.mark.sequence)))
+        if counter is not None and store.mark.counter is None:
+            self.change(store.anchor, lambda number: Anchored(at, number))
 
     def change(
         self, act: Callable[[TreeHead, int | None], None], entry: Callable[[int], Entry]
@@ -114,13 +118,24 @@ class Book:
         kept = self.store.mark.counter
         if self._counter is None:
             if kept is not None:
-                raise self._old("it is anchored in a hardware counter, which is not here")
+                raise self._old("it is anchored in a TPM's counter; start it with `--tpm` on its machine")
             return
-        value = self._counter.read()
-        if kept is not None and kept == value + 1:  # interrupted between commit and counter
+        if kept is None:
+            with contextlib.suppress(InputError):
+                self._counter.read()
+                raise self._old(
+                    "a copy from before its counter was put back, or its anchoring was interrupted"
+                )
+            self._counter.increment()
+            return
+        try:
+            value = self._counter.read()
+        except InputError:
+            raise self._old("its counter is gone; this is another TPM, or it was cleared") from None
+        if kept == value + 1:  # interrupted between commit and counter
             value = self._counter.increment()
-        if kept is not None and kept != value:
-            raise self._old("an older copy was put back; the hardware counter has gone on")
+        if kept != value:
+            raise self._old("an older copy was put back; the TPM's counter has gone on")
 
     def _old(self, why: str) -> IntegrityError:
         return IntegrityError(

@@ -19,6 +19,7 @@ from cloister.errors import IntegrityError
 
 __all__ = [
     "Allowed",
+    "Anchored",
     "Appraised",
     "Entry",
     "Interrupted",
@@ -126,12 +127,16 @@ class Refusal(_Entry, frozen=True, tag="refused"):
     appraised: Appraised | None = None
 
 
+class Anchored(_Entry, frozen=True, tag="anchored"):
+    """From here on every change is counted by a hardware counter too."""
+
+
 class Interrupted(_Entry, frozen=True, tag="interrupted"):
     """The change of this number is durable and its entry is missing: the broker ended before it wrote it, and
     then nothing was released; or somebody cut the log."""
 
 
-Entry = KekMade | KekGone | Allowed | Revoked | ReleaseMade | Refusal | Interrupted
+Entry = KekMade | KekGone | Allowed | Revoked | ReleaseMade | Refusal | Anchored | Interrupted
 
 
 def appraised(claims: Claims) -> Appraised:

@@ -145,8 +145,12 @@ class BrokerKeys(HoldsSecret):
     def _order(self, order: Order, kind: Any = None) -> Any:
         if self._owner is None:
             raise PolicyRefused("a worker gives a key broker no orders", fix="Use the owner's identity")
-        with self._connection() as client:
-            return client.order(order, self._owner, kind)
+        try:
+            with self._connection() as client:
+                return client.order(order, self._owner, kind)
+        except IntegrityError:
+            self._drop()  # whoever carries the messages has meddled with this connection
+            raise
 
     @contextlib.contextmanager
     def _connection(self) -> Any:

@@ -65,6 +65,9 @@ class SocketLink:
         """Close the connection."""
         self._socket.close()
 
+    def __del__(self) -> None:
+        self._socket.close()
+
     def _exactly(self, count: int) -> bytes:
         data = bytearray()
         while len(data) < count:

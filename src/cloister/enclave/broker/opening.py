@@ -8,6 +8,7 @@ FOLDER/broker.sock   where it is served, unless another socket is named
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,7 @@ def open_book(
     fingerprint: str,
     at: datetime,
     *,
-    counter: Counter | None = None,
+    counter: Callable[[str], Counter] | None = None,
     cost: ScryptCost | None = None,
 ) -> Book:
     """Open a broker's store and log; make them where the folder has neither.
@@ -41,7 +42,7 @@ def open_book(
         passphrase: of its keys.
         fingerprint: of the broker's identity; names a new log.
         at: now.
-        counter: a hardware counter of this broker's own; None without one.
+        counter: gives the hardware counter of the store with this id, and of no other; None without one.
         cost: of a guess at a new store's passphrase; None for the default.
 
     Raises:
@@ -63,7 +64,9 @@ def open_book(
         if store.mark.sequence and not (folder / LOG_NAME).exists():
             fix = "Bring back its newest copy"
             raise IntegrityError("the key broker has lost its log", where=str(folder), fix=fix)
-        return Book(store, Log(folder / LOG_NAME, store.log_id), at, counter)
+        return Book(
+            store, Log(folder / LOG_NAME, store.log_id), at, counter(store.mark.store) if counter else None
+        )
     except BaseException:
         store.close()
         raise

@@ -54,8 +54,7 @@ class BrokerServer:
         self._shared = shared
         self._clock = clock
         self._frame_seconds = frame_seconds
-        self._count = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[asyncio.Task[None]] = set()
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled.
@@ -67,59 +66,75 @@ class BrokerServer:
             StorageError: the socket cannot be made, or another process serves it.
         """
         listener = _listen(self._path, shared=self._shared)
-        mine = listener.getsockname() and os.stat(self._path).st_ino  # noqa: PTH116
-        server = await asyncio.start_unix_server(self._connected, sock=listener, limit=1 << 16)
+        loop = asyncio.get_running_loop()
+        mine = self._path.stat().st_ino
+        loop.add_reader(listener, self._accept, listener)
         try:
-            async with server:
-                ready()
-                await asyncio.Future()
+            ready()
+            await asyncio.Future()
         finally:
-            for task in self._tasks:
+            loop.remove_reader(listener)
+            listener.close()
+            for task in self._open:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._open, return_exceptions=True)
             with contextlib.suppress(OSError):
                 if self._path.stat().st_ino == mine:
                     self._path.unlink()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # asyncio runs this in one
-        self._tasks.add(task)
-        self._count += 1
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            if self._count <= _CONNECTIONS:
-                await self._talk(reader, writer, self._broker.converse())
-        except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the client has gone, or takes too long
-        finally:
-            self._count -= 1
-            self._tasks.discard(task)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            link, _ = listener.accept()
+        except OSError:
+            return
+        if len(self._open) >= _CONNECTIONS:
+            link.close()
+            return
+        link.setblocking(False)
+        task = asyncio.ensure_future(self._talk(link, self._broker.converse()))
+        self._open.add(task)
 
-    async def _talk(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: Conversation
-    ) -> None:
-        while not conversation.ended:
-            first = await asyncio.wait_for(reader.readexactly(1), _IDLE_SECONDS)
-            async with asyncio.timeout(self._frame_seconds):
-                length = int.from_bytes(first + await reader.readexactly(3), "big")
-                if length > conversation.limit:
-                    error = InputError(
-                        "a message to the key broker is too long", fix="Send what was asked for"
-                    )
-                    await self._send(writer, encode(refused(error)))
-                    return
-                message = await reader.readexactly(length)
-            answer = conversation.handle(message, self._clock())
-            async with asyncio.timeout(self._frame_seconds):
-                await self._send(writer, answer)
+        def ended(task: asyncio.Task[None]) -> None:
+            self._open.discard(task)
+            link.close()
+            task.cancelled() or task.exception()  # whatever it was, its client was told nothing
 
-    @staticmethod
-    async def _send(writer: asyncio.StreamWriter, answer: bytes) -> None:
-        writer.write(len(answer).to_bytes(4, "big") + answer)
-        await writer.drain()
+        task.add_done_callback(ended)
+
+    async def _talk(self, link: socket.socket, conversation: Conversation) -> None:
+        """Answer one client until it goes, takes too long, or breaks the protocol."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError, EOFError, TimeoutError):
+            while not conversation.ended:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    first = await _exactly(link, 1)
+                async with asyncio.timeout(self._frame_seconds):
+                    length = int.from_bytes(first + await _exactly(link, 3), "big")
+                    if length > conversation.limit:
+                        error = InputError(
+                            "a message to the key broker is too long", fix="Send what it asked for"
+                        )
+                        await loop.sock_sendall(link, _frame(encode(refused(error))))
+                        return
+                    message = await _exactly(link, length)
+                answer = conversation.handle(message, self._clock())
+                async with asyncio.timeout(self._frame_seconds):
+                    await loop.sock_sendall(link, _frame(answer))
+
+
+async def _exactly(link: socket.socket, count: int) -> bytes:
+    """Return so many bytes. Raises EOFError where the client has gone."""
+    loop, data = asyncio.get_running_loop(), bytearray()
+    while len(data) < count:
+        piece = await loop.sock_recv(link, min(count - len(data), 1 << 20))
+        if not piece:
+            raise EOFError
+        data += piece
+    return bytes(data)
+
+
+def _frame(message: bytes) -> bytes:
+    return len(message).to_bytes(4, "big") + message
 
 
 def _listen(path: Path, *, shared: bool) -> socket.socket:
@@ -134,7 +149,7 @@ def _listen(path: Path, *, shared: bool) -> socket.socket:
             os.umask(before)
         if shared:
             path.chmod(0o666)
-        listener.listen(_CONNECTIONS)
+        listener.listen(2 * _CONNECTIONS)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

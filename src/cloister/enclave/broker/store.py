@@ -209,6 +209,10 @@ class Store(HoldsSecret):
         self._change("permission", name, self.permissions.get(name), held, log, counter)
         self.permissions[name] = held
 
+    def anchor(self, log: TreeHead, counter: int | None) -> None:
+        """Store nothing but the counter's value; return when it is on the disk."""
+        self._change("", "", None, None, log, counter)
+
     def _change(
         self,
         kind: str,
