@@ -3,7 +3,9 @@
 Every right that the running kernel's ABI knows is handled, that is refused unless allowed: reading is
 allowed beneath the named paths, writing beneath the writable ones. Nothing may be executed anywhere, no
 device, socket or pipe made, no TCP port bound or connected to (ABI 4), no device driver asked (ABI 5), no
-abstract socket reached and no process outside signalled (ABI 6). Source: Documentation/userspace-api/landlock.rst.
+abstract socket reached and no process outside signalled (ABI 6).
+
+Source: Documentation/userspace-api/landlock.rst of Linux.
 """
 
 from __future__ import annotations

@@ -48,8 +48,10 @@ def runtime_paths() -> list[Path]:
     """What the interpreter may need to read after `confine`, as far as it exists here."""
     prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix))
     libraries = [Path(prefix) / name for prefix in prefixes for name in ("lib", "lib64")]
+    installed = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
     package = Path(__file__).resolve().parents[2]
-    return [path for path in (*libraries, package, *map(Path, _SYSTEM)) if path.exists()]
+    wanted = (*libraries, *installed, package, *map(Path, _SYSTEM))
+    return [path for path in wanted if path.exists()]
 
 
 def enter_root(root: Path, *, libraries: Sequence[Path], read: Sequence[Path], write: Sequence[Path]) -> bool:

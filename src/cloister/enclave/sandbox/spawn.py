@@ -2,8 +2,8 @@
 
 The child runs `python -I -m ...` (no PYTHON* variable, no user site, no current folder), inherits one end of
 a socket pair as descriptor 3, reads nothing on standard input, and says what it prints into a bounded memory
-of last words. Its environment is a handful of variables. It is isolated before its module is imported, and dies
-with its starter: when the `Child` is closed or the starter ends, in whatever way.
+of last words. Its environment is a handful of variables. It is isolated before its module is imported, and
+dies with its starter: when the `Child` is closed or the starter ends, in whatever way.
 
 Last words are the worker's own and may hold anything it has seen: show them to the site's own operator, and
 never send them to anybody.
