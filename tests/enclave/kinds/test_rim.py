@@ -133,6 +133,15 @@ def test_signatures_cannot_be_wrapped(publisher: Publisher) -> None:
             1,
         ),
         "a key beside the certificates": good.replace(b"<ds:X509Data>", b"<ds:KeyValue/><ds:X509Data>", 1),
+        "a method outside its reference": good.replace(b"</ds:Reference>", b"", 1).replace(
+            b"<ds:DigestMethod", b"</ds:Reference><ds:DigestMethod", 1
+        ),
+        "elements in a certificate": good.replace(
+            b"</ds:X509Certificate>", b"<s:Payload/></ds:X509Certificate>", 1
+        ),
+        "a certificate that is not Base64": good.replace(
+            b"<ds:X509Certificate>", b"<ds:X509Certificate>!", 1
+        ),
         "no signature": opened + close,
         "an empty signature": opened
         + b'<ds:Signature xmlns:ds="http://www.w3.org/2000/09/xmldsig#"/>'
