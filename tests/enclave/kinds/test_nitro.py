@@ -17,6 +17,7 @@ from tests.enclave.samples import sample
 from cloister.enclave import Claims, Evidence
 from cloister.enclave.cbor import Value, encode
 from cloister.enclave.kinds import nitro
+from cloister.enclave.policy import EnclavePolicy
 from cloister.enclave.x509 import fingerprint
 from cloister.errors import InputError
 
@@ -58,6 +59,7 @@ def test_the_genuine_document() -> None:
     for claim in ("revocation_checked", "collateral_fresh", "tcb_status", "advisories", "bindings"):
         assert getattr(claims, claim) is None
         assert claims.reasons[claim]
+    assert EnclavePolicy().check(claims, WHEN) == []
     assert set(claims.reasons).isdisjoint({"chain", "signature", "freshness", "debug", "hardware_rooted"})
 
 

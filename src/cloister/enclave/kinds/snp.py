@@ -163,7 +163,7 @@ def _chain(chain: tuple[x509.Certificate, ...], facts: KeyFacts | None, at: date
 
 def _signature(report: Report, chain: tuple[x509.Certificate, ...], facts: KeyFacts | None) -> _Verdict:
     """Step 3."""
-    if report.signer == "none":
+    if report.signer == "none" or report.chip_key_masked:
         return False, "the report says that it is not signed"
     if facts is None:
         return None, f"no certificate of the {report.signer.upper()} was given"

@@ -32,7 +32,7 @@ def product_of(cpuid: tuple[int, int, int]) -> str | None:
             return "Milan"
         case (0x19, model, _) if 0x10 <= model <= 0x1F or 0xA0 <= model <= 0xAF:
             return "Genoa"
-        case (0x1A, model, _) if model <= 0x1F:
+        case (0x1A, model, _) if model <= 0x11:
             return "Turin"
     return None
 
