@@ -60,6 +60,7 @@ class MemberHub(HubState[Terms]):
         self._check_join(peer, join, manifest)
         self._known[peer] = join
         self._left.pop(peer, None)
+        self.told.discard(peer)
         if self._phase in ("join", "roster", "announce", "deal", "ready"):
             for missed in self._missed(peer, join.position) or []:  # it can be read in its own epoch alone
                 self._send(peer, missed)
@@ -122,6 +123,7 @@ class MemberHub(HubState[Terms]):
         self._newcomers.discard(peer)
         self.joined.pop(peer, None)
         self._left[peer] = message.reason
+        self.told.add(peer)  # it wants nothing more
         if self._phase in ("roster", "announce", "deal", "ready") and peer in self._members():
             self._offer([name for name in self._members() if name != peer], now)
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from cloister.crypto import Identity, PublicIdentity
 from cloister.learning import Plan
+from cloister.learning.facts import ModelFacts
 from cloister.runtime.attestation import Attesting
 from cloister.runtime.drive import carry_hub, drive_hub
 from cloister.runtime.events import Event, LeaseLost, LeaseTaken
@@ -28,7 +29,7 @@ from cloister.vault import Schema
 
 __all__ = ["HoldsLease", "HubService", "NoLease"]
 
-_LINGER_SECONDS = 60.0
+_LINGER_SECONDS = 20.0  # a site that dies at the end needs as long to come back, whatever a round may take
 _RENEW_SECONDS = 2.0
 
 
@@ -86,6 +87,7 @@ class HubService:
         lease: which process acts.
         trusted: returns the fingerprints that are trusted now.
         user_code: the Python file of a module of the user's own, which the hub allows.
+        facts: what a worker states of the plan's model; then that file does not run in this process.
         on_event: is told what happens.
         on_end: keeps a study that came to its end, before another process may act for it.
         attesting: what the aggregator shows, and how the hub's owner judges the sites; needed where the plan
@@ -107,6 +109,7 @@ class HubService:
         lease: HoldsLease,
         trusted: Callable[[], Collection[str]],
         user_code: Path | None = None,
+        facts: ModelFacts | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         on_end: Callable[[Hub], None] = lambda hub: None,
         attesting: Attesting | None = None,
@@ -116,7 +119,7 @@ class HubService:
         self._open_log = open_log
         self._lease = lease
         self._trusted = trusted
-        self._user_code = user_code
+        self._user_code, self._facts = user_code, facts
         self._on_event, self._on_end = on_event, on_end
         self._attesting = attesting
         self._end: InvitingEnd | None = None
@@ -170,6 +173,7 @@ class HubService:
                 self._sites,
                 self._schema,
                 user_code=self._user_code,
+                facts=self._facts,
                 journal=journal,
                 transport="nats",
             )
@@ -201,7 +205,7 @@ class HubService:
 
     async def _linger(self, end: InvitingEnd) -> None:
         """Stay until everybody has heard how it ended, for a while at most."""
-        until = time.monotonic() + min(self._plan.study.deadline_seconds, _LINGER_SECONDS)
+        until = time.monotonic() + max(self._plan.study.deadline_seconds, _LINGER_SECONDS)
 
         def over() -> bool:
             heard = end.idle and end.complete
