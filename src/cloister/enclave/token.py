@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import Any, Final, Literal
 
 import msgspec
 
-import cloister
 from cloister.crypto.dsse import Signer, open_envelope, sign_envelope
 from cloister.crypto.signing import VerifyKey
 from cloister.enclave.appraise import Appraisal
@@ -73,7 +73,7 @@ def issue_token(appraisal: Appraisal, signer: Signer) -> bytes:
     token = Token(
         eat_profile=_PROFILE,
         iat=int(appraisal.at.timestamp()),
-        verifier={"developer": "cloister", "build": cloister.__version__},
+        verifier={"developer": "cloister", "build": metadata.version("cloister")},
         eat_nonce=None if appraisal.expected is None else appraisal.expected.hex(),
         evidence=appraisal.evidence.hex(),
         protection="not hardware-protected" if claims.software_only else "hardware",
