@@ -50,11 +50,11 @@ def test_a_study_runs_once_everybody_has_shown_evidence(tmp_path: Path) -> None:
     world.run()
     assert world.hub.finished
     accepted = said(world, EvidenceAccepted)
-    assert sorted((event.peer, event.kind, event.hardware) for event in accepted) == [
-        (name, "snp", True) for name in NAMES
+    assert sorted((event.peer, event.kind, event.protection) for event in accepted) == [
+        (name, "snp", "hardware") for name in NAMES
     ]
     assert [event for end in world.ends.values() for event in end.events()] == [
-        EvidenceAccepted("hub", "snp", True)
+        EvidenceAccepted("hub", "snp", "hardware")
     ] * 3
     for name, kept in world.hub.appraisals.items():
         assert kept.worker.party == name
@@ -126,7 +126,7 @@ def test_software_evidence_is_accepted_only_where_the_owner_says_so_and_is_named
     world.start()
     world.run()
     assert world.hub.finished
-    assert {event.hardware for event in said(world, EvidenceAccepted)} == {False}
+    assert {event.protection for event in said(world, EvidenceAccepted)} == {"not hardware-protected"}
     assert {kept.worker.hardware for kept in world.hub.appraisals.values()} == {False}
 
 

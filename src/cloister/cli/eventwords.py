@@ -35,8 +35,7 @@ def _in_words(event: Event, *, rounds: bool) -> str | None:
         case e.Lost():
             return f"{event.peer} is gone."
         case e.EvidenceAccepted():
-            rests = "rooted in hardware" if event.hardware else "software: not hardware-protected"
-            return f"Evidence of {event.peer} is accepted ({event.kind}), {rests}."
+            return f"Evidence of {event.peer} is accepted ({event.kind}): {event.protection}."
         case e.RosterAgreed():
             return f"Plan and roster are countersigned by {', '.join(event.members)}."
         case e.SetupDone():

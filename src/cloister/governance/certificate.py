@@ -20,8 +20,11 @@ canonical digest stands here.
 Where the plan claims differential privacy, the predicate holds the events that were accounted for, both
 epsilons, the digest of each site's debit, and the audit's bound if there was one; a reader recomputes them.
 
-What it does not do: it is a signed record, not a proof of honest execution. Nothing was measured by
-hardware; the predicate says so in `absent`, with a reason for each part that is null.
+Where the plan asks for evidence of what ran where, the predicate holds what was accepted, and whether
+hardware vouches for it (`governance.enclave`).
+
+What it does not do: it is a signed record, not a proof of honest execution. The predicate says in `absent`
+what was not done, with a reason for each part that is null.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from cloister.governance.statement import (
     Aggregation,
     Audited,
     Digest,
+    Enclave,
     Epoch,
     Hex,
     Moment,
@@ -62,6 +66,7 @@ __all__ = [
     "Audited",
     "Certificate",
     "Digest",
+    "Enclave",
     "Epoch",
     "Hex",
     "Moment",

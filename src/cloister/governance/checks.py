@@ -18,12 +18,14 @@ from cloister.crypto import (
 )
 from cloister.governance.case import Case, require
 from cloister.governance.certificate import ABSENT, PAYLOAD_TYPE, Certificate, Epoch, decode_statement
+from cloister.governance.enclave import check_enclave
 from cloister.governance.folder import (
     CERTIFICATE,
     MODEL,
     PLAN,
     PROOF,
     SEALED_MODEL,
+    appraisal_path,
     check_complete,
     countersignature_path,
     debit_path,
@@ -119,7 +121,7 @@ def _plan(case: Case) -> str:
 
 
 def _roster(case: Case) -> str:
-    # 6. every participant trusted, planned, and in agreement
+    # 6. every participant trusted, planned, in agreement, and shown the evidence that the plan asks for
     facts, planned = case.facts, {site.name: site.identity for site in case.plan.sites}
     for participant in facts.participants:
         name = participant.name
@@ -134,7 +136,9 @@ def _roster(case: Case) -> str:
     case.members = tuple(case.trusted[participant.fingerprint] for participant in facts.participants)
     require(names == [member.name for member in case.members], "you know a participant by another name")
     epochs = facts.aggregation.epochs
-    places = [manifest_path, *([] if facts.privacy is None else [debit_path])]
+    places = [manifest_path]
+    places += [] if facts.privacy is None else [debit_path]
+    places += [] if facts.enclave is None else [appraisal_path]
     sites = {place(member.name) for member in case.members for place in places}
     sites |= {countersignature_path(epoch.number, name) for epoch in epochs for name in epoch.members}
     for path in sorted(sites | {name for name in case.files if "/" in name}):
@@ -143,7 +147,9 @@ def _roster(case: Case) -> str:
     for epoch in epochs:
         _check_roster(case, epoch)
     often = "" if len(epochs) == 1 else f" of {len(epochs)} epochs"
-    return f"{len(case.members)} trusted sites countersigned plan and roster{often}"
+    evidence = check_enclave(case)
+    shown = f"; {evidence}" if evidence else ""
+    return f"{len(case.members)} trusted sites countersigned plan and roster{often}{shown}"
 
 
 def _check_roster(case: Case, epoch: Epoch) -> None:

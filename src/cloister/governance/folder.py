@@ -7,6 +7,7 @@ does not belong.
     manifests/SITE.dsse.json             each site's signed manifest of its dataset
     countersignatures/EPOCH/SITE.dsse.json  each member's signed consent to plan and roster of an epoch
     debits/SITE.dsse.json                each ledger's signed debit, where the plan claims privacy
+    appraisals/SITE.dsse.json            each site's signed word on the hub's evidence, where there is any
     certificate.dsse.json                the certificate; its subjects are all of the above
     proof.json                           that the certificate is in the log
 
@@ -35,6 +36,7 @@ __all__ = [
     "PLAN",
     "PROOF",
     "SEALED_MODEL",
+    "appraisal_path",
     "check_complete",
     "countersignature_path",
     "debit_path",
@@ -49,7 +51,7 @@ CERTIFICATE = "certificate.dsse.json"
 PROOF = "proof.json"
 
 _ENDING = ".dsse.json"
-_FOLDERS = ("manifests", "debits")
+_FOLDERS = ("manifests", "debits", "appraisals")
 _AGREED = "countersignatures"
 _EPOCH = re.compile(r"0|[1-9][0-9]{0,14}")
 _ENVELOPE_LIMIT = 16 << 20
@@ -76,6 +78,11 @@ def countersignature_path(epoch: int, site: str) -> str:
 def debit_path(site: str) -> str:
     """Where the debit of a site's ledger lies in the folder."""
     return f"debits/{site}{_ENDING}"
+
+
+def appraisal_path(site: str) -> str:
+    """Where a site's appraisal of the hub's evidence lies in the folder."""
+    return f"appraisals/{site}{_ENDING}"
 
 
 def _refuse(what: str, where: Path | None = None) -> VerificationError:

@@ -39,6 +39,7 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
         maximum_epsilon: the larger of both epsilons, against hub and against colluding sites.
         maximum_delta: of the claim.
         require_audit: refuse a model whose claim was not tested by an attack.
+        require_hardware: refuse a model unless evidence rooted in hardware was accepted of everybody.
     """
 
     recipients: tuple[Hex, ...] = ()
@@ -51,6 +52,7 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
     maximum_epsilon: Annotated[float, Meta(gt=0)] | None = None
     maximum_delta: Annotated[float, Meta(gt=0, lt=1)] | None = None
     require_audit: bool = False
+    require_hardware: bool = False
 
     def check(self, subject: Predicate) -> list[str]:
         """Return every rule that refuses, as a sentence part; empty where the release may leave."""
@@ -77,6 +79,8 @@ class ReleasePolicy(Struct, frozen=True, forbid_unknown_fields=True):
         reasons = []
         if self.purposes and subject.purpose not in self.purposes:
             reasons.append("purposes: the study's purpose is not an allowed one")
+        if self.require_hardware and (subject.enclave is None or not subject.enclave.hardware):
+            reasons.append("require_hardware: the study was not hardware-protected")
         return reasons
 
     def _privacy(self, subject: Predicate) -> list[str]:

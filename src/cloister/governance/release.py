@@ -47,6 +47,7 @@ from cloister.governance.certificate import (
     Subject,
     Training,
 )
+from cloister.governance.enclave import appraisal_files, enclave_of
 from cloister.governance.folder import (
     CERTIFICATE,
     MODEL,
@@ -185,7 +186,8 @@ def _files(
     """Return the files that the certificate covers, and the digest of the model in the clear.
 
     Raises:
-        VerificationError: the study claims privacy, and a site's ledger has not shown what it paid.
+        VerificationError: the study claims privacy, and a site's ledger has not shown what it paid; or the
+            plan asks for evidence, and there is none of a site.
     """
     artefact = {SEALED_MODEL: seal_bytes(model, recipients)} if recipients else {MODEL: model}
     names = [member.name for member in study.members]
@@ -206,6 +208,7 @@ def _files(
             for member in epoch.members
         },
         **{debit_path(name): study.debits[name] for name in names if study.privacy is not None},
+        **appraisal_files(study),
     }, sha256(model).hex()
 
 
@@ -232,6 +235,8 @@ def statement_of(
     privacy = privacy_of(study, audit)
     plan, summed = study.plan, study.plan.aggregation
     digests = {name: sha256(content).hex() for name, content in files.items()} | {MODEL: model_digest}
+    enclave = enclave_of(study, digests)
+    stated = {"privacy": privacy, "enclave": enclave}
     return Statement(
         type_="https://in-toto.io/Statement/v1",
         subject=tuple(Subject(name, Digest(digests[name])) for name in sorted(digests)),
@@ -260,8 +265,8 @@ def statement_of(
             training=Training(plan.training.algorithm, plan.model.kind, plan.training.rounds, _software()),
             privacy=privacy,
             inference=None,
-            enclave=None,
-            absent={part: why for part, why in ABSENT.items() if part != "privacy" or privacy is None},
+            enclave=enclave,
+            absent={part: why for part, why in ABSENT.items() if stated.get(part) is None},
             recipients=tuple(Recipient(reader.name, reader.fingerprint) for reader in recipients),
             created=created,
         ),

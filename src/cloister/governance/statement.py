@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from cloister.learning.privacy import PrivacyFacts
+from cloister.runtime.appraisal import Appraisal
 
 __all__ = [
     "ABSENT",
@@ -16,6 +17,7 @@ __all__ = [
     "Audited",
     "Count",
     "Digest",
+    "Enclave",
     "Epoch",
     "Hex",
     "Moment",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 PREDICATE_TYPE = "urn:cloister:release:v2"
-MOST_FILES = 30_000
+MOST_FILES = 40_000
 
 ABSENT = {
     "privacy": "no differential privacy was applied: nothing bounds what the model may reveal about a "
@@ -168,6 +170,22 @@ class Privacy(_Record, frozen=True):
     audit: Audited | None
 
 
+class Enclave(_Record, frozen=True):
+    """Evidence that hub and sites showed each other before they worked together.
+
+    Attributes:
+        reattest_seconds: how old it was at most.
+        hardware: whether hardware vouches for all of it; else the study was not hardware-protected.
+        workers: by site, what the hub accepted of its worker.
+        aggregator: by site, the digest of its signed appraisal of the hub's aggregator.
+    """
+
+    reattest_seconds: Positive
+    hardware: bool
+    workers: Annotated[dict[Name, Appraisal], Meta(max_length=10_000)]
+    aggregator: Annotated[dict[Name, Hex], Meta(max_length=10_000)]
+
+
 class Predicate(_Record, frozen=True):
     """What the signer states about a release."""
 
@@ -180,7 +198,7 @@ class Predicate(_Record, frozen=True):
     training: Training
     privacy: Privacy | None
     inference: None
-    enclave: None
+    enclave: Enclave | None
     absent: dict[str, Text]
     recipients: tuple[Recipient, ...]
     created: Moment

@@ -14,6 +14,7 @@ from cloister.governance.certificate import Rounds
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyFacts
 from cloister.runtime import EpochFacts, RoundEntry, StudyResult, StudyState
+from cloister.runtime.appraisal import Appraised
 from cloister.vault import Schema, open_manifest
 
 __all__ = ["TrainedStudy", "round_runs"]
@@ -33,6 +34,7 @@ class TrainedStudy:
         privacy: what was claimed and accounted for, None where the plan claims nothing.
         debits: by site, its ledger's signed debit.
         parameters: float64[d], the model to release.
+        appraisals: by site, what was accepted as evidence, where the plan asks for it.
     """
 
     plan: Plan
@@ -42,6 +44,7 @@ class TrainedStudy:
     privacy: PrivacyFacts | None
     debits: Mapping[str, bytes]
     parameters: NDArray[np.float64] = field(repr=False)
+    appraisals: Mapping[str, Appraised] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         why = _contradiction(self)
@@ -66,6 +69,7 @@ class TrainedStudy:
             privacy=None if result.privacy is None else result.privacy.facts,
             debits=result.debits,
             parameters=result.model,
+            appraisals=result.appraisals,
         )
 
     @classmethod
@@ -80,6 +84,7 @@ class TrainedStudy:
             privacy=record.privacy,
             debits={name: envelope.encode() for name, envelope in record.debits.items()},
             parameters=state.model,
+            appraisals=record.appraisals,
         )
 
     @property

@@ -9,7 +9,8 @@ that does not.
                       is so; whoever signed is its hub, or a site where the hub must not see the model
     6.  roster        every participant is trusted and in the plan; in every epoch the members are the
                       roster, at least the plan's minimum, and each has countersigned this plan, roster,
-                      manifest and row count
+                      manifest and row count; where the plan asks for evidence, each has signed that it
+                      accepted the hub's, and the hub's word on the workers' is there
     7.  manifests     each is signed by its site, with the plan's schema, its purpose, and the rows stated
     8.  aggregation   n, c, t and m of every epoch follow from the plan by the formula; every round has m
                       survivors or more, members of its epoch, and there were no more attempts than planned

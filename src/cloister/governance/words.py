@@ -46,11 +46,18 @@ _ENGLISH: Final = {
     "unaudited": "No attack was run against this claim.",
     "privacy": "No differential privacy was applied: nothing bounds what sums and model may reveal about a "
     "single row. Give the model only to readers who may be trusted with that.",
-    "enclave": "No hardware evidence was collected. This is a signed record of what the parties state, not "
-    "a proof that they ran it honestly.",
+    "enclave": "No hardware evidence was collected: the study was not hardware-protected. This is a signed "
+    "record of what the parties state, not a proof that they ran it honestly.",
+    "enclave software": "Hub and sites showed each other evidence of what runs there, but no hardware "
+    "vouches for that of {software}: the study was not hardware-protected. This is a signed record of what "
+    "the parties state, not a proof that they ran it honestly.",
+    "enclave hardware": "Hub and sites showed each other evidence rooted in hardware ({kinds}) before they "
+    "worked together, at most {age} hours old: every site signed that it accepted the hub's, the hub states "
+    "that it accepted the workers'. Each decides by its own policy which evidence it accepts.",
     "sealed": "The model is sealed to: {readers}.",
     "open": "The model is not sealed to a reader: whoever has the folder has the model.",
     "created": "Created {created}, a time that the signer states.",
+    "hub": "the hub",
     "comma": ", ",
 }
 
@@ -79,10 +86,15 @@ _CHINESE: Final = {
     "unaudited": "尚未针对该声明运行攻击测试。",
     "privacy": "没有采用差分隐私：求和结果与模型可能透露多少单行数据的信息，没有上限保证。"
     "模型只应交给在这一点上可以信任的读者。",
-    "enclave": "没有硬件证据。本证书是各方陈述的签名记录，不能证明各方确实照此执行。",
+    "enclave": "没有硬件证据：本研究没有硬件保护。本证书是各方陈述的签名记录，不能证明各方确实照此执行。",
+    "enclave software": "中心与各方互相出示了运行环境的证据，但 {software} 的证据没有硬件担保："
+    "本研究没有硬件保护。本证书是各方陈述的签名记录，不能证明各方确实照此执行。",
+    "enclave hardware": "协作之前，中心与各方互相出示了以硬件为根的证据（{kinds}），最多 {age} 小时前取得："
+    "每一方都签名确认接受中心的证据，中心声明接受各方工作进程的证据。接受哪些证据由各自的策略决定。",
     "sealed": "模型已加密给：{readers}。",
     "open": "模型没有加密给特定读者：拿到文件夹就拿到模型。",
     "created": "签发时间 {created}（由签发方陈述）。",
+    "hub": "中心",
     "comma": "、",
 }
 
@@ -148,6 +160,25 @@ def _privacy(facts: Predicate, texts: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _enclave(facts: Predicate, texts: dict[str, str]) -> dict[str, Any]:
+    """Return what the sentence on evidence speaks of, nothing where none was shown."""
+    shown = facts.enclave
+    if shown is None:
+        return {}
+    soft = [name for name, worker in shown.workers.items() if not worker.hardware][:_NAMED]
+    return {
+        "software": texts["comma"].join(soft) or texts["hub"],
+        "kinds": texts["comma"].join(sorted({worker.kind for worker in shown.workers.values()})),
+        "age": f"{shown.reattest_seconds / 3600:g}",
+    }
+
+
+def _enclave_key(facts: Predicate) -> str:
+    if facts.enclave is None:
+        return "enclave"
+    return "enclave hardware" if facts.enclave.hardware else "enclave software"
+
+
 def _privacy_keys(facts: Predicate) -> list[str]:
     if facts.privacy is None:
         return ["privacy"]
@@ -167,7 +198,7 @@ def in_words(statement: Statement, lang: Language = "en") -> list[str]:
     if lang not in _TEXTS:
         raise InputError(f"there is no text in language {lang[:20]!r}", fix="Use en or zh")
     texts, predicate = _TEXTS[lang], statement.predicate
-    facts = _facts(predicate, texts) | _privacy(predicate, texts)
+    facts = _facts(predicate, texts) | _privacy(predicate, texts) | _enclave(predicate, texts)
     order = [
         "study",
         "purpose",
@@ -177,7 +208,7 @@ def in_words(statement: Statement, lang: Language = "en") -> list[str]:
         f"hub_view {predicate.aggregation.hub_view}",
         "drops" if facts["lossy"] else "no drops",
         *_privacy_keys(predicate),
-        "enclave",
+        _enclave_key(predicate),
         "sealed" if predicate.recipients else "open",
         "created",
     ]

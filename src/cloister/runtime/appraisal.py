@@ -8,7 +8,7 @@ aggregator, so that a reader of the release need not take the hub's word for it.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -35,7 +35,7 @@ WORKER: Final = "cloister/worker/v1"
 AGGREGATOR: Final = "cloister/aggregator/v1"
 """Purpose of the evidence of a hub's aggregator; its key is the hub's identity."""
 APPRAISAL_TYPE: Final = "application/vnd.cloister.appraisal+json"
-NOT_PROTECTED: Final = "not hardware-protected"
+NOT_PROTECTED: Final[Literal["not hardware-protected"]] = "not hardware-protected"
 
 _VERDICTS: Final = (
     "signature",
@@ -88,6 +88,11 @@ class Appraisal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     claims: Annotated[dict[_Text, bool | None], Meta(max_length=32)]
     tcb_status: _Text | None = None
     devices: Annotated[int, Meta(ge=0, le=64)] = 0
+
+    @property
+    def protection(self) -> Literal["hardware", "not hardware-protected"]:
+        """What vouches for it, in words."""
+        return "hardware" if self.hardware else NOT_PROTECTED
 
 
 class Appraised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

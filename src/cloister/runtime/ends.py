@@ -417,7 +417,7 @@ class SiteEnd:
                 except PolicyRefused:
                     self.distrusts = True
                     raise
-                self._events.append(EvidenceAccepted(self._hub.name, appraisal.kind, appraisal.hardware))
+                self._events.append(EvidenceAccepted(self._hub.name, appraisal.kind, appraisal.protection))
             case Stop():  # whoever says so, this site can go
                 return True
             case _ if not attestation.mutual:

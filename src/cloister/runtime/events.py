@@ -70,12 +70,12 @@ class EvidenceAccepted:
     Attributes:
         peer: whose.
         kind: of the evidence.
-        hardware: whether hardware vouches for it; where not, it is not hardware-protected.
+        protection: what vouches for it.
     """
 
     peer: str
     kind: str
-    hardware: bool
+    protection: Literal["hardware", "not hardware-protected"]
 
 
 @dataclass(frozen=True)

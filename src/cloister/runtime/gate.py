@@ -131,7 +131,7 @@ class Gate:
     def _accepted(self, peer: str, attestation: Attestation, message: Attested, now: float) -> Passage:
         appraisal = attestation.attested(message, now)
         self._known.add(peer)
-        event = EvidenceAccepted(peer, appraisal.kind, appraisal.hardware)
+        event = EvidenceAccepted(peer, appraisal.kind, appraisal.protection)
         return Passage(events=[event], accepted=attestation.appraised)
 
     def _refuse(self, peer: str, error: PolicyRefused) -> Passage:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cloister.crypto import PublicIdentity
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms
+from cloister.runtime.appraisal import Appraised
 from cloister.runtime.events import RoundDone
 
 __all__ = ["EpochFacts", "StudyResult", "TransportName"]
@@ -62,6 +63,8 @@ class StudyResult:
             so empty unless the plan declares them public. `Site.clamped` tells each owner its own.
         traffic: bytes by (sender, receiver).
         transport: how messages travelled; "memory" is one process.
+        appraisals: of each site, where the plan asks for evidence: what the hub accepted of its worker, and
+            the site's signed word on the hub's.
     """
 
     plan: Plan
@@ -76,6 +79,7 @@ class StudyResult:
     clamped: Mapping[str, int]
     traffic: Mapping[tuple[str, str], int]
     transport: TransportName = "memory"
+    appraisals: Mapping[str, Appraised] = field(default_factory=dict)
 
     @property
     def last(self) -> EpochFacts:

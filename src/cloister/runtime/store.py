@@ -26,6 +26,7 @@ from cloister.errors import InputError, IntegrityError, ProtocolError
 from cloister.files import new_directory, read_bytes, write_atomic
 from cloister.learning import Plan, load_checkpoint, parse_plan, save_checkpoint
 from cloister.learning.privacy import PrivacyFacts
+from cloister.runtime.appraisal import Appraised
 from cloister.runtime.result import EpochFacts, StudyResult, TransportName
 from cloister.runtime.studykey import open_study_key
 from cloister.types import check_name
@@ -80,6 +81,7 @@ class StudyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         debits: by site, its ledger's signed debit; empty where the plan claims no privacy.
         clamped: by site, coordinates beyond the plan's value_range; empty unless rows are declared public.
         transport: how messages travelled; "memory" is one process.
+        appraisals: by site, what was accepted as evidence; empty unless the plan asks for it.
     """
 
     version: Literal[2]
@@ -91,6 +93,7 @@ class StudyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     debits: dict[str, str]
     clamped: dict[str, Count]
     transport: TransportName
+    appraisals: dict[str, Appraised] = {}  # msgspec copies it
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def record_of(result: StudyResult) -> StudyRecord:
         debits=_texts(result.debits),
         clamped=dict(result.clamped),
         transport=result.transport,
+        appraisals=dict(result.appraisals),
     )
 
 

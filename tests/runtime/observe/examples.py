@@ -12,6 +12,7 @@ EXAMPLES: dict[type, Any] = {
     events.Started: events.Started("hub", 30, ("a", "b", "c")),
     events.Connected: events.Connected("a"),
     events.Lost: events.Lost("a"),
+    events.EvidenceAccepted: events.EvidenceAccepted("a", "snp", "hardware"),
     events.RosterAgreed: events.RosterAgreed(0, ("a", "b", "c")),
     events.SetupDone: events.SetupDone(0, bytes(range(32))),
     events.RoundDone: events.RoundDone(

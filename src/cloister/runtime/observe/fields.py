@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, assert_never
 
-from cloister.runtime.appraisal import NOT_PROTECTED
 from cloister.runtime.events import (
     Burnt,
     Connected,
@@ -82,8 +81,11 @@ def event_fields(event: Event, *, public: bool = False) -> dict[str, Any]:
         case Connected() | Lost():
             return {"peer": _name(event.peer)}
         case EvidenceAccepted():
-            protection = "hardware" if event.hardware else NOT_PROTECTED
-            return {"peer": _name(event.peer), "kind": _name(event.kind), "protection": protection}
+            return {
+                "peer": _name(event.peer),
+                "kind": _name(event.kind),
+                "protection": one_line(event.protection, MAX_NAME),
+            }
         case RosterAgreed():
             return {"epoch": int(event.epoch), "members": _names(event.members)}
         case SetupDone():
