@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import pytest
+from tests.enclave.fuzz import fuzz_seconds, mutations
 
 from cloister.crypto import canonical_bytes
 from cloister.enclave.eventlog import StartLog
@@ -96,3 +97,22 @@ def test_only_the_canonical_form_is_read():
         with pytest.raises(InputError):
             StartLog.from_bytes(other)
     assert StartLog.from_bytes(b"").replay() == {}
+
+
+def fuzz(amount: float | int, seed: int) -> None:
+    data = log_of((11, "interpreter", A), (12, "package", B), (11, "plan", A)).to_bytes()
+    for changed in mutations(data, amount, seed):
+        try:
+            log = StartLog.from_bytes(changed)
+        except InputError:
+            continue
+        assert log.to_bytes() == changed
+
+
+def test_mutations_are_refused_or_read():
+    fuzz(2000, 1)
+
+
+@pytest.mark.slow
+def test_fuzz():
+    fuzz(fuzz_seconds(), 2)

@@ -207,6 +207,15 @@ def test_a_quote_that_names_another_key():
     assert claims.reasons["bindings"] == "the quote names another key"
 
 
+def test_a_key_below_another_names_it():
+    parent = parts.public_area(parts.ec_key(), 0x00030072)  # a storage key: restricted, decrypts
+    data, endorsements = ours(parent=parent)
+    assert appraise(data, ASKED, endorsements={**endorsements, "parent": parent}).bindings is True
+    assert appraise(data, ASKED, endorsements=endorsements).bindings is False
+    other = parts.public_area(parts.rsa_key(), 0x00030072)
+    assert appraise(data, ASKED, endorsements={**endorsements, "parent": other}).bindings is False
+
+
 def test_registers_that_were_not_signed():
     key = parts.rsa_key()
     area = parts.public_area(key)
@@ -442,6 +451,18 @@ def test_hardware_takes_a_pinned_root_in_force(maker):
     assert (unpinned.chain, unpinned.hardware_rooted, unpinned.platform) == (False, False, None)
     software = hardware(maker, activation=good, trusted=[verifier.public], software=b"swtpm")
     assert software.hardware_rooted is False
+
+
+def test_a_key_that_signs_anything_is_not_rooted_whatever_is_stated(maker):
+    root, ek, given = maker
+    verifier = Identity.generate("verifier")
+    area = parts.public_area(parts.rsa_key(), parts.ATTRIBUTES & ~(1 << 16))
+    data, endorsements = ours(area=area)
+    stated = certify(verifier, ak_name=parts.name(area), ek=ek.public_key(), at=AT)
+    evidence = Evidence("tpm", data, endorsements={**endorsements, **given, "activation": stated})
+    trust = TpmTrust({root.fingerprint(hashes.SHA256()).hex(): "maker"}, keyring([verifier.public]))
+    claims = tpm.verify(evidence, at=AT, expected=ASKED, trust=trust)
+    assert (claims.signature, claims.bindings, claims.hardware_rooted) == (True, False, False)
 
 
 def test_a_certificate_of_another_key_vouches_for_nothing(maker):

@@ -50,10 +50,14 @@ def attest(
     *,
     resets: int = 7,
     hierarchy: int = 0x4000000B,
+    parent: bytes = b"",
     kind: int = 0x8018,
 ) -> bytes:
-    """TPMS_ATTEST of a primary key."""
-    signer = b"\0\x0b" + hashlib.sha256(struct.pack(">I", hierarchy) + name(area)).digest()
+    """TPMS_ATTEST of a primary key, or of one below the primary key whose TPMT_PUBLIC is `parent`."""
+    above = struct.pack(">I", hierarchy)
+    for each in (parent, area) if parent else (area,):
+        above = b"\0\x0b" + hashlib.sha256(above + name(each)).digest()
+    signer = above
     selection, values = b"", b""
     for bank, registers in pcrs.items():
         bits = sum(1 << index for index in registers)
