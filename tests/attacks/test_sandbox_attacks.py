@@ -6,11 +6,14 @@ import os
 import platform
 import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.enclave.sandbox.inside import inside, outside
+from tests.enclave.sandbox.inside import inside, outside, start
 
 X86 = platform.machine() == "x86_64"
 NUMBERS = {
@@ -83,9 +86,12 @@ def test_nothing_is_read_or_written_but_what_was_allowed(home: dict[str, Path]) 
     control = outside(_files(home)).answers
     del control["tidy"], control["rename in the dataset"]
     worked = {name for name, answer in control.items() if answer == "done"}
-    assert set(control) - worked <= {"make an attribute", "write to /dev/shm", "change the interpreter"}, (
-        control
-    )
+    assert set(control) - worked <= {
+        "make an attribute",
+        "write to /dev/shm",
+        "change the interpreter",
+        "change the package",
+    }, control
     (home["dataset"] / "part-0.parquet2").rename(home["dataset"] / "part-0.parquet")
     for name in ("loot", "link"):
         (home["home"] / name).unlink(missing_ok=True)
@@ -209,6 +215,63 @@ def test_other_processes_are_out_of_reach() -> None:
     assert alone["signal the site"] == "ESRCH"
 
 
+def test_what_is_written_for_the_site_is_a_plain_file(tmp_path: Path) -> None:
+    code = f"""
+    folder = {str(tmp_path)!r}
+    def make(name, mode, flags=os.O_CREAT | os.O_WRONLY):
+        os.close(os.open(folder + name, flags, mode))
+    attempt("plain", lambda: make("/plain", 0o644))
+    attempt("set-user-ID", lambda: make("/tool", 0o4755))
+    attempt("set-group-ID", lambda: make("/tool", 0o2755))
+    attempt("set-user-ID without a name", lambda: make("", 0o4755, os.O_TMPFILE | os.O_WRONLY))
+    attempt("change its mode", lambda: os.chmod(folder + "/plain", 0o4755))
+    attempt("symbolic link", lambda: os.symlink("/etc/passwd", folder + "/link"))
+    attempt("link", lambda: os.link(folder + "/plain", folder + "/other"))
+    attempt("pipe", lambda: os.mkfifo(folder + "/pipe"))
+    attempt("device", lambda: os.mknod(folder + "/device", 0o20644, os.makedev(1, 3)))
+    """
+    control = outside(code).answers
+    assert {name for name, answer in control.items() if answer != "done"} <= {"device"}
+    for path in tmp_path.iterdir():
+        path.unlink()
+    tried = inside(code, write=[tmp_path]).answers
+    assert [name for name, answer in tried.items() if answer == "done"] == ["plain"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+
+
+LOOK = """
+from cloister.enclave.sandbox import kernel
+kernel.capset_none()  # root looks as everybody else does
+attempt("memory", lambda: open("/proc/{pid}/mem", "rb").close())
+attempt("variables", lambda: open("/proc/{pid}/environ", "rb").read())
+attempt("descriptors", lambda: os.readlink("/proc/{pid}/fd/1"))
+attempt("trace", lambda: syscall({ptrace}, 16, {pid}))
+"""
+
+
+def test_nobody_of_the_same_user_looks_into_the_worker() -> None:
+    with start("say('up', True)\nos.read(3, 1)") as child:
+        while "SAID" not in child.last_words():
+            assert child.returncode is None
+            time.sleep(0.01)
+        worker = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()[0]
+        for pid in (int(worker), child.pid):
+            seen = outside(LOOK.format(pid=pid, ptrace=NUMBERS["ptrace"])).answers
+            assert len(seen) == 4
+            assert set(seen.values()) <= {"EACCES", "EPERM"}, seen
+
+
+def test_an_ordinary_process_is_looked_into_by_its_user() -> None:
+    code = "from cloister.enclave.sandbox import kernel; kernel.capset_none(); print(flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        seen = outside(LOOK.format(pid=process.pid, ptrace=NUMBERS["ptrace"])).answers
+        process.kill()
+    assert seen["memory"] == seen["variables"] == seen["descriptors"] == "done"
+
+
 RIGHTS = """
 import resource
 PR_SET_DUMPABLE, PR_SET_PTRACER, PR_SET_PDEATHSIG, PR_SET_SECUREBITS = 4, 0x59616D61, 1, 28
@@ -314,7 +377,7 @@ def _numbers(names: tuple[str, ...]) -> dict[str, int]:
 def test_every_call_that_is_on_no_list_is_refused() -> None:
     from cloister.enclave.sandbox import seccomp
 
-    some = _numbers(("clone", "tgkill", "prlimit64", "sendto", "ioctl", "prctl"))
+    some = _numbers(("clone", "tgkill", "prlimit64", "sendto", "ioctl", "prctl", "open", "openat", "creat"))
     listed = {*_numbers(seccomp.ALLOWED).values(), *_numbers(seccomp.KILLED).values(), *some.values()}
     if X86:
         listed |= {
@@ -372,8 +435,6 @@ os.abort()
 
 def test_a_crash_leaves_no_core_file(tmp_path: Path) -> None:
     import resource
-    import subprocess
-    import sys
 
     if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
         pytest.skip("this machine writes no core file at all: the hard limit is 0")

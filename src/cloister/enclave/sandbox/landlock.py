@@ -1,9 +1,9 @@
 """Landlock: a wall around files that holds whatever the mounts say; one for network and signals beside it.
 
 Every right that the running kernel's ABI knows is handled, that is refused unless allowed: reading is
-allowed beneath the named paths, writing beneath the writable ones. Nothing may be executed anywhere, no
-device, socket or pipe made, no TCP port bound or connected to (ABI 4), no device driver asked (ABI 5), no
-abstract socket reached and no process outside signalled (ABI 6).
+allowed beneath the named paths, writing beneath the writable ones. Nothing may be executed anywhere; no
+device, socket, pipe or link made (who reads a result is not led elsewhere); no TCP port bound or connected to
+(ABI 4); no device driver asked (ABI 5); no abstract socket reached and no process outside signalled (ABI 6).
 
 Source: Documentation/userspace-api/landlock.rst of Linux.
 """
@@ -22,7 +22,7 @@ __all__ = ["abi", "restrict"]
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_DIR, _REMOVE_FILE = 1 << 4, 1 << 5
-_MAKE_DIR, _MAKE_REG, _MAKE_SYM = 1 << 7, 1 << 8, 1 << 12
+_MAKE_DIR, _MAKE_REG = 1 << 7, 1 << 8
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 
 _HANDLED_FS: Final = {
@@ -36,9 +36,7 @@ _HANDLED_NET: Final = 0b11  # bind, connect: ABI 4
 _SCOPED: Final = 0b11  # abstract Unix sockets, signals: ABI 6
 
 _READ: Final = _READ_FILE | _READ_DIR
-_WRITE: Final = (
-    _READ | _WRITE_FILE | _TRUNCATE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER
-)
+_WRITE: Final = _READ | _WRITE_FILE | _TRUNCATE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER
 _FILE_RIGHTS: Final = _READ_FILE | _WRITE_FILE | _TRUNCATE
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from cloister.enclave.sandbox import kernel
-from cloister.errors import PolicyRefused
+from cloister.errors import PolicyRefused, StorageError
 
 __all__ = ["INSIDE_ID", "NAMESPACES", "SCRATCH_BYTES", "Isolation", "isolate", "threads"]
 
@@ -63,8 +63,15 @@ _isolated: list[Isolation] = []  # this process's own state: one that is isolate
 
 
 def threads() -> int:
-    """How many threads this process has."""
-    return len(list(Path("/proc/self/task").iterdir()))
+    """How many threads this process has.
+
+    Raises:
+        PolicyRefused: /proc is not there to say so.
+    """
+    try:
+        return len(list(Path("/proc/self/task").iterdir()))
+    except OSError as error:
+        raise PolicyRefused("/proc is not mounted: the sandbox needs it to start") from error
 
 
 def isolation() -> Isolation | None:
@@ -84,6 +91,7 @@ def isolate(lifeline: int | None = None) -> Isolation:
 
     Raises:
         PolicyRefused: a namespace cannot be had here, or threads run already.
+        StorageError: there is no folder for temporary files.
     """
     if _isolated:
         return _isolated[0]
@@ -94,7 +102,10 @@ def isolate(lifeline: int | None = None) -> Isolation:
             "the sandbox cannot be entered once threads run", fix="Isolate before anything is imported"
         )
     raise_memory_lock()
-    folder = Path(tempfile.mkdtemp(prefix="cloister-worker-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="cloister-worker-"))
+    except OSError as error:
+        raise StorageError("there is no folder for temporary files", fix="Set TMPDIR") from error
     try:
         enter_user_namespace()
         unshare("PID namespace", "network namespace", "IPC namespace", "UTS namespace")
@@ -201,7 +212,6 @@ def _guard(worker: int, lifeline: int | None, alive: int, folder: Path) -> NoRet
     try:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the starter's to answer
         watched = os.pidfd_open(worker)
         keep = {watched, alive} | ({lifeline} if lifeline is not None else set())
         _close_all_but(keep)

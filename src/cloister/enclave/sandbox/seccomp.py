@@ -8,7 +8,7 @@
 - ENOSYS: everything else, as on an older kernel, so that libc takes its older way (clone3 to clone).
 
 A call that is allowed only with some arguments (clone for threads, tgkill to oneself, ioctl to ask whether
-something is a terminal) is refused with all others.
+something is a terminal, open without making a file set-user-ID) is refused with all others.
 """
 
 from __future__ import annotations
@@ -28,22 +28,21 @@ def _names(text: str) -> tuple[str, ...]:
 
 ALLOWED: Final = _names(
     """
-    brk mmap munmap mremap mprotect madvise msync mincore mlock mlock2 memfd_secret
-    membarrier mbind get_mempolicy exit exit_group futex futex_waitv set_robust_list get_robust_list
-    set_tid_address rseq restart_syscall arch_prctl gettid getpid getppid getpgrp getpgid getsid getuid
-    geteuid getgid getegid getresuid getresgid getgroups capget uname sysinfo getrusage times getcpu
-    umask sched_yield sched_getaffinity sched_setaffinity sched_getparam sched_getscheduler
-    sched_get_priority_max sched_get_priority_min getpriority getrlimit rt_sigaction rt_sigprocmask
-    rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack alarm pause setitimer getitimer
-    clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time timer_create timer_settime
-    timer_gettime timer_delete timerfd_create timerfd_settime timerfd_gettime getrandom read readv
-    pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek close close_range dup dup2 dup3
-    fcntl pipe pipe2 eventfd eventfd2 select pselect6 poll ppoll epoll_create epoll_create1 epoll_ctl
-    epoll_wait epoll_pwait epoll_pwait2 recvfrom shutdown getsockopt getsockname getpeername open openat
-    openat2 creat access faccessat faccessat2 stat lstat fstat newfstatat statx statfs fstatfs getcwd
-    chdir fchdir readlink readlinkat getdents64 fsync fdatasync sync_file_range ftruncate truncate
-    fallocate fadvise64 readahead flock mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2
-    symlink symlinkat copy_file_range sendfile
+    brk mmap munmap mremap mprotect madvise msync mincore mlock mlock2 memfd_secret membarrier mbind
+    get_mempolicy exit exit_group futex futex_waitv set_robust_list get_robust_list set_tid_address rseq
+    restart_syscall arch_prctl gettid getpid getppid getpgrp getpgid getsid getuid geteuid getgid
+    getegid getresuid getresgid getgroups capget uname sysinfo getrusage times getcpu umask sched_yield
+    sched_getaffinity sched_setaffinity sched_getparam sched_getscheduler sched_get_priority_max
+    sched_get_priority_min getpriority getrlimit rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending
+    rt_sigsuspend rt_sigtimedwait sigaltstack alarm pause setitimer getitimer clock_gettime clock_getres
+    clock_nanosleep nanosleep gettimeofday time timer_create timer_settime timer_gettime timer_delete
+    timerfd_create timerfd_settime timerfd_gettime getrandom read readv pread64 preadv preadv2 write
+    writev pwrite64 pwritev pwritev2 lseek close close_range dup dup2 dup3 fcntl pipe pipe2 eventfd
+    eventfd2 select pselect6 poll ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait
+    epoll_pwait2 recvfrom shutdown getsockopt getsockname getpeername access faccessat faccessat2 stat
+    lstat fstat newfstatat statx statfs fstatfs getcwd chdir fchdir readlink readlinkat getdents64 fsync
+    fdatasync sync_file_range ftruncate truncate fallocate fadvise64 readahead flock mkdir mkdirat rmdir
+    unlink unlinkat rename renameat renameat2 copy_file_range sendfile
     """
 )
 
@@ -58,7 +57,7 @@ REFUSED: Final = _names(
     setsid setpgid set_mempolicy mlockall shmget shmat shmctl shmdt semget semop semctl msgget msgsnd
     msgrcv msgctl mq_open inotify_init inotify_init1 inotify_add_watch fanotify_init
     landlock_create_ruleset landlock_add_rule landlock_restrict_self syslog acct vhangup memfd_create
-    munlock munlockall
+    munlock munlockall symlink symlinkat
     """
 )
 
@@ -85,6 +84,8 @@ _IOCTLS: Final = (
     0x5450,
     0x5451,
 )  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIO(N)CLEX
+_SET_ID: Final = 0o6000
+_MAKES_A_FILE: Final = os.O_CREAT | (os.O_TMPFILE & ~os.O_DIRECTORY)
 _PRCTLS: Final = (2, 3, 15, 16, 21, 23, 27, 30, 39, 0x53564D41)  # questions; PR_SET_NAME; PR_SET_VMA
 
 
@@ -133,6 +134,10 @@ def _rules(lib: Any) -> Any:
     _add(lib, rules, lib.ERRNO(errno.EPERM), "prlimit64", lib.Arg(0, other, 0))
     _add(lib, rules, lib.ALLOW, "sendto", lib.Arg(4, equal, 0))  # to whom the socket belongs, and nobody else
     _add(lib, rules, lib.ERRNO(errno.EPERM), "sendto", lib.Arg(4, other, 0))
+    for name, last in (("creat", 1), ("open", 2), ("openat", 3)):
+        _add(lib, rules, lib.ALLOW, name, lib.Arg(last, masked, _SET_ID, 0))
+        if name != "creat":  # what is not made has no mode, and libc leaves anything there
+            _add(lib, rules, lib.ALLOW, name, lib.Arg(last - 1, masked, _MAKES_A_FILE, 0))
     for request in _IOCTLS:
         _add(lib, rules, lib.ALLOW, "ioctl", lib.Arg(1, equal, request))
     for option in _PRCTLS:

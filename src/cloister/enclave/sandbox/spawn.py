@@ -94,9 +94,9 @@ class Child:
         return self._words.decode("utf-8", "replace").strip()
 
     def _let_go(self) -> None:
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            os.close(lifeline)
 
     def __enter__(self) -> Child:
         return self
@@ -137,6 +137,7 @@ def spawn(
             pass_fds=(theirs.fileno(), watch),
             env={**passed, **_ENVIRONMENT, **dict(environment)},
             cwd="/",
+            start_new_session=True,  # no terminal of its own, and Ctrl-C is its starter's to answer
         )
     except OSError as error:
         ours.close()
