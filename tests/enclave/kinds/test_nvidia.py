@@ -292,7 +292,7 @@ def test_one_bit_of_a_report_or_its_chain_changes_nothing_unnoticed(which: str, 
 @pytest.mark.parametrize("which", ["gpu", "switch"])
 def test_no_bytes_make_a_report_raise_but_input_errors(which: str) -> None:
     evidence = machine(which)[1][0]
-    for altered in mutations(evidence.evidence, fuzz_seconds() / 3, seed=9):
+    for altered in mutations(evidence.evidence, fuzz_seconds() / 2, seed=9):
         with contextlib.suppress(InputError):
             verify(with_report(evidence, altered), at=YEAR, expected=None)
 
