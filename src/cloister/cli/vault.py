@@ -30,11 +30,15 @@ def _root() -> Path:
     return common.home() / "vault"
 
 
-def _vault() -> Vault:
-    from cloister.vault import Vault
+def _vault(broker: Path | None = None, broker_identity: str | None = None) -> Vault:
+    """Return the vault; keys of new datasets go to the broker at a socket, where one is given."""
+    from cloister.cli.brokerkeys import open_vault
 
     identity = common.load_identity()
-    return Vault.unlock(_root(), identity, common.passphrase())
+    if broker is None:
+        return open_vault(_root(), identity, common.passphrase())
+    named = common.resolve_identity(broker_identity) if broker_identity else identity.public
+    return open_vault(_root(), identity, common.passphrase(), new_to=(broker, named))
 
 
 def _catalog() -> Catalog:
@@ -66,6 +70,13 @@ def add(
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="Leave out rows that break the schema, and list them.")
     ] = False,
+    broker: Annotated[
+        Path | None,
+        typer.Option(metavar="SOCKET", help="Keep the key in this key broker, for attested workers."),
+    ] = None,
+    broker_identity: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose broker it must be; yours without it.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check rows against a schema and encrypt them into a new dataset."""
@@ -73,7 +84,7 @@ def add(
 
     declared = load_schema(schema)
     declared.require_complete()
-    vault = _vault()
+    vault = _vault(broker, broker_identity)
     left_out: list[Quarantined] = []
     with _progress(shown=not as_json) as progress:
         manifest = vault.add(

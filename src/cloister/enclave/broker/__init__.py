@@ -16,7 +16,7 @@ from cloister.enclave.broker.grant import Grant, Permission, Wanted
 from cloister.enclave.broker.keys import BrokerKeys
 from cloister.enclave.broker.link import Direct, SocketLink
 from cloister.enclave.broker.messages import Inventory
-from cloister.enclave.broker.opening import LOG_NAME, SOCKET_NAME, open_book
+from cloister.enclave.broker.opening import LOG_NAME, SOCKET_NAME, open_book, read_log
 from cloister.enclave.broker.server import BrokerServer
 from cloister.enclave.broker.store import Store
 from cloister.enclave.broker.worker import Attests, Worker
@@ -44,4 +44,5 @@ __all__ = [
     "Worker",
     "decode_entry",
     "open_book",
+    "read_log",
 ]

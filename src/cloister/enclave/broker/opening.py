@@ -17,13 +17,14 @@ from cloister.crypto import ScryptCost
 from cloister.enclave.broker.book import Book, Counter
 from cloister.enclave.broker.store import Store
 from cloister.enclave.broker.storefile import DATABASE
-from cloister.errors import IntegrityError
+from cloister.errors import InputError, IntegrityError
 from cloister.log import Log
 
-__all__ = ["LOG_NAME", "SOCKET_NAME", "open_book"]
+__all__ = ["LOG_NAME", "SOCKET_NAME", "open_book", "read_log"]
 
 LOG_NAME: Final = "broker.log"
 SOCKET_NAME: Final = "broker.sock"
+_BEFORE_NAME: Final = 16  # bytes of a log's file before the length of its id
 
 
 def open_book(
@@ -70,3 +71,21 @@ def open_book(
     except BaseException:
         store.close()
         raise
+
+
+def read_log(folder: Path) -> Log:
+    """Return a broker's log, to be read; whoever serves the broker may go on meanwhile.
+
+    Raises:
+        InputError: there is none.
+        IntegrityError: an entry was altered.
+    """
+    path = folder / LOG_NAME
+    if not path.exists():
+        fix = "Name its folder, or begin one with `cloister enclave broker serve`"
+        raise InputError("there is no key broker's log here", where=str(folder), fix=fix)
+    with path.open("rb") as file:
+        start = file.read(_BEFORE_NAME + 2 + 256)
+    length = int.from_bytes(start[_BEFORE_NAME : _BEFORE_NAME + 2], "big")
+    name = start[_BEFORE_NAME + 2 :][:length]
+    return Log(path, name.decode("utf-8", "replace") or "none")

@@ -1,0 +1,141 @@
+"""Where a vault's keys are: in its local keystore, and, for datasets that were added with `--broker`, in a
+key broker. VAULT/broker.json remembers which one, so that `rm` destroys a key where it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+
+from cloister.cli import common
+from cloister.errors import InputError
+from cloister.files import read_bytes, write_atomic
+from cloister.types import KeyService
+
+if TYPE_CHECKING:
+    from cloister.crypto import Identity, PublicIdentity
+    from cloister.enclave.broker import BrokerKeys
+    from cloister.vault import LocalKeystore, Vault
+
+__all__ = ["SplitKeys", "broker_keys", "keep_broker", "kept_broker", "open_vault"]
+
+_FILE: Final = "broker.json"
+_MAX_FILE: Final = 64 << 10
+
+
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which broker holds keys of this vault."""
+
+    socket: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    identity: Annotated[bytes, msgspec.Meta(max_length=8192)]
+
+
+class SplitKeys(KeyService):
+    """Two key services as one: what the first has is its own, everything else the second's.
+
+    Args:
+        local: the keystore; holds the vault's own secret.
+        broker: the key broker.
+        new: whether keys of new datasets go to the broker.
+    """
+
+    def __init__(self, local: LocalKeystore, broker: BrokerKeys, *, new: bool) -> None:
+        self._local = local
+        self._broker = broker
+        self._new = new
+
+    def create(self, kek_id: str) -> None:
+        """Make a fresh KEK, in the broker if it is a new dataset's and those go there."""
+        (self._broker if self._new and kek_id.startswith("dataset.") else self._local).create(kek_id)
+
+    def wrap(self, kek_id: str, data_key: bytes) -> bytes:
+        """Return a wrapped data key."""
+        return self._of(kek_id).wrap(kek_id, data_key)
+
+    def unwrap(self, kek_id: str, wrapped: bytes) -> bytes:
+        """Return a data key; PolicyRefused where its KEK is in the broker and nothing here is attested."""
+        return self._of(kek_id).unwrap(kek_id, wrapped)
+
+    def destroy(self, kek_id: str) -> str:
+        """Destroy a KEK where it is; return what may survive."""
+        return self._of(kek_id).destroy(kek_id)
+
+    def _of(self, kek_id: str) -> KeyService:
+        return self._local if kek_id in self._local.ids() else self._broker
+
+
+def broker_keys(socket: Path, broker: PublicIdentity, owner: Identity) -> BrokerKeys:
+    """Return the owner's side of the broker that serves a socket; it connects when it is first used."""
+    from cloister.enclave.broker import BrokerKeys, SocketLink
+
+    return BrokerKeys(lambda: SocketLink(socket), broker, owner=owner)
+
+
+def kept_broker(root: Path) -> tuple[Path, PublicIdentity] | None:
+    """Return socket and identity of the broker that holds keys of a vault; None where none does.
+
+    Raises:
+        InputError: the file that says so cannot be read.
+    """
+    from cloister.crypto import Identity, PublicIdentity, follows
+
+    path = root / _FILE
+    if not path.exists():
+        return None
+    try:
+        kept = msgspec.json.decode(read_bytes(path, limit=_MAX_FILE, what="note on the broker"), type=_Kept)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        what = "the vault's note on its key broker cannot be read"
+        raise InputError(what, where=str(path), fix="Restore it") from None
+    broker = PublicIdentity.from_json(kept.identity)
+    own = common.identity_path()
+    if own.exists() and follows(broker, present := Identity.read_public(own), common.successions()):
+        broker = present  # the owner's own broker, whose keys were rotated with the owner's
+    return Path(kept.socket), broker
+
+
+def keep_broker(root: Path, socket: Path, broker: PublicIdentity) -> None:
+    """Remember the broker of a vault. Raises InputError where it has another: a vault has one."""
+    kept = kept_broker(root)
+    if kept is not None and kept[1] != broker:
+        raise InputError(
+            f"keys of this vault are with another key broker, {kept[1].name}",
+            where=str(kept[0]),
+            fix="Add the dataset there, or to the vault of another home",
+        )
+    note = _Kept(str(socket.absolute()), broker.to_json())
+    write_atomic(root / _FILE, msgspec.json.encode(note), mode=0o600)
+
+
+def open_vault(
+    root: Path, owner: Identity, passphrase: str, *, new_to: tuple[Path, PublicIdentity] | None = None
+) -> Vault:
+    """Return a vault whose keys are where they are.
+
+    Args:
+        root: the vault's folder.
+        owner: its owner.
+        passphrase: of its keystore.
+        new_to: socket and identity of the broker that gets the keys of new datasets; None for the keystore.
+
+    Raises:
+        PassphraseError, InputError, IntegrityError: as `Vault.unlock`.
+        StorageError: no broker answers there.
+    """
+    from cloister.vault import LocalKeystore, Vault
+
+    if new_to is not None:
+        probe = broker_keys(*new_to, owner)
+        probe.inventory()  # before a row is read: it answers, is the one that was meant, and takes orders
+        probe.close()
+        keep_broker(root, *new_to)
+    kept = kept_broker(root)
+    if kept is None or not (root / "keystore.json").exists():
+        plain = Vault.unlock(root, owner, passphrase)
+        if kept is None:
+            return plain
+    local = LocalKeystore.open(root / "keystore.json", passphrase)
+    keys = SplitKeys(local, broker_keys(*kept, owner), new=new_to is not None)
+    return Vault(root, owner, keys)
