@@ -93,8 +93,9 @@ class Channel:
             self._move(math.inf)
         if len(self._came[0]) > most:
             raise ProtocolError(f"sent a message of {len(self._came[0])} bytes, over the limit")
-        self._link.nudge(self._clock())
-        self.flush()
+        if not self._link.outgoing:  # else what is on its way acknowledges, too
+            self._link.nudge(self._clock())
+            self.flush()
         return self._came.pop(0)
 
     def flush(self) -> None:
