@@ -11,7 +11,7 @@ from typing import Protocol
 
 from cloister.errors import InputError
 
-__all__ = ["KeyService", "RandomBytes", "Transport", "check_name"]
+__all__ = ["Counter", "KeyService", "RandomBytes", "Transport", "check_name"]
 
 RandomBytes = Callable[[int], bytes]
 """A source of n random bytes; `os.urandom` everywhere but in tests."""
@@ -35,6 +35,19 @@ def check_name(name: str, what: str = "name") -> str:
             fix="Use 1 to 63 of a-z, 0-9, '-' and '_', starting and ending with a letter or a digit",
         )
     return name
+
+
+class Counter(Protocol):
+    """Counts up and never down, also where everything on this machine's disks is put back from an older copy.
+
+    Implemented by a TPM's NV counter. Whoever anchors something to one gives it to nothing else.
+    """
+
+    def read(self) -> int:
+        """Return its value; 0 where it was never incremented. Raises InputError where it cannot be had."""
+
+    def increment(self) -> int:
+        """Add at least one, durably, and return the new value; the first may be any number above 0."""
 
 
 class KeyService(Protocol):

@@ -47,7 +47,9 @@ class NvCounter:
         return self.tpm.has(self.index)
 
     def read(self) -> int:
-        """Return its value. Raises InputError where the TPM has none; `increment` makes it."""
+        """Return its value; 0 where the TPM has none yet. Raises InputError where the TPM fails."""
+        if not self.exists():
+            return 0
         with self.opened("read a counter") as (api, handle):
             return int.from_bytes(bytes(api.nv_read(handle, _SIZE)))
 

@@ -62,7 +62,7 @@ def tell(engine: Engine, query: Query) -> object:
     book = engine.book
     match query:
         case StatusQuery():
-            return status_of(book, query.population)
+            return status_of(book, query.population, counted=isinstance(engine.head.counter, int))
         case PopulationsQuery():
             return tuple(sorted(book.accounts))
         case BoundQuery():

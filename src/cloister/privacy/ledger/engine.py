@@ -4,14 +4,16 @@
 1. there is a ledger, or nothing that speaks of one (else it was deleted, and is not begun anew);
 2. the file is what its owner signed (`Store.load`);
 3. its owner is this identity, or one that declared this identity its successor;
-4. it contains the head beside its folder, and the head at the recorded anchor, which must be there;
+4. it contains the head beside its folder, and the head at the recorded anchor, which must be there; its head
+   says what its counter says, if it has one (`counting`);
 5. a new owner is recorded.
 
 `handle` takes all requests that wait, in this order: decide each against the book and make its rows; write
 the rows, the state where a checkpoint is due, and one signed head; commit, which returns when they are on
-the disk; see that the file is still the one at its path; write the head to the anchor. Only then anybody
-gets an answer. Where a step fails nobody of the group gets any but the error, and the engine is of no more
-use: the next one reads the state from the disk, and what was written counts, answered or not.
+the disk; see that the file is still the one at its path; write the head to the anchor; increment the counter.
+Only then anybody gets an answer. Where a step fails nobody of the group gets any but the error, and the
+engine is of no more use: the next one reads the state from the disk, and what was written counts, answered or
+not.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ from cloister.crypto import Identity, PublicIdentity, follows, sha256
 from cloister.errors import CloisterError, StorageError
 from cloister.files import write_atomic
 from cloister.privacy.ledger.anchors import head_beside, heads_of
+from cloister.privacy.ledger.counting import Counting
 from cloister.privacy.ledger.decide import change, tell
 from cloister.privacy.ledger.doubt import LedgerInDoubt
 from cloister.privacy.ledger.fingerprints import FingerprintSet
-from cloister.privacy.ledger.head import Head, HeadFile, sign_head
+from cloister.privacy.ledger.head import Head, HeadFile, open_head, sign_head
 from cloister.privacy.ledger.rows import (
     FIRST_HASH,
     AnchorAt,
@@ -46,6 +49,7 @@ from cloister.privacy.ledger.rows import (
 )
 from cloister.privacy.ledger.store import DATABASE, Loaded, Store, encode_state
 from cloister.privacy.ledger.wire import Change, Done, Query, Reply, Request, encode, refused
+from cloister.types import Counter
 
 __all__ = ["CHECKPOINT_ROWS", "Engine", "check_owner"]
 
@@ -55,11 +59,19 @@ CHECKPOINT_ROWS: Final = 65_536
 class Engine:
     """Decides requests and makes them durable; for one thread. Made by `open`."""
 
-    def __init__(self, folder: Path, identity: Identity, store: Store, loaded: Loaded) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+        store: Store,
+        loaded: Loaded,
+        counter: Counter | None = None,
+    ) -> None:
         self._folder = folder
         self._identity = identity
         self._store = store
         self._anchor: HeadFile | None = None
+        self._counting = Counting(counter, open_head(loaded.envelope, [loaded.book.owner]), folder)
         self._sets: dict[str, FingerprintSet] = {}
         self._checkpoint = loaded.checkpoint
         self.book = loaded.book
@@ -68,13 +80,21 @@ class Engine:
         self.unsaved = False
 
     @classmethod
-    def open(cls, folder: Path, identity: Identity, *, successions: Sequence[bytes] = ()) -> Engine:
+    def open(
+        cls,
+        folder: Path,
+        identity: Identity,
+        *,
+        successions: Sequence[bytes] = (),
+        counter: Counter | None = None,
+    ) -> Engine:
         """Open the ledger in `folder`, or begin one.
 
         Args:
             folder: exists; its lock is held.
             identity: the owner.
             successions: how the identity followed earlier ones.
+            counter: that anchors it, from now on.
 
         Raises:
             LedgerInDoubt: one of the checks fails.
@@ -87,7 +107,7 @@ class Engine:
             loaded = store.load()  # 2
             check_owner(loaded.book.owner, identity.public, successions, folder)  # 3
             heads_of(folder, loaded.book).check(loaded, store)  # 4
-            engine = cls(folder, identity, store, loaded)
+            engine = cls(folder, identity, store, loaded, counter)
             engine._settle(successions)  # 5
         except BaseException:
             store.close()
@@ -97,7 +117,7 @@ class Engine:
     @property
     def head(self) -> Head:
         """What the ledger contains, on the disk."""
-        return Head(self.book.ledger, self.book.size, self.hash.hex())
+        return open_head(self.envelope, self.book.owners)
 
     def handle(self, requests: Sequence[Request]) -> list[Reply]:
         """Carry out requests as one group; return their replies in order.
@@ -191,7 +211,8 @@ class Engine:
             self.book.apply(mark)
             bodies.append(encode_row(mark))
             at = next_hash(at, bodies[-1])
-        envelope = sign_head(Head(self.book.ledger, self.book.size, at.hex()), self._identity)
+        count = self._counting.next()
+        envelope = sign_head(Head(self.book.ledger, self.book.size, at.hex(), count), self._identity)
         self._store.add(first, bodies, envelope)
         self._store.commit()
         self.hash, self.envelope, self.unsaved = at, envelope, True
@@ -199,6 +220,7 @@ class Engine:
             self._anchor = self._anchor_file()
         if self._anchor is not None:
             self._anchor.write(envelope)
+        self._counting.counted(count)
 
     def _anchor_file(self) -> HeadFile | None:
         return None if self.book.anchor is None else HeadFile(Path(self.book.anchor), durable=True)
@@ -208,15 +230,23 @@ class Engine:
         self._anchor = self._anchor_file()
         if self._anchor is not None:
             self._anchor.begin(self.envelope)
+        adopts = self._counting.begins
         if self.book.owner.fingerprint != self._identity.fingerprint:
             row = Owner(id=new_id(), at=now(), owner=self._identity.public, successions=tuple(successions))
             self.book.apply(row)
-            self._store.begin()
-            try:
-                self._write([row])
-            finally:
-                self._store.rollback()
+            self._commit([row])
+        if self._counting.begins:
+            self._commit([])
+        if adopts:
+            self._commit([])  # the first head that says more than 0
         self.save_head()
+
+    def _commit(self, rows: list[Row]) -> None:
+        self._store.begin()
+        try:
+            self._write(rows)
+        finally:
+            self._store.rollback()
 
 
 def check_owner(

@@ -1,8 +1,8 @@
 """Heads: what a ledger contained at one moment, signed by its owner; and files that keep the newest one.
 
-A head is a DSSE envelope over {ledger, size, hash}. The ledger signs one for each group of rows it commits.
-Whoever keeps one can later say whether a ledger still contains it (`Ledger.check_head`): that is what finds a
-ledger that was put back from an older copy.
+A head is a DSSE envelope over {ledger, size, hash}, and the value of a counter where one anchors the ledger.
+The ledger signs one for each group of rows it commits. Whoever keeps one can later say whether a ledger still
+contains it (`Ledger.check_head`): that is what finds a ledger that was put back from an older copy.
 
 A head file has two places of 2048 bytes, written in turn and in place, so that a power cut in the middle of
 a write leaves the other one. The newest head in it that is signed counts. A file with one envelope, as a
@@ -33,11 +33,14 @@ _MAX_FILE: Final = 64 << 10
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a ledger contained: its id, the number of its rows, and the hash of the last."""
+    """What a ledger contained: its id, the number of its rows, the hash of the last; and the value of the
+    counter that anchors it, where there is one (`counting`).
+    """
 
     ledger: Hex32
     size: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     hash: Hex64
+    counter: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | msgspec.UnsetType = msgspec.UNSET
 
 
 def sign_head(head: Head, signer: Signer) -> bytes:

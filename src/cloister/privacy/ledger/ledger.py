@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import UNSET
+
 from cloister.crypto import Identity
 from cloister.errors import InputError, StorageError
 from cloister.privacy.accounting.cost import Cost
@@ -44,7 +46,7 @@ from cloister.privacy.ledger.wire import (
     PopulationsQuery,
     StatusQuery,
 )
-from cloister.types import check_name
+from cloister.types import Counter, check_name
 
 __all__ = ["Ledger"]
 
@@ -68,6 +70,7 @@ class Ledger:
         *,
         anchor: Path | None = None,
         successions: Sequence[bytes] = (),
+        counter: Counter | None = None,
     ) -> Ledger:
         """Open the ledger in a folder, or begin one there.
 
@@ -77,6 +80,8 @@ class Ledger:
             anchor: a file elsewhere that shall hold the newest head; kept from now on, and required from now
                 on. If it exists, the ledger must contain the head in it.
             successions: how the identity followed earlier ones, if the ledger was begun under an earlier one.
+            counter: a TPM's, for this ledger alone: no older copy then passes for the newest. Kept from now
+                on, and required from now on.
 
         Raises:
             LedgerInDoubt: the ledger is not what its owner signed, older than it was seen, gone, or another
@@ -101,9 +106,11 @@ class Ledger:
                     where=str(folder),
                     fix="Check the path",
                 ) from None
-        ledger = cls(folder, identity, Link(folder, identity, successions), successions)
+        ledger = cls(folder, identity, Link(folder, identity, successions, counter), successions)
         try:
             ledger._link.connect()
+            if counter is not None:
+                ledger._check_counted()
             if place is not None:
                 ledger._set_anchor(place)
         except BaseException:
@@ -314,6 +321,15 @@ class Ledger:
         return read_ledger(
             self._folder, self._identity.public, successions=self._successions, contains=contains
         )
+
+    def _check_counted(self) -> None:
+        """See that whoever writes the ledger at present counts; this process does, where it is the writer."""
+        if open_head(self.head(), [self._identity.public]).counter is UNSET:
+            raise InputError(
+                "another process writes the ledger, without its counter",
+                where=f"process {self.writer_pid}",
+                fix="End it, then open the ledger with the counter first",
+            )
 
     def _set_anchor(self, place: Path) -> None:
         if self._link.call(AnchorQuery(), str | None) == str(place):

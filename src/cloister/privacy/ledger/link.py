@@ -34,6 +34,7 @@ from cloister.privacy.ledger.wire import (
     refusal,
 )
 from cloister.privacy.ledger.writer import Writer, socket_path
+from cloister.types import Counter
 
 __all__ = ["PATIENCE", "Link"]
 
@@ -49,12 +50,20 @@ class Link:
         folder: the ledger's; it exists.
         identity: the owner.
         successions: how the identity followed earlier ones.
+        counter: that anchors the ledger, for when this process is the writer.
     """
 
-    def __init__(self, folder: Path, identity: Identity, successions: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+        successions: Sequence[bytes],
+        counter: Counter | None = None,
+    ) -> None:
         self._folder = folder
         self._identity = identity
         self._successions = tuple(successions)
+        self._counter = counter
         self._turn = threading.Lock()
         self._socket: socket.socket | None = None
         self._writer: Writer | None = None
@@ -135,7 +144,7 @@ class Link:
         """Become the writer if nobody is; otherwise wait a moment for whoever is."""
         if self._writer is not None:
             self._writer.close()
-        self._writer = Writer.elect(self._folder, self._identity, self._successions)
+        self._writer = Writer.elect(self._folder, self._identity, self._successions, self._counter)
         if self._writer is None:
             time.sleep(_STEP)
 

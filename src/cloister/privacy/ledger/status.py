@@ -124,11 +124,21 @@ def population_tag(tag_key: str, population: str) -> str:
     return hmac_sha256(bytes.fromhex(tag_key), b"population\x00", population.encode()).hex()
 
 
-def status_of(book: Book, population: str) -> Status:
-    """Return the status of a population. Raises PolicyRefused where it was not declared."""
+def status_of(book: Book, population: str, *, counted: bool = False) -> Status:
+    """Return the status of a population.
+
+    Args:
+        book: the ledger's state.
+        population: declared.
+        counted: whether the ledger was compared with the counter that anchors it.
+
+    Raises:
+        PolicyRefused: it was not declared.
+    """
     account = book.account(population)
     left_rdp, left_delta = account.left()
     order = account.cap.order
+    against = [*(["its counter"] if counted else []), *([book.anchor] if book.anchor else [])]
     plans = (plan for _, plan in sorted(book.plans.items(), key=lambda item: int(item[0])))
     studies = (_study(plan, order) for plan in plans if population in plan.populations)
     queries = (_query(what, tally, order) for what, tally in sorted(account.queries.items()))
@@ -148,7 +158,7 @@ def status_of(book: Book, population: str) -> Status:
         ledger=book.ledger,
         size=book.size,
         anchor=book.anchor,
-        rollback_detected=NOT_DETECTABLE if book.anchor is None else f"against {book.anchor}",
+        rollback_detected=f"against {' and '.join(against)}" if against else NOT_DETECTABLE,
     )
 
 

@@ -259,7 +259,7 @@ class Store:
             head = open_head(envelope[0], [book.owner])  # 4
         except IntegrityError:
             raise _doubt("its head is not signed by its owner", self.path) from None
-        if head != Head(book.ledger, book.size, at.hex()) or book.size != count:  # 3
+        if head != Head(book.ledger, book.size, at.hex(), head.counter) or book.size != count:  # 3
             raise _doubt("a row was altered, added or deleted", self.path)
         self._check_sets(book, whole)  # 5
         return Loaded(book, at, envelope[0], start, hashes, state[0] if state else 0)

@@ -46,6 +46,7 @@ from cloister.privacy.ledger.wire import (
     frames,
     refused,
 )
+from cloister.types import Counter
 
 __all__ = ["Writer", "socket_path"]
 
@@ -117,7 +118,13 @@ class Writer:
         self._thread.start()
 
     @classmethod
-    def elect(cls, folder: Path, identity: Identity, successions: Sequence[bytes] = ()) -> Writer | None:
+    def elect(
+        cls,
+        folder: Path,
+        identity: Identity,
+        successions: Sequence[bytes] = (),
+        counter: Counter | None = None,
+    ) -> Writer | None:
         """Return the writer of a folder, running; or None where another process, or another object, is it.
 
         Raises:
@@ -128,7 +135,7 @@ class Writer:
         if lock is None:
             return None
         try:
-            engine = Engine.open(folder, identity, successions=successions)
+            engine = Engine.open(folder, identity, successions=successions, counter=counter)
             try:
                 return cls(folder, lock, engine, identity)
             except OSError as error:
