@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import typer
 
-from cloister.cli import enclavepolicy, enclaveverify
+from cloister.cli import enclavebroker, enclavemachine, enclavepolicy, enclaveverify
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Show, check and use evidence of what runs where.")
+app.command("attest")(enclavemachine.attest)
 app.command("verify")(enclaveverify.verify)
 app.command("pack")(enclaveverify.pack)
+app.command("seal")(enclavemachine.seal)
+app.command("unseal")(enclavemachine.unseal)
 app.add_typer(enclavepolicy.app, name="policy")
+app.add_typer(enclavebroker.app, name="broker")

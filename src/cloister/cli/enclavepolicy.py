@@ -19,7 +19,7 @@ TEMPLATE: Final = """\
 # evidence that is rooted in hardware, nothing else. `allow_` widens that; every other line only refuses more.
 # Take away the # of a line to have it. Sign the file after each change: cloister enclave policy sign
 
-# kinds = ["snp", "tdx", "azure-snp-vtpm", "nitro"]
+# kinds = ["snp", "tdx", "azure-snp-vtpm", "nitro", "tpm"]
 # allow_software_tee = true     # swtpm: nothing but software vouches for it; for trying things out
 # allow_self_reported = true    # measurements that the measured software made of itself
 # allow_debug = true            # machines whose owner may look inside

@@ -51,7 +51,9 @@ def _claims(claims: Claims) -> list[str]:
         lines.append(f"  {'maker says of the firmware':{_WIDTH}}  {claims.tcb_status}")
     if claims.advisories:
         lines.append(f"  {'advisories':{_WIDTH}}  {', '.join(claims.advisories)}")
-    lines += [f"  {name:{_WIDTH}}  {_short(value)}" for name, value in claims.measurements.items()]
+    # registers that nothing was measured into say nothing
+    told = {name: value for name, value in claims.measurements.items() if len(set(value)) > 1}
+    lines += [f"  {name:{_WIDTH}}  {_short(value)}" for name, value in told.items()]
     lines += [f"  {name:{_WIDTH}}  {_short(value)}" for name, value in claims.signers.items()]
     if claims.platform:
         lines.append(f"  {'platform':{_WIDTH}}  {_short(claims.platform)}")
