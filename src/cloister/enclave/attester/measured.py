@@ -27,13 +27,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-import cloister
 from cloister.crypto import canonical_bytes, digest_file
 from cloister.enclave.eventlog.start import START_PCRS, StartLog
 from cloister.errors import InputError, IntegrityError
 
 __all__ = ["Measured", "Registers", "entered", "extend_into", "file_digests", "measure", "standing"]
 
+_PACKAGE: Final = Path(__file__).resolve().parents[2]
 _PROGRAM: Final = 11
 _AROUND: Final = 12
 _PURPOSE: Final = 13
@@ -73,7 +73,7 @@ def measure(
         InputError: a file cannot be read.
     """
     program = Path(sys.executable).resolve()
-    folder = package or Path(cloister.__file__).parent
+    folder = package or _PACKAGE
     files = file_digests(folder)
     installed = _distributions()
     hooks = _hooks()
