@@ -29,7 +29,7 @@ from cloister.enclave.broker import (
     Worker,
     open_book,
 )
-from cloister.enclave.broker.book import Counter
+from cloister.types import Counter
 
 CHEAP = ScryptCost(n=1024, r=8, p=1)
 PASSPHRASE = "correct horse"

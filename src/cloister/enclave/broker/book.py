@@ -16,27 +16,17 @@ once been opened with one does not open without it.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from cloister.enclave.broker.entries import Anchored, Entry, Interrupted, decode_entry, encode_entry
 from cloister.enclave.broker.store import Store
-from cloister.errors import InputError, IntegrityError, StorageError
+from cloister.errors import IntegrityError, StorageError
 from cloister.log import Log, TreeHead
+from cloister.types import Counter
 
-__all__ = ["Book", "Counter"]
-
-
-class Counter(Protocol):
-    """A number that only grows, outside of the disk."""
-
-    def read(self) -> int:
-        """Return it. Raises InputError where there is none yet."""
-
-    def increment(self) -> int:
-        """Make it, or raise it by one; return the new value once it is kept."""
+__all__ = ["Book"]
 
 
 class Book:
@@ -120,18 +110,14 @@ class Book:
             if kept is not None:
                 raise self._old("it is anchored in a TPM's counter; start it with `--tpm` on its machine")
             return
+        value = self._counter.read()
         if kept is None:
-            with contextlib.suppress(InputError):
-                self._counter.read()
-                raise self._old(
-                    "a copy from before its counter was put back, or its anchoring was interrupted"
-                )
+            if value:
+                raise self._old("a copy from before its counter was put back, or anchoring was interrupted")
             self._counter.increment()
             return
-        try:
-            value = self._counter.read()
-        except InputError:
-            raise self._old("its counter is gone; this is another TPM, or it was cleared") from None
+        if not value:
+            raise self._old("its counter is gone; this is another TPM, or it was cleared")
         if kept == value + 1:  # interrupted between commit and counter
             value = self._counter.increment()
         if kept != value:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from cloister.crypto import ScryptCost
-from cloister.enclave.broker.book import Book, Counter
+from cloister.enclave.broker.book import Book
 from cloister.enclave.broker.store import Store
 from cloister.enclave.broker.storefile import DATABASE
 from cloister.errors import InputError, IntegrityError
 from cloister.log import Log
+from cloister.types import Counter
 
 __all__ = ["LOG_NAME", "SOCKET_NAME", "open_book", "read_log"]
 
