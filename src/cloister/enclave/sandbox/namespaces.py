@@ -28,7 +28,7 @@ from typing import Final, NoReturn
 from cloister.enclave.sandbox import kernel
 from cloister.errors import PolicyRefused, StorageError
 
-__all__ = ["INSIDE_ID", "NAMESPACES", "SCRATCH_BYTES", "Isolation", "isolate", "threads"]
+__all__ = ["INSIDE_ID", "NAMESPACES", "SCRATCH_BYTES", "Isolation", "isolate", "isolation", "threads"]
 
 INSIDE_ID: Final = 1000
 """The user and group the worker sees itself as; outside it is who started it, without any privilege."""
