@@ -13,7 +13,7 @@ from tests.runtime.invitations import CODE, hub, known, own, people, plan_of
 from tests.runtime.parties import PURPOSE, schema
 
 from cloister.errors import CloisterError, InputError, IntegrityError
-from cloister.learning import Plan, SiteEntry
+from cloister.learning import EnclaveSection, Plan, SiteEntry
 from cloister.policy import decode_toml, sign_toml
 from cloister.runtime.forecast import sizes_of
 from cloister.runtime.privacyrules import PrivacyRules
@@ -59,6 +59,18 @@ def test_each_rule_refuses_by_name(rule: str, holds: Any, refuses: Any) -> None:
     refused = verdict(plan_of(), accepting(**{rule: refuses}))
     assert refused.verdict == "refuse"
     assert [reason.partition(":")[0] for reason in refused.reasons] == [rule]
+
+
+def test_attested_is_what_a_plan_asks_of_everybody() -> None:
+    attested = accepting(enclave="attested")
+    asking = msgspec.structs.replace(plan_of(), enclave=EnclaveSection(required=True))
+    lax = msgspec.structs.replace(plan_of(), enclave=EnclaveSection(required=False))
+    assert verdict(asking, attested).verdict == "accept"
+    assert verdict(asking, accepting()).verdict == "accept"
+    for plan in (plan_of(), lax):
+        refused = verdict(plan, attested)
+        assert refused.verdict == "refuse"
+        assert "[enclave] required" in refused.reasons[0]
 
 
 def test_parties_are_named_by_fingerprint_too() -> None:
@@ -204,6 +216,7 @@ PLANS = (
     plan_of(privacy={}),
     plan_of(privacy={"adversary": "hub"}),
     plan_of(privacy={"epsilon": None, "noise_multiplier": 3.0}),
+    msgspec.structs.replace(plan_of(), enclave=EnclaveSection(required=True)),
 )
 RULES = [name for name in SitePolicy.__struct_fields__ if name not in ("decision", "privacy")]
 

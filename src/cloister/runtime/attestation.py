@@ -28,6 +28,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Final, Protocol
 
 from cloister.crypto import Identity, PublicIdentity, constant_time_equal, sha256
@@ -52,8 +53,10 @@ __all__ = [
     "AppraisesEvidence",
     "Attestation",
     "Attesting",
+    "Attests",
     "GivesEvidence",
     "Question",
+    "attesting_by",
     "binding",
     "key_digest",
 ]
@@ -99,6 +102,40 @@ class Attesting:
     evidence_for: GivesEvidence
     appraise: AppraisesEvidence
     clock: Callable[[], datetime] = _now
+
+
+class Attests(Protocol):
+    """What gives evidence of this machine; an attester of the enclave room is one."""
+
+    def attest(self, report_data: bytes) -> Evidence:
+        """Return evidence that carries these 64 bytes."""
+
+
+def attesting_by(
+    attester: Attests,
+    purpose: str,
+    vouched_for: PublicIdentity,
+    appraise: AppraisesEvidence,
+    *,
+    clock: Callable[[], datetime] = _now,
+) -> Attesting:
+    """Return what a party needs, its evidence made by this machine's attester, one piece after another.
+
+    Args:
+        attester: of the machine.
+        purpose: `WORKER` at a site, `AGGREGATOR` at a hub.
+        vouched_for: the worker's own identity, or the hub's.
+        appraise: the owner's judgement.
+        clock: the time of appraisals, aware UTC.
+    """
+    key, alone = key_digest(vouched_for), Lock()
+
+    def evidence_for(challenge: bytes, session: bytes) -> Evidence:
+        data = report_data(purpose, challenge, key, session=session.hex())
+        with alone:  # questions of several studies come from several threads
+            return attester.attest(data)
+
+    return Attesting(key, evidence_for, appraise, clock)
 
 
 def key_digest(identity: PublicIdentity) -> bytes:
@@ -246,20 +283,20 @@ class Attestation:
         nonce, self._nonce = self._nonce, b""
         if not nonce:
             raise ProtocolError("showed evidence that nobody asked for", peer=self._peer.name)
-        bound = binding(self.session, self._study, self._peer, self._identity.public)
+        at, signed = self._attesting.clock(), b""
         try:
-            expected = report_data(self._purpose, nonce, message.key, session=bound.hex())
-            evidence = Evidence.from_json(message.evidence)
-            at = self._attesting.clock()
-            claims, found = self._attesting.appraise(evidence, at, expected)
-            reasons = list(found) + self._unbound(claims, message)
-            if self._hub:
+            evidence, claims, reasons = self._judged(message, nonce, at)
+        except CloisterError as error:  # it cannot even be read
+            self.accepted = None
+            raise self._refused([str(error)]) from error
+        if self._hub:
+            try:
                 signed = self._signed(message)
-        except CloisterError as error:
-            reasons = [str(error)]
+            except CloisterError as error:
+                reasons.append(str(error))
         if reasons:
             self.accepted = None
-            raise self._refused(list(dict.fromkeys(reasons)))
+            raise self._refused(reasons)
         appraisal = appraisal_of(
             claims,
             evidence,
@@ -274,6 +311,14 @@ class Attestation:
         if self._hub:
             self.appraised = Appraised(appraisal, signed.decode())
         return appraisal
+
+    def _judged(self, message: Attested, nonce: bytes, at: datetime) -> tuple[Evidence, Claims, list[str]]:
+        """Return the evidence, what was found, and all reasons to refuse it."""
+        bound = binding(self.session, self._study, self._peer, self._identity.public)
+        expected = report_data(self._purpose, nonce, message.key, session=bound.hex())
+        evidence = Evidence.from_json(message.evidence)
+        claims, found = self._attesting.appraise(evidence, at, expected)
+        return evidence, claims, [*found, *self._unbound(claims, message)]
 
     def _unbound(self, claims: Claims, message: Attested) -> list[str]:
         """Return what no policy can waive."""
@@ -302,7 +347,7 @@ class Attestation:
 
     def _refused(self, reasons: Sequence[str]) -> PolicyRefused:
         return PolicyRefused(
-            f"the evidence of {self._peer.name} was refused: {'; '.join(reasons)}",
+            f"the evidence of {self._peer.name} was refused: {'; '.join(dict.fromkeys(reasons))}",
             where="enclave policy",
             fix="Have that party mend it; or change your enclave policy, if it is wrong",
         )

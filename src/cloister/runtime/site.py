@@ -160,6 +160,11 @@ class Site(SumSite[EpochTerms]):
         return self._plan.study.name
 
     @property
+    def worker(self) -> Worker:
+        """The part that sees the rows: what evidence of this site vouches for."""
+        return self._worker
+
+    @property
     def shape(self) -> Shape:
         """What is trained, as far as one sees it from outside the worker."""
         return self._worker.shape

@@ -10,7 +10,7 @@ refused. Without a policy everything is asked about. `decide`, in this order:
 4. what fits gets the policy's `decision`.
 
 It sees plan and identities, and no row, clock or file. What it cannot judge it refuses: an epsilon that the
-plan does not write, evidence of an enclave. The reasons are for the owner; a hub that is told them learns
+plan does not write. The reasons are for the owner; a hub that is told them learns
 the policy.
 
 The file is POLICY/site.toml in the home, signed by the owner. A file that is not as it was signed refuses
@@ -81,7 +81,8 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         privacy: what must be claimed.
         hub_view: "none" refuses plans that show the hub sums and model.
         public_rows: whether a plan may declare this site's rows public.
-        enclave: "attested" asks for evidence, which this version cannot appraise: it refuses every plan.
+        enclave: "attested" refuses plans under which hub and sites need not show each other evidence. Which
+            evidence of a hub is accepted, the enclave policy says.
     """
 
     decision: Verdict = "ask"
@@ -113,7 +114,7 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             *self._data(subject),
             *self._model(subject.plan),
             *self.privacy.check(subject.plan, subject.claim),
-            *self._enclave(),
+            *self._enclave(subject.plan),
         ]
 
     def _study(self, plan: Plan) -> list[str]:
@@ -163,10 +164,10 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             reasons.append(f"user_code: the model is Python code that is not allowed here ({section.code})")
         return reasons
 
-    def _enclave(self) -> list[str]:
-        if self.enclave == "none":
+    def _enclave(self, plan: Plan) -> list[str]:
+        if self.enclave == "none" or plan.reattest_seconds is not None:
             return []
-        return ["enclave: attested workers are asked for, and this version cannot appraise evidence"]
+        return ["enclave: the plan does not ask hub and sites for evidence ([enclave] required)"]
 
 
 @dataclass(frozen=True)
