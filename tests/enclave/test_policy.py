@@ -18,6 +18,7 @@ from cloister.enclave.policy import (
     GpuRules,
     Policies,
     Reference,
+    TpmRules,
     enclave_policy_path,
     load_enclave_policy,
     read_enclave_policy,
@@ -182,6 +183,16 @@ def test_another_policy_never_lets_more_through(
 ) -> None:
     accepted = [not policy.check(claims, AT) for policy in (*parts, more)]
     assert (not Policies((*parts, more)).check(claims, AT)) == all(accepted)
+
+
+def test_whom_two_policies_believe_about_tpms_both_do() -> None:
+    one, two, key = "11" * 32, "22" * 32, "33" * 32
+    left = EnclavePolicy(tpm=TpmRules({one: "A", two: "B"}, {one: key, two: key}))
+    right = EnclavePolicy(tpm=TpmRules({two: "B"}, {one: key, two: "44" * 32}))
+    assert Policies((left,)).tpm == left.tpm
+    assert Policies((left, right)).tpm == TpmRules({two: "B"}, {one: key})
+    assert Policies((left, EnclavePolicy())).tpm == TpmRules()
+    assert Policies(()).tpm == TpmRules()
 
 
 def test_no_policy_accepts_nothing() -> None:

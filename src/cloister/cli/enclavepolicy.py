@@ -41,6 +41,10 @@ TEMPLATE: Final = """\
 # [signers]                     # who must have signed the image
 # id_key_digest = ["..."]
 
+# [tpm]                         # without both, no TPM counts as hardware
+# makers = {}                   # "SHA-256 of a root certificate" = "name"
+# verifiers = {}                # identities that activate credentials: fingerprint = "ed25519 key"
+
 # [gpu]
 # count = 1
 # drivers = ["550.90.07"]

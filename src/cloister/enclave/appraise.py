@@ -10,16 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from cloister.crypto.signing import SignatureAlgorithm, VerifyKey
 from cloister.enclave.claims import Claims
 from cloister.enclave.evidence import Evidence, Kind
-from cloister.enclave.policy import EnclavePolicy, Policies, Reference
+from cloister.enclave.policy import EnclavePolicy, Policies, Reference, TpmRules
 from cloister.errors import CloisterError, InputError
 
+if TYPE_CHECKING:
+    from cloister.enclave.kinds.tpmroots import TpmTrust
+
 __all__ = ["Appraisal", "Appraise", "appraise", "appraiser", "judge"]
+
+
+_NOBODY: Final = TpmRules()
 
 
 class Appraise(Protocol):
@@ -35,7 +43,7 @@ class _Verify(Protocol):
     def __call__(self, evidence: Evidence, *, at: datetime, expected: bytes | None) -> Claims: ...
 
 
-def _verifier(kind: Kind) -> _Verify:
+def _verifier(kind: Kind, rules: TpmRules) -> _Verify:
     """Return the verifier of a kind, imported when it is needed."""
     found: _Verify
     match kind:
@@ -50,7 +58,7 @@ def _verifier(kind: Kind) -> _Verify:
         case "tpm":
             from cloister.enclave.kinds import tpm
 
-            found = tpm.verify
+            found = partial(tpm.verify, trust=_trust(rules))
         case "azure-snp-vtpm" | "azure-tdx-vtpm":
             from cloister.enclave.kinds import azure
 
@@ -72,6 +80,7 @@ def appraise(
     at: datetime,
     expected: bytes | None = None,
     references: Sequence[Reference] = (),
+    tpm: TpmRules = _NOBODY,
 ) -> Claims:
     """Return what a piece of evidence shows.
 
@@ -81,14 +90,15 @@ def appraise(
         expected: the 64 bytes that `report_data` gave the verifier, or a sample's own nonce; None where
             nobody asked, and then freshness stays null.
         references: images whose measurements are known; without any, measurement_match stays null.
+        tpm: whom to believe about TPMs; without it none is rooted in hardware.
 
     Raises:
         InputError: malformed, truncated, of another kind than it says, or a time without a zone.
     """
     if at.tzinfo is None:
         raise InputError("the time of an appraisal has no zone", fix="Give it in UTC, such as ...Z")
-    claims = _verifier(evidence.kind)(evidence, at=at, expected=expected)
-    devices = tuple(_device(each, at, expected) for each in evidence.devices)
+    claims = _verifier(evidence.kind, tpm)(evidence, at=at, expected=expected)
+    devices = tuple(_verifier(each.kind, tpm)(each, at=at, expected=expected) for each in evidence.devices)
     match: bool | None = claims.measurement_match
     reasons = dict(claims.reasons)
     if references:
@@ -100,8 +110,14 @@ def appraise(
     return msgspec.structs.replace(claims, measurement_match=match, devices=devices, reasons=reasons)
 
 
-def _device(evidence: Evidence, at: datetime, expected: bytes | None) -> Claims:
-    return _verifier(evidence.kind)(evidence, at=at, expected=expected)
+def _trust(rules: TpmRules) -> TpmTrust:
+    from cloister.enclave.kinds.tpmroots import TpmTrust
+
+    algorithm = SignatureAlgorithm.ED25519
+    keys = {
+        name: VerifyKey.from_bytes(algorithm, bytes.fromhex(key)) for name, key in rules.verifiers.items()
+    }
+    return TpmTrust(dict(rules.makers), keys)
 
 
 @dataclass(frozen=True)
@@ -139,7 +155,7 @@ def judge(
     evidence: Evidence, policies: Policies, *, at: datetime, expected: bytes | None = None
 ) -> Appraisal:
     """Return the verdict of policies on evidence; errors as `appraise`."""
-    claims = appraise(evidence, at=at, expected=expected, references=policies.references)
+    claims = appraise(evidence, at=at, expected=expected, references=policies.references, tpm=policies.tpm)
     reasons = tuple(policies.check(claims, at))
     return Appraisal(claims, reasons, policies.digest, evidence.digest, at, expected)
 

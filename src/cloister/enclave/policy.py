@@ -43,6 +43,7 @@ __all__ = [
     "GpuRules",
     "Policies",
     "Reference",
+    "TpmRules",
     "enclave_policy_path",
     "load_enclave_policy",
     "read_enclave_policy",
@@ -58,6 +59,7 @@ _VERDICT_KINDS: Final = frozenset({"tdx", "sgx", "azure-tdx-vtpm"})
 _CHECKED_BESIDE: Final = ("bindings", "event_log", "tcb_consistent", "revocation_checked", "collateral_fresh")
 
 Hex = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{2}){1,128}\Z")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_:./-]{0,127}\Z")]
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Days = Annotated[int, Meta(ge=0, le=3650)]
@@ -129,6 +131,19 @@ class GpuRules(Struct, frozen=True, forbid_unknown_fields=True):
         return reasons
 
 
+class TpmRules(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[tpm]`: whom to believe about TPMs. Without both a TPM's evidence is not rooted in hardware.
+
+    Attributes:
+        makers: names of TPM makers, by the SHA-256 of their root certificate's DER.
+        verifiers: Ed25519 keys, hexadecimal, by the fingerprint of the identity: whose word counts that a
+            quoting key and a maker's key are in one TPM.
+    """
+
+    makers: Annotated[Mapping[Digest, Text], Meta(max_length=100)] = {}
+    verifiers: Annotated[Mapping[Digest, Digest], Meta(max_length=100)] = {}
+
+
 class EnclavePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one owner accepts; see the module's docstring.
 
@@ -151,6 +166,7 @@ class EnclavePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         signers: accepted values by signer's name; each name must have one of its values.
         platforms: identifiers of accepted machines; empty for any.
         gpu: what attached devices must be.
+        tpm: whom to believe about TPMs.
     """
 
     kinds: Annotated[tuple[Kind, ...], Meta(min_length=1)] = tuple(
@@ -173,6 +189,7 @@ class EnclavePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ] = {}
     platforms: Annotated[tuple[Hex, ...], Meta(max_length=10_000)] = ()
     gpu: GpuRules = GpuRules()
+    tpm: TpmRules = TpmRules()
 
     def __post_init__(self) -> None:
         _refuse_contradictions(self)
@@ -297,6 +314,18 @@ class Policies:
     def references(self) -> tuple[Reference, ...]:
         """The reference values of all of them."""
         return tuple(reference for part in self.parts for reference in part.measurements)
+
+    @property
+    def tpm(self) -> TpmRules:
+        """Whom all of them believe about TPMs."""
+        first, *others = [part.tpm for part in self.parts] or [TpmRules()]
+        makers = {key: name for key, name in first.makers.items() if all(key in o.makers for o in others)}
+        verifiers = {
+            name: key
+            for name, key in first.verifiers.items()
+            if all(o.verifiers.get(name) == key for o in others)
+        }
+        return TpmRules(makers, verifiers)
 
     @property
     def digest(self) -> str:

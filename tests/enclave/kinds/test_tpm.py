@@ -16,6 +16,7 @@ from tests.enclave.kinds import tpmparts as parts
 from tests.enclave.samples import sample
 
 from cloister.crypto import Identity, keyring
+from cloister.enclave.appraise import judge
 from cloister.enclave.claims import Claims
 from cloister.enclave.eventlog import StartLog, tcg
 from cloister.enclave.evidence import Evidence, report_data
@@ -24,6 +25,7 @@ from cloister.enclave.kinds.activation import certify, key_digest
 from cloister.enclave.kinds.protobuf import fields
 from cloister.enclave.kinds.tpmquote import pack
 from cloister.enclave.kinds.tpmroots import TpmTrust
+from cloister.enclave.policy import EnclavePolicy, Policies, TpmRules
 from cloister.errors import InputError
 
 AT = datetime(2026, 6, 1, tzinfo=UTC)
@@ -437,6 +439,27 @@ def test_hardware_takes_a_chain_and_an_activation(maker):
         assert claims.hardware_rooted is False
         assert claims.chain is None
     assert hardware(maker, activation=None, trusted=[verifier.public]).hardware_rooted is None
+
+
+def test_a_policy_says_whom_to_believe_about_tpms(maker):
+    verifier = Identity.generate("verifier")
+    root, ek, given = maker
+    data, endorsements = ours()
+    stated = certify(
+        verifier, ak_name=parts.name(parts.public_area(parts.rsa_key())), ek=ek.public_key(), at=AT
+    )
+    evidence = Evidence("tpm", data, endorsements={**endorsements, **given, "activation": stated})
+    pinned = {root.fingerprint(hashes.SHA256()).hex(): "maker"}
+    keys = {verifier.public.fingerprint: verifier.public.signing.hex()}
+
+    def hardware_under(*rules: TpmRules) -> bool | None:
+        policies = Policies(tuple(EnclavePolicy(tpm=each) for each in rules))
+        return judge(evidence, policies, at=AT, expected=ASKED).claims.hardware_rooted
+
+    assert hardware_under(TpmRules(pinned, keys)) is True
+    for rules in (TpmRules(), TpmRules(pinned), TpmRules({}, keys)):
+        assert hardware_under(rules) is not True
+        assert hardware_under(TpmRules(pinned, keys), rules) is not True
 
 
 def test_hardware_takes_a_pinned_root_in_force(maker):
