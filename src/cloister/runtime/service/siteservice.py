@@ -244,7 +244,7 @@ class SiteService:
         except CloisterError as error:  # the next invitation is looked at anew: it may be mended by then
             self._say_once(invitation, str(error))
             return
-        self._begin(invitation, site)
+        await self._begin(invitation, site)
 
     def _say_once(self, invitation: Invitation, reason: str) -> None:
         """Tell the owner why nothing begins; not again while that is why."""
@@ -252,31 +252,33 @@ class SiteService:
             _note(self._said, invitation.plan.digest, reason)
             self._on_event(invitation.plan.study.name, Refused(invitation.hub.name, reason))
 
-    def _begin(self, invitation: Invitation, site: Site) -> None:
+    async def _begin(self, invitation: Invitation, site: Site) -> None:
         if not site.obey(invitation.term):
-            site.leave()
-            self._on_left(invitation, site)
-            self._say_once(invitation, "another process of this hub has acted since")
+            self._do_not_begin(invitation, site, "another process of this hub has acted since")
             return
         try:
+            attesting = await asyncio.to_thread(self._attesting, invitation, site)  # a TPM may have to start
             end = SiteEnd(
                 site,
                 self._identity,
                 invitation.hub,
                 invitation.plan.digest,
                 least_term=invitation.term,
-                attesting=self._attesting(invitation, site),
+                attesting=attesting,
             )
         except CloisterError as error:
-            site.leave()
-            self._on_left(invitation, site)
-            self._say_once(invitation, str(error))
+            self._do_not_begin(invitation, site, str(error))
             return
         session = self._sessions[invitation.plan.digest] = _Session(invitation, site, end)
         session.task = asyncio.create_task(self._work(session))
         if site.resumed:
             self._on_event(site.study, Resumed(site.epoch_number, site.rounds, site.attempt))
         end.open(time.monotonic())
+
+    def _do_not_begin(self, invitation: Invitation, site: Site, reason: str) -> None:
+        site.leave()
+        self._on_left(invitation, site)
+        self._say_once(invitation, reason)
 
     async def _work(self, session: _Session) -> None:
         """Answer what the hub says, one message after another."""

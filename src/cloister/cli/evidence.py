@@ -1,0 +1,93 @@
+"""What `cloister hub` and `cloister site` show of this machine, and how this home judges what others show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cloister.errors import PolicyRefused
+
+if TYPE_CHECKING:
+    from cloister.crypto import PublicIdentity
+    from cloister.enclave.attester import Attester
+    from cloister.enclave.policy import EnclavePolicy
+    from cloister.learning import Plan
+    from cloister.runtime import Site
+    from cloister.runtime.attestation import Attesting
+    from cloister.runtime.invite import Invitation
+
+__all__ = ["HomeEvidence"]
+
+
+class HomeEvidence:
+    """One home's attester, found when it is first needed, and its enclave policy, read anew for each study.
+
+    Args:
+        home: the home; its software TPM, if there is one, lives in HOME/enclave.
+        owner: whose signature the policy must bear.
+        stack: closes the attester.
+        say: tells people a line.
+    """
+
+    def __init__(
+        self, home: Path, owner: PublicIdentity, stack: ExitStack, say: Callable[[str], None]
+    ) -> None:
+        self._home, self._owner, self._stack, self._say = home, owner, stack, say
+        self._attester: Attester | None = None
+
+    def of_hub(self, plan: Plan) -> Attesting | None:
+        """Return what a hub needs; None where the plan asks for no evidence.
+
+        Raises:
+            PolicyRefused: this machine cannot vouch for itself.
+            InputError, IntegrityError: the enclave policy is none, or not as it was signed.
+        """
+        from cloister.runtime.appraisal import AGGREGATOR
+
+        if plan.reattest_seconds is None:
+            return None
+        return self._attesting(plan, AGGREGATOR, self._owner)
+
+    def of_site(self, invitation: Invitation, site: Site) -> Attesting:
+        """Return what a site needs. Raises as `of_hub`, or PolicyRefused where its worker has no walls."""
+        from cloister.runtime.appraisal import WORKER
+        from cloister.runtime.workers.proxy import SandboxedWorker
+
+        worker = site.worker
+        if not isinstance(worker, SandboxedWorker):
+            raise PolicyRefused(
+                "the plan asks for evidence of the worker, and rows are worked on inside this process",
+                where=invitation.plan.study.name,
+                fix="Leave out --worker inside",
+            )
+        return self._attesting(invitation.plan, WORKER, worker.identity)
+
+    def _attesting(self, plan: Plan, purpose: str, vouched_for: PublicIdentity) -> Attesting:
+        from cloister.enclave.appraise import appraiser
+        from cloister.enclave.policy import load_enclave_policy
+        from cloister.runtime.attestation import attesting_by
+
+        policy = load_enclave_policy(self._home, self._owner)
+        return attesting_by(self._open(policy), purpose, vouched_for, appraiser(policy))
+
+    def _open(self, policy: EnclavePolicy) -> Attester:
+        """Return this machine's attester, its start measured once for this process."""
+        from cloister.enclave.attester import find_attester, measure
+        from cloister.enclave.policy import enclave_policy_path
+
+        if self._attester is None:
+            path = enclave_policy_path(self._home)
+            measured = measure(policy=path.read_bytes() if path.exists() else None)
+            attester = find_attester(
+                self._home / "enclave", software_allowed=policy.allow_software_tee, measured=measured
+            )
+            self._stack.callback(attester.close)
+            self._attester = attester
+            if not attester.hardware:
+                self._say(
+                    "Evidence of this machine is NOT hardware-protected: a software TPM (swtpm) makes it, "
+                    "and protects from nobody who runs the machine."
+                )
+        return self._attester
