@@ -4,15 +4,19 @@ VENV   := .venv
 COVERAGE ?= term
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# What enclaves need of the system; and what is built against it, which may fail and then says so.
+PACKAGES := swtpm swtpm-tools tpm2-tools libtss2-dev libseccomp2
+APT      := apt-get --quiet -o Acquire::Retries=1 -o Acquire::http::Timeout=30
+TPM       = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-tpm.txt
 # One thread per process: two OpenMP threads on two cores collapse as soon as anything else runs.
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: help setup demo test test-slow lint docs bench-setup clean
+.PHONY: help setup demo test test-slow lint docs bench-setup enclave-packages clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null 2>&1 && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
@@ -23,7 +27,16 @@ $(STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	@$(TPM) >/dev/null 2>&1 || echo "tpm2-pytss cannot be built here (make enclave-packages): tests that need a TPM are skipped"
 	@touch $@
+
+enclave-packages: $(VENV)/.installed-dev  ## swtpm, libtss2 and libseccomp: as root with apt; says why where it cannot
+	@if dpkg-query -W $(PACKAGES) >/dev/null 2>&1; then echo "all there: $(PACKAGES)"; \
+	elif ! command -v apt-get >/dev/null 2>&1; then echo "no apt-get here; install what corresponds to $(PACKAGES)"; \
+	elif [ "$$(id -u)" != 0 ]; then echo "as root: apt-get install $(PACKAGES)"; \
+	else ($(APT) update && DEBIAN_FRONTEND=noninteractive $(APT) install --yes --no-install-recommends $(PACKAGES)) \
+	|| echo "apt-get failed: tests that need a TPM are skipped"; fi
+	@$(TPM) || echo "tpm2-pytss was not installed: tests that need a TPM are skipped"
 
 setup: $(STAMP)  ## make the virtual environment and install Cloister in it
 
