@@ -19,7 +19,8 @@ __all__ = ["in_words"]
 
 def in_words(entry: Entry) -> str:
     """Return one entry as a line."""
-    return f"{entry.at:%Y-%m-%d %H:%M:%S}  {_what(entry)}"
+    text = f"{entry.at:%Y-%m-%d %H:%M:%S}  {_what(entry)}"
+    return "".join(c if c.isprintable() else "?" for c in text)  # reasons may quote what a stranger sent
 
 
 def _what(entry: Entry) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloister.crypto import digest_file
-from cloister.errors import CloisterError
+from cloister.errors import CloisterError, PolicyRefused
 from cloister.types import KeyService
 from cloister.vault.catalog import Catalog
 from cloister.vault.checkedfile import DATA_NAME, altered
@@ -47,6 +47,9 @@ def verify_dataset(
         name: the dataset's, which must exist.
         keys: opens its data keys.
         owner_secret: returns the secret that keys the fingerprints.
+
+    Raises:
+        PolicyRefused: the KEK's keeper, such as a key broker, opens no data key for whoever asks here.
     """
     number, title = 1, "manifest"
     file: EncryptedFile | None = None
@@ -67,6 +70,10 @@ def verify_dataset(
         number, title = 5, "rows"
         _check_rows(folder, manifest, file, owner_secret())
         yield Check(5, title, True, f"{manifest.rows} rows, fingerprints {manifest.fingerprints_root[:16]}")
+    except PolicyRefused as error:  # the key's keeper opens nothing here: that says nothing about the dataset
+        raise PolicyRefused(
+            f"checks 1 to {number - 1} hold, and the rows stay closed: {error.what}", where=name, fix=error.fix
+        ) from None
     except CloisterError as error:
         yield Check(number, title, False, str(error))
     finally:
