@@ -12,6 +12,7 @@ from tests.runtime.parties import schema
 from cloister.crypto import Identity, PublicIdentity
 from cloister.learning import Plan
 from cloister.runtime import Event, Hub, MemoryNetwork, Party, Site
+from cloister.runtime.attestation import Attesting
 from cloister.runtime.hubjournal import open_hub_log
 from cloister.runtime.invite import Invitation
 from cloister.runtime.journal import KeepsSite, NoJournal
@@ -29,6 +30,7 @@ class Net:
         transport_of: makes a party's transport, by name.
         journals: makes a site's journal, by name.
         at_end: is called where a site keeps what its study left, by name.
+        attesting: what each party shows of itself, by name, where the plan asks for evidence.
         events: what the hub reported.
         sites: machines by name, the newest.
     """
@@ -41,6 +43,7 @@ class Net:
     journals: Callable[[str], KeepsSite] = lambda name: NoJournal()
     at_end: Callable[[str], None] = lambda name: None
     verdict: Callable[[str], Decision] = lambda name: Decision("accept", ())
+    attesting: Mapping[str, Attesting] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     site_events: dict[str, list[Event]] = field(default_factory=dict)
     sites: dict[str, Site] = field(default_factory=dict)
@@ -65,6 +68,7 @@ class Net:
             lease=NoLease(),
             trusted=self._trusted,
             on_event=self.events.append,
+            attesting=self.attesting.get("hub"),
         )
         return await service.run()
 
@@ -86,6 +90,7 @@ class Net:
             open_site=open_site,
             on_end=lambda invitation, site: self.at_end(name),
             on_event=lambda study, event: self.site_events.setdefault(name, []).append(event),
+            attesting_of=(lambda invitation, site: self.attesting[name]) if name in self.attesting else None,
         )
         await service.run(until=lambda: bool(service.ended))
 
