@@ -10,9 +10,9 @@ from tests.enclave.doubles import NOON, AppraiserDouble, AttesterDouble, attesti
 from tests.runtime.parties import parties, plan_for
 from tests.runtime.world import World
 
-from cloister.crypto import Identity, sha256
+from cloister.crypto import Identity, PublicIdentity, sha256
 from cloister.errors import PolicyRefused
-from cloister.runtime import Refused
+from cloister.runtime import Refused, Study
 from cloister.runtime.appraisal import AGGREGATOR, WORKER, open_appraisal
 from cloister.runtime.attestation import Attesting, key_digest
 from cloister.runtime.events import EvidenceAccepted
@@ -65,6 +65,24 @@ def test_a_study_runs_once_everybody_has_shown_evidence(tmp_path: Path) -> None:
         told = open_appraisal(kept.aggregator.encode(), world._public[name])
         assert (told.party, told.by, told.hardware) == ("hub", name, True)
         assert told.plan == world.plan.digest.hex()
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_a_study_in_one_process_attests_too(tmp_path: Path, hardware: bool) -> None:
+    hub, members = Identity.generate("hub"), parties(tmp_path, (20, 20, 20))
+    plan = plan_for(hub, members, enclave=ENCLAVE)
+    asked: list[tuple[str, str]] = []
+    judge = AppraiserDouble(software=True)
+
+    def own(purpose: str, identity: PublicIdentity) -> Attesting:
+        asked.append((purpose, identity.name))
+        return attesting(key_digest(identity), purpose, hardware=hardware, appraiser=judge)
+
+    result = Study(plan, hub, members, attesting=own).run()
+    assert sorted(asked) == [(AGGREGATOR, "hub"), *((WORKER, name) for name in NAMES)]
+    assert {kept.worker.hardware for kept in result.appraisals.values()} == {hardware}
+    with pytest.raises(PolicyRefused, match="asks for evidence"):
+        Study(plan, hub, members)
 
 
 def test_without_required_nobody_asks_for_evidence(tmp_path: Path) -> None:

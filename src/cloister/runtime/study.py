@@ -16,10 +16,13 @@ from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, PlanError, ProtocolError
 from cloister.learning import Plan
 from cloister.learning.facts import ModelFacts
+from cloister.runtime.appraisal import AGGREGATOR, WORKER
+from cloister.runtime.attestation import Attesting
 from cloister.runtime.drive import drive_hub, drive_site
 from cloister.runtime.ends import HubEnd, SiteEnd
 from cloister.runtime.epoch import terms_of
 from cloister.runtime.events import Event, OnEvent
+from cloister.runtime.gate import check_attesting
 from cloister.runtime.hub import Hub
 from cloister.runtime.party import Party, dataset_of, site_of
 from cloister.runtime.result import StudyResult
@@ -39,6 +42,9 @@ class Study:
         user_code: the Python file of a module of the user's own; naming it lets hub and sites run it.
         sandboxed: whether each site's rows are trained on in a walled process of their own. Only there a
             user's code runs then; the hub takes what it needs to know from a worker.
+        attesting: where the plan asks for evidence, returns what a party shows and how it judges, for a
+            purpose (`AGGREGATOR`, `WORKER`) and the identity that is vouched for: the hub's, a worker's own,
+            or the site's where its rows are worked on in this process. One machine vouches for all of them.
         insecure_test_random: replaces the operating system's randomness, in tests and paired benchmarks
             alone.
     """
@@ -51,15 +57,19 @@ class Study:
         *,
         user_code: Path | None = None,
         sandboxed: bool = False,
+        attesting: Callable[[str, PublicIdentity], Attesting] | None = None,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         if not sites:
             raise PlanError(
                 "no site takes part", where="[[sites]]", fix="Give one Party for each site of the plan"
             )
+        if attesting is None:
+            check_attesting(None, plan.reattest_seconds, f"study {plan.study.name}")
         self.plan = plan
         self.hub_identity = hub
         self._random = insecure_test_random
+        self._attesting = attesting if plan.reattest_seconds is not None else None
         self._network = MemoryNetwork()
         self._public = {party.identity.name: party.identity.public for party in sites}
         self._identities = {party.identity.name: party.identity for party in sites}
@@ -117,7 +127,14 @@ class Study:
         transports = {name: self._network.join(name) for name in self.sites}
         hub_transport = self._network.join(self.hub_identity.name)
         study, random = self.plan.digest, self._random
-        hub_end = HubEnd(self.hub, self.hub_identity, self._public, study, insecure_test_random=random)
+        hub_end = HubEnd(
+            self.hub,
+            self.hub_identity,
+            self._public,
+            study,
+            attesting=self._attesting and self._attesting(AGGREGATOR, self.hub_identity.public),
+            insecure_test_random=random,
+        )
         tasks = [asyncio.create_task(self._run_site(name, transports[name])) for name in self.sites]
         tasks.append(asyncio.create_task(drive_hub(hub_end, hub_transport, on_event, until=self._hub_over)))
         try:
@@ -132,11 +149,13 @@ class Study:
 
     async def _run_site(self, name: str, transport: MemoryTransport) -> None:
         site = self.sites[name]
+        worker: PublicIdentity = getattr(site.worker, "identity", self._public[name])
         end = SiteEnd(
             site,
             self._identities[name],
             self.hub_identity.public,
             self.plan.digest,
+            attesting=self._attesting and self._attesting(WORKER, worker),
             insecure_test_random=self._random,
         )
 
