@@ -210,3 +210,35 @@ def test_a_table_on_a_terminal(
     assert "\x1b[" in shown
     assert "of the budget" in shown
     assert "heart-study" in shown
+
+
+def test_a_tpm_counter_notices_a_home_put_back_and_says_what_it_is(
+    heart: Path, cloister: Command, people: dict[str, Identity], tmp_path: Path
+) -> None:
+    from cloister.cli.ledgercounter import counters
+    from cloister.enclave.attester import why_no_swtpm
+
+    missing = why_no_swtpm()
+    if missing is not None:
+        pytest.skip(missing)
+    assert cloister("budget", "heart", *DECLARE).code == 0
+    refused = cloister("budget", "--tpm-counter")
+    assert refused.code == 3
+    assert "no TPM" in refused.err
+    begun = cloister("budget", "--tpm-counter", "--allow-software-tpm")
+    assert begun.code == 0, begun.err
+    assert "A counter in a TPM anchors it" in begun.out
+    assert "NOT HARDWARE-PROTECTED" in begun.out
+    assert cloister("budget", "--json").json["ledger"]["tpm_counter"] is True
+    shutil.copytree(heart / "ledger", tmp_path / "ledger")
+    shutil.copy(heart / "ledger.head", tmp_path)
+    with common.open_ledger(heart, people["ann"]) as ledger:
+        ledger.spend("heart", "mean age", Cost(0.01, 0.0, ledger.order("heart")))
+    shutil.rmtree(heart / "ledger")
+    shutil.copytree(tmp_path / "ledger", heart / "ledger")
+    shutil.copy(tmp_path / "ledger.head", heart)
+    older = cloister("budget", "heart", "--epsilon", "2", "--delta", "1e-5")
+    assert older.code == 3
+    assert "restored from an older copy: its counter has moved on" in older.err
+    with pytest.raises(Exception, match="older copy"):
+        Ledger.open(heart / "ledger", people["ann"], counters=counters(heart))

@@ -14,11 +14,12 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, home
+from cloister.cli.ledgercounter import ANCHORED, NOT_PROTECTED, counters, software_counts
 from cloister.errors import CloisterError, InputError, PolicyRefused
 from cloister.types import check_name
 
 if TYPE_CHECKING:
-    from cloister.privacy.ledger import Cap, Entry, Ledger, LedgerView, Status
+    from cloister.privacy.ledger import Cap, Counters, Entry, Ledger, LedgerView, Status
     from cloister.vault import Catalog, Manifest
 
 __all__ = ["budget", "ledger_folder"]
@@ -53,6 +54,17 @@ def budget(
         Path | None,
         typer.Option(help="Keep the newest head in this file too, on another disk; required from then on."),
     ] = None,
+    tpm_counter: Annotated[
+        bool,
+        typer.Option(
+            "--tpm-counter",
+            help="Anchor it by a counter in this machine's TPM; required from then on.",
+        ),
+    ] = False,
+    allow_software_tpm: Annotated[
+        bool,
+        typer.Option("--allow-software-tpm", help="With --tpm-counter: for trials, no protection."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is spent and left of your privacy budgets; declare or lower one."""
@@ -66,10 +78,11 @@ def budget(
         check_name(population, "a population's name")
     catalog = _catalog()
     manifest = None if dataset is None else catalog.manifest(dataset)
-    if anchor is not None or epsilon is not None or population is not None:
-        _change(manifest, epsilon, delta, population, anchor)
+    counted = counters(home(), begin=tpm_counter, software_allowed=allow_software_tpm)
+    if anchor is not None or epsilon is not None or population is not None or tpm_counter:
+        _change(manifest, epsilon, delta, population, anchor, counted)
     elif manifest is not None and not _is_bound(manifest):
-        _change(manifest, None, None, None, None)
+        _change(manifest, None, None, None, None, counted)
     view = _view()
     chosen = view.populations() if view else ()
     if view and manifest is not None:
@@ -121,8 +134,9 @@ def _change(
     delta: float | None,
     population: str | None,
     anchor: Path | None,
+    counted: Counters,
 ) -> None:
-    """Declare or lower a budget, bind a dataset, set an anchor."""
+    """Declare or lower a budget, bind a dataset, set an anchor, take a counter into use."""
     from cloister.privacy.ledger import Cap, Ledger, ledger_exists
 
     if epsilon is not None and delta is not None:
@@ -141,7 +155,9 @@ def _change(
         )
     identity = common.load_identity()
     rows = None if manifest is None else _fingerprints(manifest.name)
-    with Ledger.open(ledger_folder(), identity, anchor=anchor, successions=common.successions()) as ledger:
+    with Ledger.open(
+        ledger_folder(), identity, anchor=anchor, successions=common.successions(), counters=counted
+    ) as ledger:
         target = population
         if epsilon is not None and delta is not None:
             target = population or _target(ledger, manifest, rows)
@@ -183,7 +199,9 @@ def _show(
     from cloister.privacy.ledger import NOT_DETECTABLE
 
     result = {
-        "ledger": None if view is None else {"id": view.ledger, "rows": view.size, "anchor": view.anchor},
+        "ledger": None
+        if view is None
+        else {"id": view.ledger, "rows": view.size, "anchor": view.anchor, "tpm_counter": view.counted},
         "rollback_detected": f"against {view.anchor}" if view is not None and view.anchor else NOT_DETECTABLE,
         "populations": [_as_json(status, names) for status in statuses],
     }
@@ -201,7 +219,15 @@ def _show(
     if any(entry.state == "open" for status in statuses for entry in status.entries):
         print(_OPEN)
     if view is not None:
-        print(f"Its newest head is kept in {view.anchor} too." if view.anchor else _NO_ANCHOR)
+        print(_anchors(view))
+
+
+def _anchors(view: LedgerView) -> str:
+    """Say what would notice an older copy."""
+    lines = [f"Its newest head is kept in {view.anchor} too."] if view.anchor else []
+    if view.counted:
+        lines += [ANCHORED, *([NOT_PROTECTED] if software_counts(home()) else [])]
+    return "\n".join(lines) or _NO_ANCHOR
 
 
 def _as_json(status: Status, names: dict[str, str]) -> dict[str, Any]:

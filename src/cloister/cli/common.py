@@ -183,6 +183,7 @@ def open_ledger(folder: Path, identity: Identity, dataset: str = "DATASET") -> L
     Raises:
         PolicyRefused: there is none, so nothing has a budget; one is not begun by asking.
     """
+    from cloister.cli.ledgercounter import counters
     from cloister.privacy.ledger import Ledger, ledger_exists
 
     if not ledger_exists(folder / "ledger"):
@@ -191,7 +192,9 @@ def open_ledger(folder: Path, identity: Identity, dataset: str = "DATASET") -> L
             where=str(folder),
             fix=f"Declare one with `{as_home(folder)}cloister budget {dataset} --epsilon ... --delta ...`",
         )
-    return Ledger.open(folder / "ledger", identity, successions=successions(folder))
+    return Ledger.open(
+        folder / "ledger", identity, successions=successions(folder), counters=counters(folder)
+    )
 
 
 def member(folder: Path, dataset: str) -> tuple[PublicIdentity, Manifest]:

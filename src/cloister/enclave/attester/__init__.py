@@ -5,14 +5,18 @@ To use: `find_attester(folder, software_allowed=False)`, then `attest(report_dat
 """
 
 from cloister.enclave.attester.attest import Attester, TpmAttester, TsmAttester, find_attester
+from cloister.enclave.attester.counter import MachineCounter
 from cloister.enclave.attester.measured import Measured, measure
+from cloister.enclave.attester.nv import NvCounter
 from cloister.enclave.attester.swtpm import NOT_PROTECTED, SoftwareTpm, why_no_swtpm
 from cloister.enclave.attester.tpm import Quoted, Tpm
 
 __all__ = [
     "NOT_PROTECTED",
     "Attester",
+    "MachineCounter",
     "Measured",
+    "NvCounter",
     "Quoted",
     "SoftwareTpm",
     "Tpm",

@@ -74,9 +74,13 @@ class SoftwareTpm:
             self.tpm: Final = Tpm(_way(ours), where=f"{NOT_PROTECTED}, {self.folder}")
             self._undo = undo.pop_all()
         self.pid: Final = process.pid
+        self._parent: Final = os.getpid()
 
     def close(self) -> None:
-        """Shut it down in order, and wait until it has ended. A second call does nothing."""
+        """Shut it down in order, and wait until it has ended. A second call does nothing, nor does one of a
+        forked child, whose parent still uses it."""
+        if os.getpid() != self._parent:
+            return
         self.tpm.close()
         self._undo.close()
 

@@ -12,6 +12,7 @@ spent through any crash. Where anything is not as it was signed, nothing is spen
 from cloister.privacy.accounting.cost import Cost
 from cloister.privacy.ledger.admission import DEBIT_TYPE, Admission, Debit, open_debit
 from cloister.privacy.ledger.cap import Cap
+from cloister.privacy.ledger.counting import Counters
 from cloister.privacy.ledger.doubt import LedgerInDoubt
 from cloister.privacy.ledger.head import HEAD_TYPE, Head, open_head
 from cloister.privacy.ledger.ledger import Ledger
@@ -25,6 +26,7 @@ __all__ = [
     "Admission",
     "Cap",
     "Cost",
+    "Counters",
     "Debit",
     "Entry",
     "Head",

@@ -1,6 +1,6 @@
 """A counter that anchors a ledger: the newest head carries its value, so an older copy carries an older one.
 
-Where a ledger is opened with a `types.Counter`, every group of rows is committed with a head that says the
+Once a `types.Counter` anchors a ledger, every group of rows is committed with a head that says the
 value after the counter's present one, and the counter is incremented before anybody is answered. So of what
 was ever answered, nothing can be put back unseen, also where the whole disk is put back. From then on the
 counter is required: without it, nothing is spent.
@@ -12,6 +12,8 @@ What a head says, when a ledger is opened, against the counter:
     0                   its writer was killed while the counter was taken into use: that is begun anew
     nothing, and the counter is 0
                         it is taken into use now: first a head that says 0, then the counter is made
+    nothing, and it is not to be taken into use
+                        no counter is looked at
     anything else       an older copy, another ledger's counter, or a counter that somebody else moved
 
 It is as good as the counter. One of a software TPM is a file, and is put back with the disk.
@@ -19,6 +21,8 @@ It is as good as the counter. One of a software TPM is a file, and is put back w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -27,14 +31,27 @@ from cloister.privacy.ledger.doubt import LedgerInDoubt
 from cloister.privacy.ledger.head import Head
 from cloister.types import Counter
 
-__all__ = ["Counting"]
+__all__ = ["Counters", "Counting"]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Where the counter of a ledger is.
+
+    Attributes:
+        of: gives it by the ledger's id; asked only where one anchors the ledger, or shall.
+        begin: whether a ledger without one shall be anchored from now on.
+    """
+
+    of: Callable[[str], Counter]
+    begin: bool = False
 
 
 class Counting:
     """The counter of one open ledger.
 
     Args:
-        counter: what the ledger is opened with; None for nothing.
+        counters: where its counter is; None for nowhere.
         head: the newest, as it was read.
         folder: the ledger's, for messages.
 
@@ -42,7 +59,9 @@ class Counting:
         LedgerInDoubt: they do not belong together.
     """
 
-    def __init__(self, counter: Counter | None, head: Head, folder: Path) -> None:
+    def __init__(self, counters: Counters | None, head: Head, folder: Path) -> None:
+        wanted = counters is not None and (counters.begin or isinstance(head.counter, int))
+        counter = counters.of(head.ledger) if counters is not None and wanted else None
         self._counter = counter
         self._where = str(folder)
         self.begins = False

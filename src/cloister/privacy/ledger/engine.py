@@ -30,7 +30,7 @@ from cloister.crypto import Identity, PublicIdentity, follows, sha256
 from cloister.errors import CloisterError, StorageError
 from cloister.files import write_atomic
 from cloister.privacy.ledger.anchors import head_beside, heads_of
-from cloister.privacy.ledger.counting import Counting
+from cloister.privacy.ledger.counting import Counters, Counting
 from cloister.privacy.ledger.decide import change, tell
 from cloister.privacy.ledger.doubt import LedgerInDoubt
 from cloister.privacy.ledger.fingerprints import FingerprintSet
@@ -49,7 +49,6 @@ from cloister.privacy.ledger.rows import (
 )
 from cloister.privacy.ledger.store import DATABASE, Loaded, Store, encode_state
 from cloister.privacy.ledger.wire import Change, Done, Query, Reply, Request, encode, refused
-from cloister.types import Counter
 
 __all__ = ["CHECKPOINT_ROWS", "Engine", "check_owner"]
 
@@ -65,13 +64,13 @@ class Engine:
         identity: Identity,
         store: Store,
         loaded: Loaded,
-        counter: Counter | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._folder = folder
         self._identity = identity
         self._store = store
         self._anchor: HeadFile | None = None
-        self._counting = Counting(counter, open_head(loaded.envelope, [loaded.book.owner]), folder)
+        self._counting = Counting(counters, open_head(loaded.envelope, [loaded.book.owner]), folder)
         self._sets: dict[str, FingerprintSet] = {}
         self._checkpoint = loaded.checkpoint
         self.book = loaded.book
@@ -86,7 +85,7 @@ class Engine:
         identity: Identity,
         *,
         successions: Sequence[bytes] = (),
-        counter: Counter | None = None,
+        counters: Counters | None = None,
     ) -> Engine:
         """Open the ledger in `folder`, or begin one.
 
@@ -94,7 +93,7 @@ class Engine:
             folder: exists; its lock is held.
             identity: the owner.
             successions: how the identity followed earlier ones.
-            counter: that anchors it, from now on.
+            counters: where its counter is.
 
         Raises:
             LedgerInDoubt: one of the checks fails.
@@ -107,7 +106,7 @@ class Engine:
             loaded = store.load()  # 2
             check_owner(loaded.book.owner, identity.public, successions, folder)  # 3
             heads_of(folder, loaded.book).check(loaded, store)  # 4
-            engine = cls(folder, identity, store, loaded, counter)
+            engine = cls(folder, identity, store, loaded, counters)
             engine._settle(successions)  # 5
         except BaseException:
             store.close()

@@ -26,6 +26,7 @@ from cloister.privacy.accounting.cost import Cost
 from cloister.privacy.ledger.admission import Admission, Debit, sign_debit
 from cloister.privacy.ledger.anchors import SeenHeads, anchor_place
 from cloister.privacy.ledger.cap import Cap
+from cloister.privacy.ledger.counting import Counters
 from cloister.privacy.ledger.doubt import LedgerInDoubt
 from cloister.privacy.ledger.fingerprints import FingerprintSet
 from cloister.privacy.ledger.head import HeadFile, open_head
@@ -46,7 +47,7 @@ from cloister.privacy.ledger.wire import (
     PopulationsQuery,
     StatusQuery,
 )
-from cloister.types import Counter, check_name
+from cloister.types import check_name
 
 __all__ = ["Ledger"]
 
@@ -70,7 +71,7 @@ class Ledger:
         *,
         anchor: Path | None = None,
         successions: Sequence[bytes] = (),
-        counter: Counter | None = None,
+        counters: Counters | None = None,
     ) -> Ledger:
         """Open the ledger in a folder, or begin one there.
 
@@ -80,8 +81,8 @@ class Ledger:
             anchor: a file elsewhere that shall hold the newest head; kept from now on, and required from now
                 on. If it exists, the ledger must contain the head in it.
             successions: how the identity followed earlier ones, if the ledger was begun under an earlier one.
-            counter: a TPM's, for this ledger alone: no older copy then passes for the newest. Kept from now
-                on, and required from now on.
+            counters: where a counter of this ledger alone is, such as a TPM's: no older copy then passes for
+                the newest. Once it was begun, it is required.
 
         Raises:
             LedgerInDoubt: the ledger is not what its owner signed, older than it was seen, gone, or another
@@ -106,10 +107,10 @@ class Ledger:
                     where=str(folder),
                     fix="Check the path",
                 ) from None
-        ledger = cls(folder, identity, Link(folder, identity, successions, counter), successions)
+        ledger = cls(folder, identity, Link(folder, identity, successions, counters), successions)
         try:
             ledger._link.connect()
-            if counter is not None:
+            if counters is not None and counters.begin:
                 ledger._check_counted()
             if place is not None:
                 ledger._set_anchor(place)

@@ -19,6 +19,7 @@ import msgspec
 
 from cloister.crypto import Identity
 from cloister.errors import InputError, IntegrityError, StorageError
+from cloister.privacy.ledger.counting import Counters
 from cloister.privacy.ledger.wire import (
     Done,
     Greeting,
@@ -34,7 +35,6 @@ from cloister.privacy.ledger.wire import (
     refusal,
 )
 from cloister.privacy.ledger.writer import Writer, socket_path
-from cloister.types import Counter
 
 __all__ = ["PATIENCE", "Link"]
 
@@ -50,7 +50,7 @@ class Link:
         folder: the ledger's; it exists.
         identity: the owner.
         successions: how the identity followed earlier ones.
-        counter: that anchors the ledger, for when this process is the writer.
+        counters: where the ledger's counter is, for when this process is the writer.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Link:
         folder: Path,
         identity: Identity,
         successions: Sequence[bytes],
-        counter: Counter | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._folder = folder
         self._identity = identity
         self._successions = tuple(successions)
-        self._counter = counter
+        self._counters = counters
         self._turn = threading.Lock()
         self._socket: socket.socket | None = None
         self._writer: Writer | None = None
@@ -144,7 +144,7 @@ class Link:
         """Become the writer if nobody is; otherwise wait a moment for whoever is."""
         if self._writer is not None:
             self._writer.close()
-        self._writer = Writer.elect(self._folder, self._identity, self._successions, self._counter)
+        self._writer = Writer.elect(self._folder, self._identity, self._successions, self._counters)
         if self._writer is None:
             time.sleep(_STEP)
 

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import UNSET
+
 from cloister.crypto import PublicIdentity
 from cloister.errors import InputError
 from cloister.privacy.ledger.anchors import SeenHeads, head_beside, heads_of
 from cloister.privacy.ledger.doubt import LedgerInDoubt
 from cloister.privacy.ledger.engine import check_owner
+from cloister.privacy.ledger.head import open_head
 from cloister.privacy.ledger.status import Status, status_of
 from cloister.privacy.ledger.store import DATABASE, Loaded, Store
 
@@ -35,6 +38,11 @@ class LedgerView:
     def size(self) -> int:
         """How many rows it has."""
         return self.loaded.book.size
+
+    @property
+    def counted(self) -> bool:
+        """Whether a counter anchors it; reading a ledger does not compare it with that."""
+        return open_head(self.loaded.envelope, [self.loaded.book.owner]).counter is not UNSET
 
     @property
     def anchor(self) -> str | None:

@@ -32,6 +32,7 @@ import msgspec
 
 from cloister.crypto import Identity
 from cloister.errors import CloisterError, InputError, IntegrityError, PolicyRefused, StorageError
+from cloister.privacy.ledger.counting import Counters
 from cloister.privacy.ledger.engine import Engine
 from cloister.privacy.ledger.wire import (
     MAX_MESSAGE,
@@ -46,7 +47,6 @@ from cloister.privacy.ledger.wire import (
     frames,
     refused,
 )
-from cloister.types import Counter
 
 __all__ = ["Writer", "socket_path"]
 
@@ -123,7 +123,7 @@ class Writer:
         folder: Path,
         identity: Identity,
         successions: Sequence[bytes] = (),
-        counter: Counter | None = None,
+        counters: Counters | None = None,
     ) -> Writer | None:
         """Return the writer of a folder, running; or None where another process, or another object, is it.
 
@@ -135,7 +135,7 @@ class Writer:
         if lock is None:
             return None
         try:
-            engine = Engine.open(folder, identity, successions=successions, counter=counter)
+            engine = Engine.open(folder, identity, successions=successions, counters=counters)
             try:
                 return cls(folder, lock, engine, identity)
             except OSError as error:
