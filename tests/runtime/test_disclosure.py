@@ -11,7 +11,7 @@ from tests.runtime.invitations import hub, known, own, people, plan_of
 from tests.runtime.parties import CHEAP, PURPOSE, schema, table
 
 from cloister.errors import PlanError
-from cloister.learning import Plan
+from cloister.learning import EnclaveSection, Plan
 from cloister.runtime.disclosure import Disclosure, Item, disclosure_of
 from cloister.runtime.forecast import forecast, sizes_of
 from cloister.runtime.sitepolicy import decide
@@ -58,6 +58,11 @@ def test_everything_that_a_site_sends_is_there(manifest: Manifest) -> None:
     for word in words:
         item(disclosure, word)
     assert "readers of the release" not in item(disclosure, "masked update").readers
+    asking = msgspec.structs.replace(plan, enclave=EnclaveSection(required=True))
+    attested = dry(asking, manifest, forecast=forecast(asking, sizes))
+    assert len(attested.items) == len(words) + 2
+    assert item(attested, "evidence of the worker").readers == ("hub",)
+    assert any("evidence" in each for each in attested.unknown)
     assert item(disclosure, "masked update").size == plan.attempts * (12 + 400)
     assert "no noise" in item(disclosure, "masked update").protection
     assert disclosure.epsilon_hub is None

@@ -133,6 +133,8 @@ def disclosure_of(
     unknown = [] if obstacle is None else [f"sizes and epsilons: {obstacle}"]
     if plan.privacy is None:
         unknown.append("epsilons: the plan claims no privacy")
+    if plan.reattest_seconds is not None:
+        unknown.append("bytes of evidence, which come on top: they depend on the machines")
     return Disclosure(
         study=plan.study.name,
         purpose=plan.study.purpose,
@@ -232,8 +234,27 @@ def _items(
                 protection="public",
             )
         )
+    if plan.reattest_seconds is not None:
+        items += _evidence()
     items.append(_model(plan))
     return tuple(items)
+
+
+def _evidence() -> list[Item]:
+    return [
+        Item(
+            what="evidence of the worker's machine: make, firmware, measurements, its identifier if any",
+            readers=("hub",),
+            size=None,
+            protection="encrypted to the hub, after the hub's own evidence was accepted",
+        ),
+        Item(
+            what="verdicts on evidence of worker and hub, with kinds; no measurements, no identifiers",
+            readers=("hub", "readers of the release"),
+            size=None,
+            protection="public, the one on the hub signed by this site",
+        ),
+    ]
 
 
 def _manifest(manifest: Manifest) -> str:
