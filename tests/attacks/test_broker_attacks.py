@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import shutil
 import signal
 import socket
@@ -35,7 +37,7 @@ from tests.enclave.broker.world import (
 
 from cloister.crypto import HpkePrivateKey, KemSuite, hpke_open
 from cloister.enclave import Claims, Evidence
-from cloister.enclave.broker import BrokerKeys, Client, Grant, Wanted
+from cloister.enclave.broker import BrokerKeys, BrokerServer, Client, Grant, Wanted
 from cloister.enclave.broker.grant import RELEASE_INFO, wanted_report_data
 from cloister.enclave.broker.messages import (
     MAX_MESSAGE,
@@ -407,6 +409,33 @@ def test_a_use_is_spent_though_the_broker_is_killed_right_after(
     home.close()
 
 
+@pytest.mark.slow
+def test_killed_at_any_instant_no_use_is_spent_twice(tmp_path: Path, shared_identities: None) -> None:
+    folder, path = tmp_path / "broker", tmp_path / "b.sock"
+    home = Home(folder)
+    wrapped = filled(home, uses=100_000)
+    home.close()
+    chance, released, kills = random.Random(3), 0, 12  # noqa: S311 - what is chosen is no secret
+    for _ in range(kills):
+        process = _serve(folder, path)
+        timer = threading.Timer(chance.uniform(0.05, 0.8), process.kill)
+        timer.start()
+        try:
+            while True:
+                over_socket(path, worker=worker()).unwrap(KEK, wrapped)
+                released += 1
+        except StorageError:
+            pass
+        timer.join()
+        _end(process)
+    home.broker = home._open()
+    assert released > kills
+    assert released <= used(home) <= released + kills
+    told = [entry for entry in home.entries() if entry["entry"] in ("released", "interrupted")]
+    assert len(told) == used(home)
+    home.close()
+
+
 def test_killed_between_count_and_log_the_use_is_spent_and_nothing_was_released(
     tmp_path: Path, shared_identities: None
 ) -> None:
@@ -446,6 +475,30 @@ def test_what_cannot_be_written_is_not_released(
         home.worker().unwrap(KEK, wrapped)
     home.restart()
     assert used(home) == (0 if part == "store" else 1)
+
+
+def test_a_served_broker_that_cannot_write_tells_the_client_and_stops(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("no space")
+
+    wrapped = filled(home)
+    server = BrokerServer(home.broker, tmp_path / "b.sock", clock=home.clock)
+    monkeypatch.setattr(home.broker.book.log, "append", full)
+
+    async def run() -> None:
+        ready = asyncio.Event()
+        serving = asyncio.ensure_future(server.serve(ready.set))
+        await ready.wait()
+        keys = over_socket(tmp_path / "b.sock", worker=worker())
+        with pytest.raises(StorageError, match="no space"):
+            await asyncio.to_thread(keys.unwrap, KEK, wrapped)
+        with pytest.raises(StorageError, match="has stopped"):
+            await serving
+
+    asyncio.run(run())
+    assert not (tmp_path / "b.sock").exists()
 
 
 def test_a_refusal_that_cannot_be_logged_is_an_error_too(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,10 +43,10 @@ def home(homes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 _SERVE = """
 import sys
 from tests.enclave.broker.world import InsecureAppraisalDouble
-from cloister.cli import enclavebroker, main
+from cloister.cli import brokerserve, main
 if "--double" in sys.argv:
     sys.argv.remove("--double")
-    enclavebroker._policy = lambda *_: (InsecureAppraisalDouble(), "00" * 32, "A test double appraises.")
+    brokerserve.policy_in_force = lambda *_: (InsecureAppraisalDouble(), "00" * 32, "A test double appraises.")
 main.COMMANDS["broker"] = main.Entry("enclavebroker", "app", "Keys.", "Enclave")
 sys.exit(main.run(["broker", "serve", *sys.argv[1:]]))
 """
@@ -234,3 +234,30 @@ def test_datasets_in_the_keystore_stay_there(home: Path, cloister: Command) -> N
         assert cloister("vault", "verify", "heart").code == 0
         assert cloister("vault", "verify", "second").code == 3
         assert cloister("vault", "rm", "heart", "--yes").code == 0
+
+
+@pytest.mark.skipif(Path("/dev/tpmrm0").exists(), reason="this machine has a TPM")
+def test_without_a_tpm_there_is_no_counting_in_one(home: Path, cloister: Command) -> None:
+    ended = cloister("broker", "serve", "--tpm")
+    assert ended.code == 2
+    assert "TPM" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_a_store_that_was_altered_is_not_served(home: Path, cloister: Command) -> None:
+    cloister("broker", "add", "model.first")
+    (home / "broker" / "broker.log").unlink()
+    for command in (("serve",), ("add", "model.second"), ("ls",)):
+        ended = cloister("broker", *command)
+        assert ended.code == 1
+        assert "has lost its log" in ended.err
+
+
+def test_an_unsigned_or_contradictory_policy_is_not_served(home: Path, cloister: Command) -> None:
+    Path("p.toml").write_text("allow_software_tee = true\nkinds = ['snp']\n")
+    assert "software is allowed" in cloister("broker", "serve", "--policy", "p.toml").err
+    (home / "policy").mkdir(exist_ok=True)
+    (home / "policy" / "enclave.toml").write_text("allow_software_tee = true\n")
+    ended = cloister("broker", "serve")
+    assert ended.code == 2
+    assert "sign" in ended.err

@@ -10,34 +10,29 @@ Owners' commands go to the socket. Where nobody serves your own broker they open
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
-import secrets
-import signal
-import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cloister.cli import common
+from cloister.cli.brokergrant import permission_of
+from cloister.cli.brokerserve import broker_folder, home_book, home_broker, serve
 from cloister.cli.common import JsonOption, emit
 from cloister.errors import InputError, PolicyRefused, StorageError
 
 if TYPE_CHECKING:
-    from cloister.crypto import Identity, PublicIdentity
-    from cloister.enclave.broker import Book, Broker, BrokerKeys, Permission
+    from cloister.enclave.broker import BrokerKeys
     from cloister.enclave.claims import Claims
     from cloister.enclave.evidence import Evidence
 
 app = typer.Typer(no_args_is_help=True, help="Hold keys, and release them to attested workers alone.")
 
-_HEX32: Final = re.compile(r"[0-9a-f]{64}\Z")
 _SHOWN: Final = 20
-_MAX_POLICY: Final = 1 << 20
 
 SocketOption = Annotated[
     Path | None, typer.Option("--socket", help="Where the broker is served; in your home without it.")
@@ -47,54 +42,7 @@ IdentityOption = Annotated[
     typer.Option("--broker-identity", metavar="NAME", help="Whose broker it must be; yours without it."),
 ]
 
-
-def _folder() -> Path:
-    return common.home() / "broker"
-
-
-@app.command()
-def serve(
-    socket: SocketOption = None,
-    policy: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="P.toml", help="A further enclave policy, which can only tighten; repeat for several."
-        ),
-    ] = None,
-    owner: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Whose orders it takes besides yours; repeat for several."),
-    ] = None,
-    tpm: Annotated[
-        bool,
-        typer.Option("--tpm", help="Count uses in this machine's TPM too: older copies of the disk show."),
-    ] = False,
-    shared: Annotated[
-        bool,
-        typer.Option("--shared", help="Let other users of this machine connect; keys are safe either way."),
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Hold keys, and release them to workers whose evidence your enclave policy accepts. Ends with Ctrl-C."""
-    from cloister.enclave.broker import SOCKET_NAME, BrokerServer
-
-    identity = common.load_identity()
-    appraise, digest, words = _policy(identity.public, policy or [])
-    book = _book(identity, tpm=tpm)
-    owners = [identity.public, *(common.resolve_identity(name) for name in owner or [])]
-    broker = _broker(book, identity, appraise, digest, owners)
-    path = socket or _folder() / SOCKET_NAME
-    result = {"socket": str(path), "identity": identity.fingerprint, "policy": digest}
-    text = f"The key broker of {identity.name} answers at {path}. {words}"
-
-    def ready() -> None:
-        emit(result, as_json=as_json, text=text)
-        sys.stdout.flush()
-
-    try:
-        asyncio.run(_until_told(BrokerServer(broker, path, shared=shared).serve(ready)))
-    finally:
-        book.store.close()
+app.command("serve")(serve)
 
 
 @app.command()
@@ -138,7 +86,7 @@ def grant(
     """Let attested workers open a dataset: for one plan and purpose, so many times, until then."""
     import msgspec
 
-    permission = _permission(name, purpose, plan, manifest, uses, days)
+    permission = permission_of(name, purpose, plan, manifest, uses, days)
     with _owner(socket, broker_identity) as keys:
         keys.allow(permission)
     wanted = permission.wanted
@@ -207,75 +155,12 @@ def log(
     from cloister.cli.brokerwords import in_words
     from cloister.enclave.broker import decode_entry, read_log
 
-    book = read_log(_folder())
+    book = read_log(broker_folder())
     entries = [decode_entry(book.entry(index)) for index in range(max(0, len(book) - last), len(book))]
     head = book.head()
     facts = {"entries": msgspec.to_builtins(entries), "size": head.size, "root": head.root.hex()}
     closing = f"{head.size} entries, root {head.root.hex()}"
     emit(facts, as_json=as_json, text="\n".join([*map(in_words, entries), closing]))
-
-
-async def _until_told(serving: Any) -> None:
-    """Serve until SIGTERM, which is a good end; Ctrl-C is Python's own."""
-    task, told = asyncio.ensure_future(serving), asyncio.Event()
-
-    def end() -> None:
-        told.set()
-        task.cancel()
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not told.is_set():
-            raise
-
-
-def _policy(owner: PublicIdentity, further: list[Path]) -> tuple[Any, str, str]:
-    """Return what appraises, the policies' digest, and a sentence about them."""
-    from cloister.enclave.appraise import appraiser
-    from cloister.enclave.policy import Policies, load_enclave_policy, read_enclave_policy
-    from cloister.files import read_bytes
-
-    parts = [load_enclave_policy(common.home(), owner)]
-    parts += [
-        read_enclave_policy(read_bytes(path, limit=_MAX_POLICY, what="enclave policy")) for path in further
-    ]
-    words = "Only hardware is accepted."
-    if all(part.allow_software_tee for part in parts):
-        words = "Your policy accepts software TPMs: what it releases is not hardware-protected."
-    return appraiser(*parts), Policies(tuple(parts)).digest, words
-
-
-def _book(identity: Identity, *, tpm: bool = False) -> Book:
-    from cloister.enclave.broker import open_book
-
-    counter = None
-    if tpm:
-        from cloister.enclave.attester.nv import NvCounter
-        from cloister.enclave.attester.tpm import Tpm
-
-        device = Tpm.device()
-
-        def counter(store: str) -> NvCounter:
-            return NvCounter(device, f"cloister broker {store}")
-
-    return open_book(_folder(), common.passphrase(), identity.fingerprint, datetime.now(UTC), counter=counter)
-
-
-def _broker(
-    book: Book, identity: Identity, appraise: Any, digest: str, owners: list[PublicIdentity]
-) -> Broker:
-    from cloister.crypto import Identity as Known
-    from cloister.crypto import follows
-    from cloister.enclave.broker import Broker
-
-    chain = common.successions()
-    kept = [Known.read_public(path) for path in sorted(common.home().glob("identity-*.json"))]
-    former = {
-        each.fingerprint: identity.fingerprint for each in kept if follows(each, identity.public, chain)
-    }
-    return Broker(book, identity, appraise, policy=digest, owners=owners, former=former)
 
 
 def _releases_nothing(
@@ -291,11 +176,11 @@ def _owner(socket: Path | None, broker_identity: str | None) -> Iterator[BrokerK
 
     identity = common.load_identity()
     named = common.resolve_identity(broker_identity) if broker_identity else identity.public
-    path = socket or _folder() / SOCKET_NAME
+    path = socket or broker_folder() / SOCKET_NAME
     if socket is None and named == identity.public and not _served(path):
-        book = _book(identity)
+        book = home_book(identity)
         try:
-            broker = _broker(book, identity, _releases_nothing, "0" * 64, [identity.public])
+            broker = home_broker(book, identity, _releases_nothing, "0" * 64, [identity.public])
             yield BrokerKeys(lambda: Direct(broker), named, owner=identity)
         finally:
             book.store.close()
@@ -315,44 +200,3 @@ def _served(path: Path) -> bool:
     except StorageError:
         return False
     return True
-
-
-def _permission(
-    name: str, purpose: str | None, plan: str | None, manifest: str | None, uses: int, days: int
-) -> Permission:
-    from cloister.enclave.broker import Permission, Wanted
-
-    kek_id, digest, purposes = _subject(name, manifest)
-    if purpose is None and len(purposes) == 1:
-        purpose = purposes[0]
-    if purpose is None or (purposes and purpose not in purposes):
-        said = f"It was added for {', '.join(map(repr, purposes))}" if purposes else "Give it with --purpose"
-        raise InputError("a grant needs one of the dataset's purposes", where=name, fix=said)
-    expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
-    return Permission(secrets.token_hex(16), Wanted(kek_id, digest, _plan(plan), purpose), expires, uses)
-
-
-def _subject(name: str, manifest: str | None) -> tuple[str, str, tuple[str, ...]]:
-    """Return the key's id, the digest of what it opens, and what that may be used for (nothing: anything)."""
-    from cloister.crypto import Identity, sha256
-    from cloister.vault import Catalog
-
-    if manifest is not None:
-        if not _HEX32.match(manifest):
-            raise InputError("--manifest is 64 hexadecimal digits", fix="Give a SHA-256")
-        return name, manifest, ()
-    catalog = Catalog(common.home() / "vault", Identity.read_public(common.identity_path()))
-    if name not in catalog.names():
-        raise InputError(
-            f"there is no dataset {name!r} in your vault", fix="For a key without one, give --manifest"
-        )
-    found = catalog.manifest(name)
-    return found.kek_id, sha256(catalog.envelope(name)).hex(), found.purposes
-
-
-def _plan(text: str | None) -> str | None:
-    if text is None or _HEX32.match(text):
-        return text
-    from cloister.learning import load_plan
-
-    return load_plan(Path(text)).digest.hex()

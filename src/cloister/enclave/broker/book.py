@@ -38,6 +38,9 @@ class Book:
         at: now, for the entry on what was interrupted.
         counter: the hardware counter of this store alone; None without one.
 
+    Attributes:
+        broken: whether something could not be written, and nothing goes through any more.
+
     Raises:
         IntegrityError: they do not belong together as they are: something was put back or rewritten.
     """
@@ -46,7 +49,7 @@ class Book:
         self.store: Final = store
         self.log: Final = log
         self._counter = counter
-        self._broken = False
+        self.broken = False
         self._compare_counter()
         if not self._agree():
             log.append(encode_entry(Interrupted(at, store.mark.sequence)))
@@ -67,13 +70,13 @@ class Book:
             IntegrityError: the store is not what it was; the book is closed.
         """
         self._require_whole()
-        self._broken = True  # unless all of it succeeds
+        self.broken = True  # unless all of it succeeds
         value = None if self._counter is None else self._counter.read() + 1
         act(self.log.head(), value)
         if self._counter is not None and self._counter.increment() != value:
             raise IntegrityError("somebody else uses the broker's counter", fix="Give it one of its own")
         index = self.log.append(encode_entry(entry(self.store.mark.sequence)))
-        self._broken = False
+        self.broken = False
         return index, self.log.head(index + 1)
 
     def enter(self, entry: Entry) -> tuple[int, TreeHead]:
@@ -83,7 +86,7 @@ class Book:
         return index, self.log.head(index + 1)
 
     def _require_whole(self) -> None:
-        if self._broken:
+        if self.broken:
             raise StorageError(
                 "the key broker could not write, and releases nothing",
                 where=str(self.store.path),

@@ -38,6 +38,7 @@ class BrokerServer:
         shared: whether other users of this machine may connect. Keys are safe from them either way.
         clock: says what time it is.
         frame_seconds: how long a frame may take once it has begun.
+        say: tells whoever runs it what went wrong with a connection.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class BrokerServer:
         shared: bool = False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         frame_seconds: float = _FRAME_SECONDS,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._broker = broker
         self._path = path
         self._shared = shared
         self._clock = clock
         self._frame_seconds = frame_seconds
+        self._say = say
         self._open: set[asyncio.Task[None]] = set()
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -63,15 +66,17 @@ class BrokerServer:
             ready: called once clients may connect.
 
         Raises:
-            StorageError: the socket cannot be made, or another process serves it.
+            StorageError: the socket cannot be made, or another process serves it; or, later, a count or an
+                entry could not be written: then nothing is released until it is opened anew.
         """
         listener = _listen(self._path, shared=self._shared)
         loop = asyncio.get_running_loop()
         mine = self._path.stat().st_ino
         loop.add_reader(listener, self._accept, listener)
+        self._ended = loop.create_future()
         try:
             ready()
-            await asyncio.Future()
+            await self._ended
         finally:
             loop.remove_reader(listener)
             listener.close()
@@ -97,7 +102,9 @@ class BrokerServer:
         def ended(task: asyncio.Task[None]) -> None:
             self._open.discard(task)
             link.close()
-            task.cancelled() or task.exception()  # whatever it was, its client was told nothing
+            problem = None if task.cancelled() else task.exception()
+            if problem is not None:  # its client was told nothing, and the others go on
+                self._say(f"A connection was closed by an unexpected error ({type(problem).__name__}).")
 
         task.add_done_callback(ended)
 
@@ -118,8 +125,21 @@ class BrokerServer:
                         return
                     message = await _exactly(link, length)
                 answer = conversation.handle(message, self._clock())
-                async with asyncio.timeout(self._frame_seconds):
-                    await loop.sock_sendall(link, _frame(answer))
+                try:
+                    async with asyncio.timeout(self._frame_seconds):
+                        await loop.sock_sendall(link, _frame(answer))
+                finally:
+                    self._end_if_broken()
+
+    def _end_if_broken(self) -> None:
+        if self._broker.book.broken and not self._ended.done():
+            self._ended.set_exception(
+                StorageError(
+                    "the key broker could not write, and has stopped",
+                    where=str(self._broker.book.store.path),
+                    fix="Free space, then start it again; what it had counted stays counted",
+                )
+            )
 
 
 async def _exactly(link: socket.socket, count: int) -> bytes:
