@@ -15,8 +15,10 @@ from cloister.enclave.broker.entries import Entry, decode_entry
 from cloister.enclave.broker.grant import Grant, Permission, Wanted
 from cloister.enclave.broker.keys import BrokerKeys
 from cloister.enclave.broker.link import Direct, SocketLink
-from cloister.enclave.broker.messages import Inventory
 from cloister.enclave.broker.opening import LOG_NAME, SOCKET_NAME, open_book, read_log
+from cloister.enclave.broker.ordermessages import (
+    Inventory,
+)
 from cloister.enclave.broker.server import BrokerServer
 from cloister.enclave.broker.store import Store
 from cloister.enclave.broker.worker import Attests, Worker

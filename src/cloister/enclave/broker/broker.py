@@ -43,12 +43,14 @@ from cloister.enclave.broker.messages import (
     Request,
     Welcome,
     act_bytes,
-    decode_order,
     decode_request,
     done_bytes,
     encode,
     refused,
     welcome_bytes,
+)
+from cloister.enclave.broker.ordermessages import (
+    decode_order,
 )
 from cloister.enclave.broker.orders import Orders
 from cloister.enclave.broker.releases import Releases, Session, Turned

@@ -20,7 +20,6 @@ from cloister.enclave.broker.messages import (
     Challenge,
     Done,
     Hello,
-    Order,
     Refused,
     Released,
     Request,
@@ -31,6 +30,9 @@ from cloister.enclave.broker.messages import (
     encode,
     refusal,
     welcome_bytes,
+)
+from cloister.enclave.broker.ordermessages import (
+    Order,
 )
 from cloister.errors import CloisterError, IntegrityError
 from cloister.log import open_head

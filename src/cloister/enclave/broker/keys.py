@@ -15,7 +15,7 @@ from typing import Any, Final
 from cloister.crypto import HoldsSecret, Identity, PublicIdentity, hpke_seal
 from cloister.enclave.broker.client import Client, Connect
 from cloister.enclave.broker.grant import Permission
-from cloister.enclave.broker.messages import (
+from cloister.enclave.broker.ordermessages import (
     WRAP_INFO,
     Allow,
     Create,

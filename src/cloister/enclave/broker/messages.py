@@ -26,7 +26,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from cloister.crypto import framed, sha256
-from cloister.enclave.broker.grant import Digest, KekId, Permission, PermissionId, Wanted, Wrapped
+from cloister.enclave.broker.grant import Digest, PermissionId, Wanted, Wrapped
 from cloister.enclave.evidence import MAX_EVIDENCE
 from cloister.errors import (
     CloisterError,
@@ -42,29 +42,20 @@ __all__ = [
     "MAX_MESSAGE",
     "MAX_SMALL",
     "Act",
-    "Allow",
     "Ask",
     "Challenge",
-    "Create",
-    "Destroy",
     "Done",
     "Hello",
-    "Inventory",
-    "KekFacts",
-    "ListKeys",
+    "Message",
     "More",
-    "Order",
-    "PermissionFacts",
     "Refused",
     "Release",
     "Released",
     "Reply",
     "Request",
-    "Revoke",
     "Welcome",
-    "Wrap",
     "act_bytes",
-    "decode_order",
+    "decode",
     "decode_reply",
     "decode_request",
     "done_bytes",
@@ -78,8 +69,6 @@ MAX_MESSAGE: Final = MAX_EVIDENCE + (2 << 20)
 """Bytes of a request that brings evidence."""
 MAX_SMALL: Final = 1 << 20
 """Bytes of every other message."""
-WRAP_INFO: Final = b"cloister broker wrap v1"
-"""HPKE's info of data keys on their way to the broker."""
 _LABEL: Final = b"cloister broker v1"
 
 _Nonce = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -89,18 +78,20 @@ _Text = Annotated[str, msgspec.Meta(max_length=20_000)]
 _Fingerprint = Annotated[str, msgspec.Meta(max_length=64)]
 
 
-class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is"):
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is"):
+    """What every message has in common: its name in a field, nothing unknown beside it, nothing shown."""
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 
 
-class Hello(_Message, frozen=True, tag="hello"):
+class Hello(Message, frozen=True, tag="hello"):
     """A client's first word."""
 
     nonce: _Nonce
 
 
-class Welcome(_Message, frozen=True, tag="welcome"):
+class Welcome(Message, frozen=True, tag="welcome"):
     """The broker's: its public identity in JSON, and proof that it holds its keys."""
 
     identity: Annotated[bytes, msgspec.Meta(max_length=8192)]
@@ -108,18 +99,18 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     signature: _Signature
 
 
-class Ask(_Message, frozen=True, tag="ask"):
+class Ask(Message, frozen=True, tag="ask"):
     """A worker wants to be challenged."""
 
 
-class Challenge(_Message, frozen=True, tag="challenge"):
+class Challenge(Message, frozen=True, tag="challenge"):
     """A nonce for one request on this connection, and for how many seconds."""
 
     nonce: _Nonce
     seconds: int
 
 
-class Release(_Message, frozen=True, tag="release"):
+class Release(Message, frozen=True, tag="release"):
     """A worker's request, with its evidence as JSON."""
 
     wanted: Wanted
@@ -128,7 +119,7 @@ class Release(_Message, frozen=True, tag="release"):
     evidence: Annotated[bytes, msgspec.Meta(max_length=MAX_EVIDENCE)]
 
 
-class More(_Message, frozen=True, tag="more"):
+class More(Message, frozen=True, tag="more"):
     """Further keys under a grant that was made on this connection, for the same worker's key."""
 
     permission: PermissionId
@@ -136,7 +127,7 @@ class More(_Message, frozen=True, tag="more"):
     wrapped: Wrapped
 
 
-class Released(_Message, frozen=True, tag="released"):
+class Released(Message, frozen=True, tag="released"):
     """What was released, and where the log says so.
 
     Attributes:
@@ -155,67 +146,7 @@ class Released(_Message, frozen=True, tag="released"):
     hardware: bool
 
 
-class Create(_Message, frozen=True, tag="create"):
-    """Make a fresh KEK."""
-
-    kek_id: KekId
-
-
-class Wrap(_Message, frozen=True, tag="wrap"):
-    """Wrap a data key, which is sealed to the broker."""
-
-    kek_id: KekId
-    sealed: Annotated[bytes, msgspec.Meta(max_length=4096)]
-
-
-class Destroy(_Message, frozen=True, tag="destroy"):
-    """Destroy a KEK, and with it every permission for it."""
-
-    kek_id: KekId
-
-
-class Allow(_Message, frozen=True, tag="allow"):
-    """Enter a permission."""
-
-    permission: Permission
-
-
-class Revoke(_Message, frozen=True, tag="revoke"):
-    """End a permission; grants under it end too."""
-
-    id: PermissionId
-
-
-class ListKeys(_Message, frozen=True, tag="list"):
-    """What the broker holds of this owner."""
-
-
-Order = Create | Wrap | Destroy | Allow | Revoke | ListKeys
-
-
-class KekFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is told of a KEK."""
-
-    kek_id: KekId
-    created: str
-
-
-class PermissionFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is told of a permission."""
-
-    permission: Permission
-    used: int
-    revoked: bool
-
-
-class Inventory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an owner has in a broker."""
-
-    keks: tuple[KekFacts, ...]
-    permissions: tuple[PermissionFacts, ...]
-
-
-class Act(_Message, frozen=True, tag="act"):
+class Act(Message, frozen=True, tag="act"):
     """An owner's order: `order` is an `Order` in msgpack."""
 
     order: Annotated[bytes, msgspec.Meta(max_length=16384)]
@@ -223,14 +154,14 @@ class Act(_Message, frozen=True, tag="act"):
     signature: _Signature
 
 
-class Done(_Message, frozen=True, tag="done"):
+class Done(Message, frozen=True, tag="done"):
     """An order was carried out; what it changed is on the disk and in the log."""
 
     value: Annotated[bytes, msgspec.Meta(max_length=MAX_SMALL)]
     signature: _Signature
 
 
-class Refused(_Message, frozen=True, tag="refused"):
+class Refused(Message, frozen=True, tag="refused"):
     """No; an error of `cloister.errors` in parts.
 
     Attributes:
@@ -249,7 +180,6 @@ Reply = Welcome | Challenge | Released | Done | Refused
 
 _REQUEST: Final = msgspec.msgpack.Decoder(Request)
 _REPLY: Final = msgspec.msgpack.Decoder(Reply)
-_ORDER: Final = msgspec.msgpack.Decoder(Order)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _KINDS: Final[dict[str, type[CloisterError]]] = {
     kind.__name__: kind
@@ -262,7 +192,8 @@ def encode(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
-def _decode(decoder: Any, data: bytes, what: str) -> Any:
+def decode(decoder: Any, data: bytes, what: str) -> Any:
+    """Return what a decoder reads. Raises InputError, without any of the bytes, where it reads nothing."""
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError):
@@ -274,19 +205,13 @@ def _decode(decoder: Any, data: bytes, what: str) -> Any:
 
 def decode_request(data: bytes) -> Request:
     """Return a request. Raises InputError where it is none."""
-    request: Request = _decode(_REQUEST, data, "a request")
+    request: Request = decode(_REQUEST, data, "a request")
     return request
-
-
-def decode_order(data: bytes) -> Order:
-    """Return an owner's order. Raises InputError where it is none."""
-    order: Order = _decode(_ORDER, data, "an order")
-    return order
 
 
 def decode_reply(data: bytes) -> Reply:
     """Return a reply. Raises InputError where it is none."""
-    reply: Reply = _decode(_REPLY, data, "an answer")
+    reply: Reply = decode(_REPLY, data, "an answer")
     return reply
 
 

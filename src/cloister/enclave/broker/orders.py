@@ -16,7 +16,7 @@ from cloister.crypto import HoldsSecret, Identity, decrypt, encrypt, hpke_open
 from cloister.enclave.broker.book import Book
 from cloister.enclave.broker.entries import Allowed, Entry, KekGone, KekMade, Revoked
 from cloister.enclave.broker.grant import Wanted
-from cloister.enclave.broker.messages import (
+from cloister.enclave.broker.ordermessages import (
     WRAP_INFO,
     Allow,
     Create,
@@ -29,7 +29,7 @@ from cloister.enclave.broker.messages import (
     Revoke,
     Wrap,
 )
-from cloister.enclave.broker.store import Held, Kek
+from cloister.enclave.broker.rows import Held, Kek
 from cloister.errors import InputError, PolicyRefused
 from cloister.log import TreeHead
 

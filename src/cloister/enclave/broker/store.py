@@ -26,7 +26,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
@@ -40,7 +40,7 @@ from cloister.crypto import (
     framed,
     hmac_sha256,
 )
-from cloister.enclave.broker.grant import Digest, KekId, Permission
+from cloister.enclave.broker.rows import Held, Kek
 from cloister.enclave.broker.storefile import (
     APPLICATION,
     DATABASE,
@@ -55,42 +55,7 @@ from cloister.enclave.broker.storefile import (
 from cloister.errors import InputError, IntegrityError, PassphraseError, StorageError
 from cloister.log import TreeHead
 
-__all__ = ["Held", "Kek", "Store"]
-
-_KEK_LABEL: Final = b"cloister broker KEK v1"
-
-
-class Kek(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A KEK as it is stored.
-
-    Attributes:
-        kek_id: its id.
-        owner: fingerprint of who made it; nobody else gives orders about it.
-        created: when, ISO 8601.
-        sealed: the 32 bytes under the store's key, bound to all of the above.
-    """
-
-    kek_id: KekId
-    owner: Digest
-    created: str
-    sealed: bytes
-
-    def __repr__(self) -> str:
-        return f"<Kek {self.kek_id}>"
-
-    @property
-    def binding(self) -> bytes:
-        """What the sealed bytes are bound to."""
-        return framed(_KEK_LABEL, self.kek_id.encode(), self.owner.encode(), self.created.encode())
-
-
-class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A permission as it is stored, and how often it was used."""
-
-    permission: Permission
-    owner: Digest
-    used: Annotated[int, msgspec.Meta(ge=0)] = 0
-    revoked: bool = False
+__all__ = ["Store"]
 
 
 class Store(HoldsSecret):
