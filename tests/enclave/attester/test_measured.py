@@ -13,6 +13,7 @@ from tests.enclave.attester.machine import needs_swtpm
 
 import cloister
 from cloister.enclave.attester import SoftwareTpm, Tpm, attest, find_attester
+from cloister.enclave.attester import measured as measured_module
 from cloister.enclave.attester.measured import (
     Measured,
     entered,
@@ -89,6 +90,36 @@ def test_one_byte_of_any_file_of_the_package_changes_it(tmp_path: Path) -> None:
     assert file_digests(copy) != before
     (copy / "newer.py").unlink()
     assert digests(measure(package=copy))["package"] == whole
+
+
+def _installed(place: Path, record: str) -> Path:
+    folder = place / "other-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "RECORD").write_text(record)
+    return folder
+
+
+def test_dependencies_are_what_is_installed_wherever_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = "other/a.py,sha256=abc,3\nother/b.py,sha256=def,3\nother/__pycache__/a.pyc,,\n"
+    elsewhere = (
+        "../../bin/other,sha256=of-a-path,9\nother-1.0.dist-info/direct_url.json,sha256=url,1\n"
+        "other-1.0.dist-info/INSTALLER,sha256=pip,1\nother/b.py,sha256=def,3\nother/a.py,sha256=abc,3\n"
+    )
+    seen = []
+    for name, text in (("one", record), ("two", elsewhere), ("three", record.replace("abc", "abd"))):
+        _installed(tmp_path / name, text)
+        monkeypatch.setattr("sys.path", [str(tmp_path / name)])
+        seen.append(digests(measure())["dependencies"])
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_the_standard_library_is_measured() -> None:
+    found = measured_module._interpreter()
+    assert {"python", "hashlib.py", "json/__init__.py", "ssl.py"} <= set(found)
+    assert any(name.endswith(".so") for name in found) or "libpython" not in found
+    assert not any("site-packages" in name for name in found)
 
 
 def test_the_log_replays_to_the_registers_and_is_not_entered_twice() -> None:

@@ -2,7 +2,7 @@
 
 What is measured, in this order, and into which register:
 
-    11  interpreter     the program file of the Python that runs
+    11  interpreter     the Python that runs: program, library, standard library
     11  package         every file of the package that is run from, by path
     12  dependencies    name, version and RECORD of every distribution that could be imported
     12  hooks           .pth files, sitecustomize and usercustomize: what runs at every start
@@ -21,15 +21,16 @@ before.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import sys
 import sysconfig
-from importlib import metadata
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from cloister.crypto import canonical_bytes, digest_file
 from cloister.enclave.eventlog.start import START_PCRS, StartLog
-from cloister.errors import InputError, IntegrityError
+from cloister.errors import IntegrityError
 
 __all__ = ["Measured", "Registers", "entered", "extend_into", "file_digests", "measure", "standing"]
 
@@ -38,6 +39,8 @@ _PROGRAM: Final = 11
 _AROUND: Final = 12
 _PURPOSE: Final = 13
 _HOOKS: Final = ("sitecustomize.py", "usercustomize.py")
+_NOT_STANDARD: Final = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib"}
+_WRITTEN_HERE: Final = re.compile(rb"\.dist-info/(INSTALLER|REQUESTED|direct_url\.json),")
 
 
 class Measured(NamedTuple):
@@ -72,13 +75,18 @@ def measure(
     Raises:
         InputError: a file cannot be read.
     """
-    program = Path(sys.executable).resolve()
     folder = package or _PACKAGE
     files = file_digests(folder)
+    interpreter = _interpreter()
     installed = _distributions()
     hooks = _hooks()
     found = [
-        Measured(_PROGRAM, "interpreter", _file(program), f"Python {sys.version.split()[0]}"),
+        Measured(
+            _PROGRAM,
+            "interpreter",
+            _of(interpreter),
+            f"Python {sys.version.split()[0]}, {len(interpreter)} files",
+        ),
         Measured(_PROGRAM, "package", _of(files), f"{len(files)} files"),
         Measured(_AROUND, "dependencies", _of(installed), f"{len(installed)} distributions"),
         Measured(_AROUND, "hooks", _of(hooks), f"{len(hooks)} files"),
@@ -159,16 +167,45 @@ def _of(found: dict[str, str]) -> str:
     return hashlib.sha256(canonical_bytes(found)).hexdigest()
 
 
-def _distributions() -> dict[str, str]:
-    """Return a digest by "name version" of what is installed where this interpreter looks."""
-    found: dict[str, str] = {}
-    for each in metadata.distributions():
-        name = each.metadata["Name"] or "?"
-        if name == "cloister":
-            continue  # its files were measured themselves
-        record = each.read_text("RECORD") or each.read_text("METADATA") or ""
-        found.setdefault(f"{name.lower()} {each.version}", hashlib.sha256(record.encode()).hexdigest())
+def _interpreter() -> dict[str, str]:
+    """Return digests of the program that runs, its library, and the standard library."""
+    program = Path(sys.executable).resolve()
+    found = {"python": _file(program)}
+    library = Path(sysconfig.get_config_var("LIBDIR") or "") / (sysconfig.get_config_var("LDLIBRARY") or "")
+    if library.suffix != ".a" and library.is_file():  # else it is in the program itself
+        found["libpython"] = _file(library)
+    folder = Path(sysconfig.get_path("stdlib"))
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(set(folders) - _NOT_STANDARD)
+        for name in names:
+            if name.endswith((".py", ".so")):
+                path = Path(place, name)
+                found[path.relative_to(folder).as_posix()] = _file(path)
     return found
+
+
+def _distributions() -> dict[str, str]:
+    """Return a digest by "name-version" of what is installed in the folders this interpreter looks in.
+
+    Of a RECORD (PEP 376, 627) those lines count that name a file's digest and do not depend on where the
+    distribution was installed.
+    """
+    found: dict[str, str] = {}
+    for place in sys.path:
+        for folder in sorted(Path(place).glob("*.dist-info")) if place else ():
+            name = folder.name.removesuffix(".dist-info").lower()
+            if not name.startswith("cloister-"):  # its files are measured themselves
+                found.setdefault(name, _record(folder))
+    return found
+
+
+def _record(folder: Path) -> str:
+    record = folder / "RECORD"
+    if not record.is_file():
+        return _file(folder / "METADATA") if (folder / "METADATA").is_file() else ""
+    lines = [line for line in record.read_bytes().splitlines() if b",sha256=" in line]
+    kept = [line for line in lines if not line.startswith(b"../") and not _WRITTEN_HERE.search(line)]
+    return hashlib.sha256(b"\n".join(sorted(kept))).hexdigest()
 
 
 def _hooks() -> dict[str, str]:
@@ -178,6 +215,4 @@ def _hooks() -> dict[str, str]:
         for path in sorted([*place.glob("*.pth"), *(place / name for name in _HOOKS)]):
             if path.is_file():
                 found.setdefault(path.name, _file(path))
-    if not found and not Path(sysconfig.get_path("purelib")).is_dir():
-        raise InputError("the folder of installed packages cannot be read", where="purelib")
     return found

@@ -11,9 +11,10 @@ back whenever they are asked for and nothing has to be stored.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Final
 
-__all__ = ["EK_KINDS", "ak_template", "sealed_template", "storage_template"]
+__all__ = ["EK_KINDS", "ak_template", "endorsement", "sealed_template", "storage_template"]
 
 EK_KINDS: Final = (("EK-ECC256", 0x01C0000A), ("EK-RSA2048", 0x01C00002))
 """Names of EK templates, and the NV index of each one's certificate."""
@@ -29,6 +30,18 @@ def ak_template(tss: Any) -> Any:
 def storage_template(tss: Any) -> Any:
     """Return the template of the key that sealed data is below."""
     return tss.TPM2B_PUBLIC.parse("ecc:aes128cfb", objectAttributes=f"{_OWN}|restricted|decrypt")
+
+
+def endorsement(api: Any, kind: str | None) -> tuple[bytes | None, Any]:
+    """Return the EK's certificate, DER, and its template.
+
+    Args:
+        api: the ESAPI context.
+        kind: the first of `EK_KINDS` that has a certificate in this TPM; None for none.
+    """
+    utils: Any = importlib.import_module("tpm2_pytss.utils")
+    certificate, template = utils.create_ek_template(kind or EK_KINDS[0][0], utils.NVReadEK(api))
+    return (None if certificate is None else bytes(certificate)), template
 
 
 def sealed_template(tss: Any, policy: bytes) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cloister.enclave.attester.pytss import load, refusal_code, tpm_errors
-from cloister.enclave.attester.templates import EK_KINDS, ak_template, storage_template
+from cloister.enclave.attester.templates import EK_KINDS, ak_template, endorsement, storage_template
 from cloister.errors import InputError
 
 __all__ = ["ALL_PCRS", "DEVICE", "Quoted", "Tpm"]
@@ -166,7 +166,8 @@ class Tpm:
         with self._lock:
             if name not in self._handles:
                 with self.commands("make a key") as api:
-                    owner = api_hierarchy(self._tss, owner=name == "storage")
+                    every = self._tss.ESYS_TR
+                    owner = every.OWNER if name == "storage" else every.ENDORSEMENT
                     made = api.create_primary(
                         self._tss.TPM2B_SENSITIVE_CREATE(), self._template(name), primary_handle=owner
                     )
@@ -241,12 +242,8 @@ class Tpm:
 
     def _endorsement(self) -> tuple[bytes | None, Any]:
         """Return the EK's certificate, if there is one, and its template: the kind that has a certificate."""
-        utils = __import__("tpm2_pytss.utils", fromlist=["create_ek_template"])
         with self.commands("show its endorsement key") as api:
-            read = utils.NVReadEK(api)
-            kind = next((kind for kind, index in EK_KINDS if self.has(index)), EK_KINDS[0][0])
-            certificate, template = utils.create_ek_template(kind, read)
-            return (None if certificate is None else bytes(certificate)), template
+            return endorsement(api, next((kind for kind, index in EK_KINDS if self.has(index)), None))
 
     def has(self, index: int) -> bool:
         """Tell whether an NV index is defined."""
@@ -258,11 +255,6 @@ class Tpm:
                     return False
                 raise
             return True
-
-
-def api_hierarchy(tss: Any, *, owner: bool) -> Any:
-    """Return the handle of the owner's hierarchy, or of the endorsement hierarchy."""
-    return tss.ESYS_TR.OWNER if owner else tss.ESYS_TR.ENDORSEMENT
 
 
 def _selected(pcrs: Sequence[int]) -> str:
