@@ -16,6 +16,7 @@ from cloister.cli import common
 from cloister.cli.main import run
 from cloister.crypto import Identity
 from cloister.runtime import LocalWorker
+from cloister.runtime.workers.session import KeyLender
 from cloister.vault import Vault, load_schema
 
 NAMES = ("north", "south", "west")
@@ -66,13 +67,18 @@ def write_plan(root: Path, *options: str, name: str = "loans", epsilon: str = "4
 def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Rows that were opened; a test that ends with any has read before it refused."""
     opened: list[str] = []
-    before = LocalWorker._open
+    before, lend = LocalWorker._open, KeyLender.lend
 
     def watched(self: LocalWorker) -> object:
         opened.append(repr(self))
         return before(self)
 
+    def lent(self: KeyLender, wrapped: bytes) -> bytes:
+        opened.append("a data key")
+        return lend(self, wrapped)
+
     monkeypatch.setattr(LocalWorker, "_open", watched)
+    monkeypatch.setattr(KeyLender, "lend", lent)
     yield opened
     assert not opened
 

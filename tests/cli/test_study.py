@@ -209,23 +209,29 @@ def test_an_untrusted_member_is_refused(
     assert not (made / "hub" / "studies" / "untrusted").exists()
 
 
+@pytest.mark.parametrize("where", ["sandboxed", "inside"])
 def test_an_interrupted_study_leaves_nothing_and_the_vault_verifies(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
 ) -> None:
     from cloister.runtime import LocalWorker
+    from cloister.runtime.workers.proxy import SandboxedWorker
 
     plan = write_plan(made, tmp_path, "interrupted")
+    kind = LocalWorker if where == "inside" else SandboxedWorker
+    train, pressed = kind.train, list[bool]()
 
-    train, pressed = LocalWorker.train, list[bool]()
-
-    def interrupted(self: LocalWorker, params: object) -> object:
+    def interrupted(self: object, params: object) -> object:
         if not pressed:
             pressed.append(True)
             signal.raise_signal(signal.SIGINT)
         return train(self, params)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(LocalWorker, "train", interrupted)
-    assert run(["study", "run", str(plan), *sites(made)]) == 130
+    monkeypatch.setattr(kind, "train", interrupted)
+    assert run(["study", "run", str(plan), *sites(made), "--worker", where]) == 130
     assert "Interrupted" in capsys.readouterr().err
     assert not list((made / "hub").glob("studies/*interrupted*"))
     monkeypatch.setenv("CLOISTER_HOME", str(made / "north"))

@@ -22,6 +22,8 @@ from cloister.cli.between import (
 )
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.eventwords import in_words
+from cloister.cli.evidence import HomeEvidence
+from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError, ProtocolError
 
 _TELL_SECONDS = 2.0
@@ -29,7 +31,9 @@ _TELL_SECONDS = 2.0
 if TYPE_CHECKING:
     from cloister.crypto import Identity, PublicIdentity
     from cloister.learning import Plan
+    from cloister.learning.facts import ModelFacts
     from cloister.runtime import Event, Hub
+    from cloister.runtime.attestation import Attesting
     from cloister.runtime.nats import NatsTransport
     from cloister.vault import Schema
 
@@ -47,6 +51,7 @@ def hub(
         Path | None,
         typer.Option(metavar="FILE", help="Allow this Python file, whose module the plan trains."),
     ] = None,
+    worker: WorkerOption = Where.SANDBOXED,
     metrics: MetricsOption = None,
     otlp: OtlpOption = None,
     as_json: JsonOption = False,
@@ -62,7 +67,9 @@ def hub(
     agreed, public = load_plan(plan), load_schema(schema)
     studies = common.new_study(agreed.study.name)
     identity = common.load_identity()
+    facts = _stated(agreed, public, allow_user_code, worker)
     with ExitStack() as stack:
+        attesting = HomeEvidence(common.home(), identity.public, stack, say).of_hub(agreed)
         observer = stack.enter_context(
             Observer.of(
                 common.home() / "logs",
@@ -84,6 +91,8 @@ def hub(
                 network=network_folder(network),
                 journal=journal or common.home() / "journal" / "hub",
                 user_code=allow_user_code,
+                facts=facts,
+                attesting=attesting,
                 on_event=told,
             )
         )
@@ -94,6 +103,15 @@ def hub(
         )
     summary, text = _summary(machine, agreed, studies)
     emit(summary, as_json=as_json, text=text)
+
+
+def _stated(plan: Plan, schema: Schema, user_code: Path | None, worker: Where) -> ModelFacts | None:
+    """Return what a worker states of a model that is code; None where this process may look for itself."""
+    from cloister.runtime.workers.models import known_model
+
+    if plan.model.kind != "torch" or not is_sandboxed(worker):
+        return None
+    return known_model(plan, schema, user_code=user_code)
 
 
 def _summary(machine: Hub, plan: Plan, studies: Path) -> tuple[dict[str, Any], str]:
@@ -168,6 +186,8 @@ async def _serve(
     network: Path,
     journal: Path,
     user_code: Path | None,
+    facts: ModelFacts | None,
+    attesting: Attesting | None,
     on_event: Callable[[Event], None],
 ) -> Hub:
     from cloister.runtime.events import Started
@@ -192,6 +212,8 @@ async def _serve(
             lease=lease,
             trusted=trusted,
             user_code=user_code,
+            facts=facts,
+            attesting=attesting,
             on_event=_with_traffic(on_event, transport),
             on_end=lambda hub: _keep(hub, plan, identity),
         )

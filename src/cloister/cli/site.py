@@ -21,6 +21,7 @@ from cloister.cli.between import (
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.eventwords import printable
 from cloister.cli.sitepolicy import approvals, dry_run, policy
+from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def site(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Allow this Python file where a plan trains its module; repeat."),
     ] = None,
+    worker: WorkerOption = Where.SANDBOXED,
     once: Annotated[bool, typer.Option("--once", help="End when the first study has ended.")] = False,
     dry: Annotated[
         Path | None,
@@ -67,7 +69,9 @@ def site(
     if context.invoked_subcommand is not None:
         return
     if dry is not None:
-        dry_run(dry, as_json=as_json, user_code=allow_user_code[0] if allow_user_code else None)
+        code = allow_user_code[0] if allow_user_code else None
+        sandboxed = is_sandboxed(worker, aloud=code is not None)
+        dry_run(dry, as_json=as_json, user_code=code, sandboxed=sandboxed)
         return
     if not nats:
         raise InputError("a site needs the address of its network", where="--nats", fix="Give --nats URL")
@@ -85,6 +89,7 @@ def site(
             stack,
             held_out=held_out,
             user_code=allow_user_code or [],
+            sandboxed=is_sandboxed(worker),
             metrics=metrics,
             otlp=otlp,
             say=(lambda line: None) if as_json else say,
@@ -117,6 +122,7 @@ async def _serve(
             on_event=parts.on_event,
             on_end=parts.on_end,
             on_left=parts.on_left,
+            attesting_of=parts.evidence.of_site,
         )
         transport.on_reconnect = service.reconnected
         parts.traffic = lambda: Traffic(dict(transport.sent_bytes), dict(transport.received_bytes))

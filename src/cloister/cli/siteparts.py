@@ -39,6 +39,7 @@ class SiteParts:
         stack: closes what was opened.
         held_out: dataset to evaluate on.
         user_code: Python files the owner allows.
+        sandboxed: whether rows are read, and such files run, in walled processes.
         metrics, otlp: where figures and traces go.
         say: tells people a line.
     """
@@ -51,17 +52,20 @@ class SiteParts:
         *,
         held_out: str | None,
         user_code: Sequence[Path],
+        sandboxed: bool,
         metrics: str | None,
         otlp: str | None,
         say: Callable[[str], None],
     ) -> None:
+        from cloister.cli.evidence import HomeEvidence
         from cloister.runtime.approvals import Approvals
         from cloister.vault import Vault
 
+        self.evidence = HomeEvidence(common.home(), identity.public, stack, say)
         self.identity, self.trusted, self.say = identity, trusted, say
         self._stack = stack
         self._held_out = held_out
-        self._user_code = tuple(user_code)
+        self._user_code, self._sandboxed = tuple(user_code), sandboxed
         self._metrics, self._otlp = metrics, otlp
         self._approvals = Approvals(common.home() / "approvals", identity.public)
         self._vault: Vault = Vault.unlock(common.home() / "vault", identity, common.passphrase())
@@ -98,7 +102,8 @@ class SiteParts:
             return None
         if plan.digest not in self._claims:
             manifest = self._vault.manifest(dataset_of(plan, self.identity.name))
-            terms = sizes_of(plan, manifest.schema, self._code_of(invitation)).terms
+            code = self._code_of(invitation)
+            terms = sizes_of(plan, manifest.schema, code, sandboxed=self._sandboxed).terms
             while len(self._claims) >= _CLAIMS:  # a hub may invite without end
                 self._claims.pop(next(iter(self._claims)))
             self._claims[plan.digest] = None if terms is None else terms.facts
@@ -129,7 +134,9 @@ class SiteParts:
         journal = SiteJournal(self._journal_folder(invitation), volatile_folder(), self.identity, plan.digest)
         try:
             code = self._code_of(invitation)
-            site = site_of(plan, invitation.hub, party, user_code=code, journal=journal)
+            site = site_of(
+                plan, invitation.hub, party, user_code=code, journal=journal, sandboxed=self._sandboxed
+            )
         except BaseException:
             journal.close()
             raise

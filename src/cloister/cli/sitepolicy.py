@@ -63,7 +63,7 @@ decision = "ask"          # or "accept", or "refuse": on what passes
 # user_code = []          # SHA-256 of Python files that may run here; without it, none
 # hub_view = "none"       # the hub may see neither sum nor model
 # public_rows = true      # a plan may declare your rows public; without it, none may
-# enclave = "attested"    # refuses every plan: this version cannot appraise evidence
+# enclave = "attested"    # hub and sites must show each other evidence; see policy/enclave.toml
 
 # [privacy]
 # required = true
@@ -170,7 +170,7 @@ def approvals_ls(as_json: JsonOption = False) -> None:
 def approvals_show(digest: DigestArgument, as_json: JsonOption = False) -> None:
     """Show a plan that was asked about, and what would leave the site."""
     asked = _approvals().get(digest)
-    disclosure = _disclose(asked.plan, None)
+    disclosure = _disclose(asked.plan, None, sandboxed=True)
     plan = asked.plan.to_toml()
     result = _row(asked) | {"plan": plan, "disclosure": _builtins(disclosure)}
     text = "\n".join([f"Decided by hand: {asked.state}.", *in_words(disclosure), "", "The plan:", "", plan])
@@ -204,7 +204,7 @@ def _decided(asked: Asked, word: str, *, as_json: bool) -> None:
 # --- what would leave -------------------------------------------------------------------------------------
 
 
-def dry_run(plan_path: Path, *, as_json: bool, user_code: Path | None = None) -> None:
+def dry_run(plan_path: Path, *, as_json: bool, user_code: Path | None = None, sandboxed: bool = True) -> None:
     """Say what the site policy decides on a plan and what would leave the site; send nothing.
 
     Raises:
@@ -212,7 +212,7 @@ def dry_run(plan_path: Path, *, as_json: bool, user_code: Path | None = None) ->
     """
     from cloister.learning import load_plan
 
-    disclosure = _disclose(load_plan(plan_path), user_code)
+    disclosure = _disclose(load_plan(plan_path), user_code, sandboxed)
     emit(_builtins(disclosure), as_json=as_json, text="\n".join(in_words(disclosure)))
     if disclosure.verdict == "refuse":
         raise typer.Exit(_REFUSED)
@@ -243,7 +243,7 @@ def _decision(plan: Plan, claim: PrivacyFacts | None) -> Decision:
     return settle(decision, _approvals().state(plan.digest))
 
 
-def _disclose(plan: Plan, user_code: Path | None) -> Disclosure:
+def _disclose(plan: Plan, user_code: Path | None, sandboxed: bool) -> Disclosure:
     from cloister.crypto import Identity
     from cloister.runtime.disclosure import disclosure_of
     from cloister.runtime.forecast import forecast
@@ -262,7 +262,7 @@ def _disclose(plan: Plan, user_code: Path | None) -> Disclosure:
     manifest = catalog.read(entry.dataset, envelope)
     sizes, obstacle = None, None
     try:
-        sizes = _sizes(plan, manifest.schema, user_code)
+        sizes = _sizes(plan, manifest.schema, user_code, sandboxed)
     except CloisterError as error:  # what is not known is said to be so; the rest is worth knowing
         obstacle = error.what
     facts = None if sizes is None or sizes.terms is None else sizes.terms.facts
@@ -279,9 +279,9 @@ def _disclose(plan: Plan, user_code: Path | None) -> Disclosure:
     )
 
 
-def _sizes(plan: Plan, schema: Any, user_code: Path | None) -> Sizes:
+def _sizes(plan: Plan, schema: Any, user_code: Path | None, sandboxed: bool) -> Sizes:
     from cloister.runtime.forecast import sizes_of
 
     if schema.digest().hex() != plan.data.schema:
         raise InputError("the dataset has another schema than the plan")
-    return sizes_of(plan, schema, user_code)
+    return sizes_of(plan, schema, user_code, sandboxed=sandboxed)

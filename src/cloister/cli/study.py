@@ -1,7 +1,8 @@
 """`cloister study`: write a plan, see what it means, run it.
 
 `run` holds a whole study in one process, over site homes on this machine: every message is signed, encrypted
-and masked as between organisations, but nothing separates the parties. It is for trying a plan out.
+and masked as between organisations, but nothing separates the parties, except that the rows of each are
+worked on in a walled process of their own. It is for trying a plan out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import typer
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.eventwords import in_words
+from cloister.cli.evidence import HomeEvidence
 from cloister.cli.studyinit import (
     Kind,
     Proposed,
@@ -32,6 +34,7 @@ from cloister.cli.studyinit import (
     widths,
 )
 from cloister.cli.studywatch import watch
+from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ CodeOption = Annotated[
     typer.Option(
         "--allow-user-code",
         metavar="FILE",
-        help="Run this Python file, whose module the plan trains; it runs with your rights.",
+        help="Run this Python file, whose module the plan trains; it runs in the worker that sees the rows.",
     ),
 ]
 
@@ -117,6 +120,7 @@ def init(
     factory: Annotated[
         str | None, typer.Option(help="With --model torch: the file's function that returns the module.")
     ] = None,
+    worker: WorkerOption = Where.SANDBOXED,
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("plan.toml"),
     as_json: JsonOption = False,
 ) -> None:
@@ -126,7 +130,9 @@ def init(
     """
     from cloister.crypto import Identity
     from cloister.files import write_atomic
-    from cloister.learning import parse_plan, pin_initial
+    from cloister.learning import parse_plan
+    from cloister.learning.start import with_pin
+    from cloister.runtime.workers.models import known_model
 
     if out.exists():
         raise InputError("the file exists", where=str(out), fix="Choose another name with --out")
@@ -152,7 +158,9 @@ def init(
         document |= private(document, found, proposed.counted(), epsilon, delta, whose)
     elif any(given is not None for given in (delta, unit, sites_per_unit, units, rows)):
         raise InputError("--delta, --rows and the options of a unit belong to --epsilon", fix="Give it too")
-    plan: Plan = pin_initial(plan_of(document), found, user_code=allow_user_code)
+    sandboxed = is_sandboxed(worker, aloud=allow_user_code is not None)
+    plan: Plan = plan_of(document)
+    plan = with_pin(plan, known_model(plan, found, user_code=allow_user_code, sandboxed=sandboxed).pin)
     text = plan.to_toml()
     parse_plan(text.encode())
     write_atomic(out, text.encode())
@@ -201,6 +209,7 @@ def check(
     link_mbit: Annotated[
         float, typer.Option(help="Speed of the hub's link each way, in Mbit/s, to predict times.")
     ] = 100.0,
+    worker: WorkerOption = Where.SANDBOXED,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a plan means: who can collude, who can drop out, what travels, what a row may give away."""
@@ -210,7 +219,8 @@ def check(
 
     agreed = load_plan(plan)
     known = None if schema is None else load_schema(schema)
-    result = studycheck.meaning(agreed, known, allow_user_code, link_mbit=link_mbit)
+    sandboxed = is_sandboxed(worker, aloud=allow_user_code is not None)
+    result = studycheck.meaning(agreed, known, allow_user_code, link_mbit=link_mbit, sandboxed=sandboxed)
     emit(result, as_json=as_json, text=studycheck.in_words(agreed, result))
 
 
@@ -222,19 +232,26 @@ def run(
         str | None, typer.Option(help="Dataset in every vault to evaluate on; shown only for public rows.")
     ] = None,
     allow_user_code: CodeOption = None,
+    worker: WorkerOption = Where.SANDBOXED,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a study over site homes on this machine, in one process, and keep its model encrypted in this
-    home."""
+    """Run a study over site homes on this machine, and keep its model encrypted in this home.
+
+    Hub and sites share this process; each site's rows are read and trained on in a walled one of its own.
+    """
     from cloister.learning import load_plan
     from cloister.runtime import Study, save_study
 
     agreed = load_plan(plan)
     studies = common.new_study(agreed.study.name)
     hub = common.load_identity()
+    sandboxed = is_sandboxed(worker)
     with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
         parties = [_party(home, agreed, held_out, ledgers) for home in site]
-        result = Study(agreed, hub, parties, user_code=allow_user_code).run(on_event)
+        attesting = HomeEvidence(common.home(), hub.public, ledgers, say).of_all(agreed)
+        result = Study(
+            agreed, hub, parties, user_code=allow_user_code, sandboxed=sandboxed, attesting=attesting
+        ).run(on_event)
     folder = save_study(studies, result, hub)
     emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder, site))
 
@@ -279,8 +296,16 @@ def _watching(plan: Plan, *, shown: bool) -> Iterator[Callable[[Event], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from cloister.runtime import Burnt, Refused, RosterAgreed, RoundDone, SetupDone, Stalled
+    from cloister.runtime.events import EvidenceAccepted
 
-    told = (RosterAgreed, SetupDone, Stalled, Burnt, Refused)  # who connects is no news in one process
+    told = (
+        EvidenceAccepted,
+        RosterAgreed,
+        SetupDone,
+        Stalled,
+        Burnt,
+        Refused,
+    )  # who connects is no news in one process
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
@@ -334,7 +359,7 @@ def _claim(facts: PrivacyFacts) -> dict[str, Any]:
 
 
 def _ended(result: StudyResult, folder: Path, homes: Sequence[Path]) -> str:
-    lines = [f"{len(result.rounds)} rounds over {len(result.members)} sites, all in this one process."]
+    lines = [f"{len(result.rounds)} rounds over {len(result.members)} sites, all on this one machine."]
     if result.final_metrics is not None:
         lines += [f"{key}: {value:.4f}" for key, value in result.final_metrics[0].items()]
     if result.privacy is not None:

@@ -22,7 +22,12 @@ __all__ = ["in_words", "meaning"]
 
 
 def meaning(
-    plan: Plan, schema: Schema | None, user_code: Path | None = None, *, link_mbit: float = 100.0
+    plan: Plan,
+    schema: Schema | None,
+    user_code: Path | None = None,
+    *,
+    link_mbit: float = 100.0,
+    sandboxed: bool = True,
 ) -> dict[str, Any]:
     """Return what there is to say, JSON types only; sizes, times and epsilons need the schema.
 
@@ -30,6 +35,7 @@ def meaning(
         plan: the plan.
         schema: of the rows.
         user_code: the Python file of a plan with kind "torch", which is run.
+        sandboxed: whether it runs in a walled worker, or in this process.
         link_mbit: speed of the hub's link each way, in 10^6 bits a second.
     """
     params = plan.params(len(plan.sites))
@@ -56,7 +62,7 @@ def meaning(
         return result
     from cloister.runtime.forecast import forecast, sizes_of
 
-    sizes = sizes_of(plan, schema, user_code)
+    sizes = sizes_of(plan, schema, user_code, sandboxed=sandboxed)
     expected = forecast(plan, sizes, link_mbit=link_mbit)
     if sizes.terms is not None:
         result["privacy"] = _privacy(plan, sizes.terms)

@@ -16,6 +16,7 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, say
+from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def up(
         Path | None,
         typer.Option(metavar="FILE", help="Allow this Python file, whose module the plan trains."),
     ] = None,
+    worker: WorkerOption = Where.SANDBOXED,
     as_json: JsonOption = False,
 ) -> None:
     """Start a NATS server with TLS and accounts, this home as the hub, and the sites, each a process.
@@ -71,6 +73,7 @@ def up(
         running = _Running(secret, server.urls[0], scratch)
         stack.callback(running.stop)
         extra = [] if allow_user_code is None else ["--allow-user-code", str(allow_user_code.absolute())]
+        extra += [] if is_sandboxed(worker) else ["--worker", Where.INSIDE.value]
         held = [] if held_out is None else ["--held-out", held_out]
         for name, home in homes.items():
             network = ["--network", str(server.folder / "parties" / name)]

@@ -37,8 +37,9 @@ import msgspec
 
 from cloister.crypto.shamir import SHARE_BYTES
 from cloister.errors import InputError
-from cloister.learning import Plan, plan_model, start_of
-from cloister.learning.privacy import PrivacyTerms, private_model
+from cloister.learning import Plan
+from cloister.learning.privacy import PrivacyTerms
+from cloister.runtime.workers.models import known_model
 from cloister.vault import Schema
 
 __all__ = ["Forecast", "Sizes", "forecast", "sizes_of"]
@@ -102,18 +103,24 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     study_minutes: float
 
 
-def sizes_of(plan: Plan, schema: Schema, user_code: Path | None = None) -> Sizes:
+def sizes_of(plan: Plan, schema: Schema, user_code: Path | None = None, *, sandboxed: bool = True) -> Sizes:
     """Return the sizes of a plan's model, after checking that it starts where the plan pins it, if it does.
 
+    Args:
+        plan: the plan.
+        schema: of the rows.
+        user_code: the Python file of a module of the user's own, which whoever asks allows.
+        sandboxed: whether that file runs in a walled worker, or in this process.
+
     Raises:
-        PlanError, PolicyRefused, InputError, IntegrityError: as `plan_model`, `start_of`, `PrivacyTerms.of`.
+        PlanError, PolicyRefused, InputError, IntegrityError: as `known_model` and `PrivacyTerms.of`.
     """
-    _, model = plan_model(plan, schema, user_code=user_code)
+    model = known_model(plan, schema, user_code=user_code, sandboxed=sandboxed)
     if plan.model.initial:
-        start_of(plan, model)
+        model.require_pinned(plan)
     if plan.privacy is None:
         return Sizes(model.size, model.size, None)
-    terms = PrivacyTerms.of(plan, plan.params(len(plan.sites)), private_model(model))
+    terms = PrivacyTerms.of(plan, plan.params(len(plan.sites)), model)
     return Sizes(model.size, terms.coordinates, terms)
 
 
