@@ -221,7 +221,9 @@ def test_code_cannot_have_keys_before_there_is_work(members: list[Party], tmp_pa
     ],
     ids=["garbage", "a datagram of zeros", "something huge", "chatter", "exit", "ptrace"],
 )
-def test_code_that_breaks_the_protocol_ends_its_worker(members: list[Party], tmp_path: Path, deed: str) -> None:
+def test_code_that_breaks_the_protocol_ends_its_worker(
+    members: list[Party], tmp_path: Path, deed: str
+) -> None:
     handed = members[0].vault.hand_over("train", purpose=PURPOSE)
     code = tmp_path / "model.py"
     code.write_text(MODEL + HIJACK + "\n" + deed + "\n")

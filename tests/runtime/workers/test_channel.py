@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -46,8 +47,7 @@ def test_payloads_of_any_size_come_whole_and_in_order(pair: Pair) -> None:
     got: list[bytes] = []
 
     def reader() -> None:
-        for _ in payloads:
-            got.append(bytes(second.receive(1 << 30)))
+        got.extend(bytes(second.receive(1 << 30)) for _ in payloads)
 
     thread = threading.Thread(target=reader)
     thread.start()
@@ -90,10 +90,8 @@ def test_what_is_larger_than_allowed_is_refused_before_it_comes(pair: Pair) -> N
 
 
 def _quietly(channel: Channel) -> None:
-    try:
+    with contextlib.suppress(ProtocolError):
         channel.receive()
-    except ProtocolError:
-        pass
 
 
 def test_a_closed_end_is_noticed(pair: Pair) -> None:
@@ -111,7 +109,7 @@ def test_nothing_readable_is_in_the_socket(pair: Pair) -> None:
 
 
 def test_a_datagram_that_is_changed_on_the_way_is_refused(pair: Pair) -> None:
-    first, second, left, right = pair()
+    first, second, _, right = pair()
     first.send(b"hello")
     first.flush()
     data = bytearray(right.recv(1 << 20))

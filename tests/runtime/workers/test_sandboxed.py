@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +131,7 @@ def test_a_killed_worker_ends_its_site_with_one_sentence(members: list[Party]) -
     first = study.sites["site0"]._worker
     assert isinstance(first, SandboxedWorker)
     kill(first._session._running._child.pid)  # type: ignore[attr-defined]
-    with pytest.raises(ProtocolError, match="the worker ended before its work was done.*SIGKILL"):
+    with pytest.raises(ProtocolError, match=r"the worker ended before its work was done.*SIGKILL"):
         study.run()
     for site in study.sites.values():
         with pytest.raises(ProtocolError):
@@ -173,10 +172,14 @@ def test_private_study_runs_behind_walls(members: list[Party]) -> None:
     assert study.run().model.shape == (3,)
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_no_descriptor_is_left(members: list[Party]) -> None:
     plan = plan_for(HUB, members)
     worker_for(members, plan).close()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     for _ in range(2):
         worker_for(members, plan).close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
