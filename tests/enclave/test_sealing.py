@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.enclave.attester.machine import needs_swtpm
-from tests.enclave.fuzz import flips, mutations
+from tests.enclave.fuzz import flips, fuzz_seconds, mutations
 
 from cloister.enclave import sealing
 from cloister.enclave.attester import SoftwareTpm
@@ -239,3 +239,15 @@ def test_putting_back_a_software_tpms_folder_puts_its_counters_back(tmp_path: Pa
         seal(two.tpm, b"new", label="keys", counter="keys")
     with SoftwareTpm(tmp_path / "kept") as rolled_back:
         assert unseal(rolled_back.tpm, old, label="keys") == b"old"
+
+
+@pytest.mark.slow
+def test_fuzzed_sealed_data_opens_as_what_it_was_or_not_at_all(software: SoftwareTpm) -> None:
+    sealed = seal(software.tpm, DATA, label="keys", counter="keys")
+    for each in mutations(sealed, float(fuzz_seconds()), 13):
+        try:
+            opened = unseal(software.tpm, each, label="keys")
+        except CloisterError:
+            continue
+        assert (opened, each) == (DATA, sealed)
+    assert unseal(software.tpm, sealed, label="keys") == DATA

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.enclave.fuzz import mutations
+from tests.enclave.fuzz import fuzz_seconds, mutations
 from tests.enclave.samples import sample
 
 from cloister.enclave.attester.attest import TsmAttester, find_attester
@@ -173,3 +173,11 @@ def test_a_genuine_snp_report_through_the_twin_verifies_as_one(tmp_path: Path) -
     claims = snp.verify(evidence, at=datetime(2026, 5, 1, tzinfo=UTC), expected=DATA)
     assert claims.kind == "snp"
     assert claims.freshness is False  # it is somebody else's report, over other data
+
+
+@pytest.mark.slow
+def test_fuzzed_tables_raise_nothing_else() -> None:
+    start = table((VCEK, b"v" * 200), (VLEK, b"l" * 10), (ARK, b"a" * 40))
+    for each in mutations(start, float(fuzz_seconds()), 11):
+        with contextlib.suppress(InputError):
+            certificates(each)

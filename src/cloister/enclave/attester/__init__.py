@@ -4,7 +4,13 @@ To use: `find_attester(folder, software_allowed=False)`, then `attest(report_dat
 `find_attester(..., measured=measure(plan=..., policy=...))`.
 """
 
-from cloister.enclave.attester.attest import Attester, TpmAttester, TsmAttester, find_attester
+from cloister.enclave.attester.attest import (
+    Attester,
+    TpmAttester,
+    TsmAttester,
+    find_attester,
+    software_attester,
+)
 from cloister.enclave.attester.counter import MachineCounter
 from cloister.enclave.attester.measured import Measured, measure
 from cloister.enclave.attester.nv import NvCounter
@@ -24,5 +30,6 @@ __all__ = [
     "TsmAttester",
     "find_attester",
     "measure",
+    "software_attester",
     "why_no_swtpm",
 ]

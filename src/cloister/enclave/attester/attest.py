@@ -24,7 +24,7 @@ from cloister.enclave.kinds.tpmquote import pack
 from cloister.errors import CloisterError, InputError, PolicyRefused
 from cloister.files import exclusive, read_bytes, write_atomic
 
-__all__ = ["Attester", "TpmAttester", "TsmAttester", "find_attester"]
+__all__ = ["Attester", "TpmAttester", "TsmAttester", "find_attester", "software_attester"]
 
 _FIRMWARE_LOG: Final = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 _CCEL: Final = Path("/sys/firmware/acpi/tables/data/CCEL")
