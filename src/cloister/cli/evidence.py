@@ -48,7 +48,14 @@ class HomeEvidence:
 
         if plan.reattest_seconds is None:
             return None
-        return self._attesting(plan, AGGREGATOR, self._owner)
+        return self._attesting(AGGREGATOR, self._owner)
+
+    def of_all(self, plan: Plan) -> Callable[[str, PublicIdentity], Attesting] | None:
+        """Return what every party of a study in one process shows, by purpose and identity that is vouched
+        for; None where the plan asks for no evidence. Raises as `of_hub`."""
+        if plan.reattest_seconds is None:
+            return None
+        return lambda purpose, vouched_for: self._attesting(purpose, vouched_for)
 
     def of_site(self, invitation: Invitation, site: Site) -> Attesting:
         """Return what a site needs. Raises as `of_hub`, or PolicyRefused where its worker has no walls."""
@@ -62,9 +69,9 @@ class HomeEvidence:
                 where=invitation.plan.study.name,
                 fix="Leave out --worker inside",
             )
-        return self._attesting(invitation.plan, WORKER, worker.identity)
+        return self._attesting(WORKER, worker.identity)
 
-    def _attesting(self, plan: Plan, purpose: str, vouched_for: PublicIdentity) -> Attesting:
+    def _attesting(self, purpose: str, vouched_for: PublicIdentity) -> Attesting:
         from cloister.enclave.appraise import appraiser
         from cloister.enclave.policy import load_enclave_policy
         from cloister.runtime.attestation import attesting_by
