@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def test_a_study_in_one_process_attests_too(tmp_path: Path, hardware: bool) -> N
     result = Study(plan, hub, members, attesting=own).run()
     assert sorted(asked) == [(AGGREGATOR, "hub"), *((WORKER, name) for name in NAMES)]
     assert {kept.worker.hardware for kept in result.appraisals.values()} == {hardware}
+    assert result.protection == ("hardware" if hardware else "not hardware-protected")
+    assert replace(result, appraisals={}).protection == "not hardware-protected"
     with pytest.raises(PolicyRefused, match="asks for evidence"):
         Study(plan, hub, members)
 

@@ -125,6 +125,7 @@ def _summary(machine: Hub, plan: Plan, studies: Path) -> tuple[dict[str, Any], s
         "folder": None if kept is None else str(kept),
         "metrics": None if result.final_metrics is None else result.final_metrics[0],
         "transport": result.transport,
+        "protection": result.protection,
     }
     where = (
         "The sites keep the model, which this hub has not seen."

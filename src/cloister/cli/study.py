@@ -331,6 +331,7 @@ def _summary(result: StudyResult, folder: Path) -> dict[str, Any]:
         "reasons": _reasons(result),
         "privacy": None if result.privacy is None else _claim(result.privacy.facts),
         "transport": result.transport,
+        "protection": result.protection,
     }
 
 

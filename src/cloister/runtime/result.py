@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cloister.crypto import PublicIdentity
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms
-from cloister.runtime.appraisal import Appraised
+from cloister.runtime.appraisal import NOT_PROTECTED, Appraised, open_appraisal
 from cloister.runtime.events import RoundDone
 
 __all__ = ["EpochFacts", "StudyResult", "TransportName"]
@@ -85,6 +85,17 @@ class StudyResult:
     def last(self) -> EpochFacts:
         """The last epoch: whose members hold the released model."""
         return self.epochs[-1]
+
+    @property
+    def protection(self) -> Literal["hardware", "not hardware-protected"]:
+        """Whether hardware vouches for the workers of all members, and by their word for the hub."""
+        for member in self.members:
+            kept = self.appraisals.get(member.name)
+            if kept is None or not kept.worker.hardware:
+                return NOT_PROTECTED
+            if not open_appraisal(kept.aggregator.encode(), member).hardware:
+                return NOT_PROTECTED
+        return "hardware"
 
     @property
     def members(self) -> tuple[PublicIdentity, ...]:
