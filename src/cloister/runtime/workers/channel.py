@@ -17,6 +17,7 @@ No thread, no signal. Whoever closes the socket from another thread ends a `rece
 
 from __future__ import annotations
 
+import contextlib
 import math
 import select
 import socket
@@ -35,8 +36,8 @@ SMALL: Final = MAX_SMALL
 
 _LENGTH: Final = 4
 _MAX_DATAGRAM: Final = (1 << 20) + 4096
-_READ: Final = 1 << 18
-_MOST_WAITING: Final = 4
+_COPIED: Final = 1 << 14  # smaller datagrams are copied once, to go out in one piece
+_SOCKET_BYTES: Final = 1 << 20
 _ENDED: Final = "the other process has ended"
 
 
@@ -55,10 +56,14 @@ class Channel:
 
     def __init__(self, link: Link, sock: socket.socket, *, clock: Callable[[], float] = time.monotonic):
         self._link, self._socket, self._clock = link, sock, clock
-        self._read = bytearray()
-        self._written = memoryview(b"")
+        self._head = b""  # of a datagram's length, as far as it came
+        self._body: memoryview | None = None  # of a datagram, what has not come
+        self._datagram = bytearray()
+        self._written: list[memoryview] = []
         self._came: list[Buffer] = []
         sock.setblocking(False)
+        with contextlib.suppress(OSError):  # it is a little slower with what there is
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
 
     def open(self, timeout: float) -> None:
         """Open a session, as the initiator. Raises Gone, ProtocolError where there is none in time."""
@@ -98,6 +103,12 @@ class Channel:
             self.flush()
         return self._came.pop(0)
 
+    def quiet(self) -> None:
+        """Return if the peer has said nothing that was not received. Raises ProtocolError if it has, Gone."""
+        self._take()
+        if self._came:
+            raise ProtocolError("said more than it was asked")
+
     def flush(self) -> None:
         """Return when everything that may be sent by now has been written. Raises as `receive`."""
         while self._next():
@@ -133,45 +144,58 @@ class Channel:
             datagram = self._link.poll(self._clock())
             if datagram is None:
                 return False
-            self._written = memoryview(len(datagram).to_bytes(_LENGTH, "big") + datagram)
+            length = len(datagram).to_bytes(_LENGTH, "big")
+            small = len(datagram) < _COPIED
+            parts = [length + datagram] if small else [length, datagram]
+            self._written = [memoryview(part) for part in parts]
         return True
 
     def _write(self) -> None:
+        """Write as much as goes."""
         try:
-            self._written = self._written[self._socket.send(self._written) :]
+            while self._next():
+                rest = self._written[0]
+                rest = rest[self._socket.send(rest) :]
+                self._written[:1] = [rest] if rest else []
         except BlockingIOError:
             return
         except OSError:
             raise Gone(_ENDED) from None
 
     def _take(self) -> None:
-        """Read what is there and give whole datagrams to the link."""
+        """Read what is there; give the link each datagram that is whole."""
         try:
-            data = self._socket.recv(_READ)
+            while not self._came:
+                if self._body is None:
+                    self._begin()
+                if self._body:
+                    self._body = self._body[self._got(self._socket.recv_into(self._body)) :]
+                if self._body is not None and not self._body:
+                    self._body = None
+                    self._came += self._link.receive(self._datagram, self._clock()).payloads
         except BlockingIOError:
             return
         except OSError:
             raise Gone(_ENDED) from None
-        if not data:
+
+    def _begin(self) -> None:
+        """Read the length of a datagram, and make room for it."""
+        part = self._socket.recv(_LENGTH - len(self._head))
+        self._got(len(part))
+        self._head += part
+        if len(self._head) < _LENGTH:
+            raise BlockingIOError
+        length, self._head = int.from_bytes(self._head, "big"), b""
+        if length > _MAX_DATAGRAM:
+            raise ProtocolError("announced a datagram above the size limit")
+        self._datagram = bytearray(length)
+        self._body = memoryview(self._datagram)
+
+    @staticmethod
+    def _got(count: int) -> int:
+        if not count:
             raise Gone(_ENDED)
-        self._read += data
-        start = 0
-        view = memoryview(self._read)
-        try:
-            while len(view) - start >= _LENGTH:
-                length = int.from_bytes(view[start : start + _LENGTH], "big")
-                if length > _MAX_DATAGRAM:
-                    raise ProtocolError("announced a datagram above the size limit")
-                if len(view) - start - _LENGTH < length:
-                    break
-                datagram = bytes(view[start + _LENGTH : start + _LENGTH + length])
-                start += _LENGTH + length
-                self._came += self._link.receive(datagram, self._clock()).payloads
-                if len(self._came) > _MOST_WAITING:
-                    raise ProtocolError("said more than it was asked")
-        finally:
-            view.release()
-            del self._read[:start]
+        return count
 
 
 def send_clear(sock: socket.socket, data: bytes) -> None:
