@@ -20,6 +20,7 @@ from cloister.runtime.budget import LedgerBudget, populations_of
 from cloister.runtime.journal import KeepsSite
 from cloister.runtime.site import Site
 from cloister.runtime.worker import LocalWorker, Worker, columns_of
+from cloister.runtime.workers.brokered import BrokerAccess
 from cloister.runtime.workers.launch import sandbox
 from cloister.runtime.workers.proxy import SandboxedWorker
 from cloister.types import RandomBytes
@@ -40,6 +41,7 @@ class Party:
         trusted: the identities its owner trusts; None where one owner runs everybody and trusts all of them.
         ledger: what its owner has spent and may spend; needed where the plan claims privacy. Where the plan
             claims none, rows that have a budget in it are refused.
+        broker: of datasets whose keys a broker keeps; only a sandboxed worker opens those.
     """
 
     identity: Identity
@@ -47,6 +49,7 @@ class Party:
     held_out: str | None = None
     trusted: tuple[PublicIdentity, ...] | None = None
     ledger: Ledger | None = None
+    broker: BrokerAccess | None = None
 
 
 def dataset_of(plan: Plan, name: str) -> str:
@@ -133,6 +136,7 @@ def _sandboxed(
         sandbox(),
         rows,
         held_out=None if held_out is None else party.vault.hand_over(held_out, purpose=plan.study.purpose),
+        broker=party.broker,
         user_code=user_code,
         insecure_test_seed=seed,
     )

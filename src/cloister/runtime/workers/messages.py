@@ -11,6 +11,10 @@
     Train, ... Evaluate   ->
                           <-  KeyWanted       any number of times, while rows are opened
     Key                   ->
+                          <-  BrokerAsk       the same where a key broker keeps the key: the site carries
+    BrokerSays            ->                  what worker and broker say, and cannot read the keys in it
+                          <-  EvidenceWanted  of this machine, for a key of the worker's own
+    EvidenceGiven         ->
                           <-  Vector, Integers, Sums, or Failed
 
 Parsing is strict. How large a message may be is decided before it comes (`Channel`).
@@ -29,10 +33,15 @@ from cloister.errors import ProtocolError
 from cloister.learning.facts import ModelFacts
 
 __all__ = [
+    "MAX_BROKERED",
     "MAX_TEXT",
     "Answer",
+    "BrokerAsk",
+    "BrokerSays",
     "Confined",
     "Evaluate",
+    "EvidenceGiven",
+    "EvidenceWanted",
     "Facts",
     "Failed",
     "Inspect",
@@ -57,6 +66,8 @@ __all__ = [
 ]
 
 MAX_TEXT: Final = 600
+MAX_BROKERED: Final = 10 << 20
+"""Bytes of what worker and broker say to each other, evidence included."""
 _MAX_CODE: Final = 1 << 20
 _MAX_PLAN: Final = 4 << 20
 _MAX_MANIFEST: Final = 32 << 20
@@ -68,6 +79,7 @@ _Manifest = Annotated[bytes, msgspec.Meta(max_length=_MAX_MANIFEST)]
 _Wrapped = Annotated[bytes, msgspec.Meta(max_length=4096)]
 _DataKey = Annotated[bytes, msgspec.Meta(min_length=16, max_length=64)]
 _Identity = Annotated[bytes, msgspec.Meta(max_length=16 << 10)]
+_Brokered = Annotated[bytes, msgspec.Meta(max_length=MAX_BROKERED)]
 _Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 
 
@@ -95,10 +107,12 @@ class Prepare(_Message, frozen=True, tag=True):
 
 
 class Place(_Message, frozen=True, tag=True):
-    """A dataset: its folder, and its manifest as the site read it."""
+    """A dataset: its folder, its manifest as the site read it, and the identity (JSON) of the broker that
+    keeps its key; None where the site does."""
 
     folder: _Path
     envelope: _Manifest
+    broker: _Identity | None = None
 
 
 class Inspect(_Message, frozen=True, tag=True):
@@ -163,6 +177,18 @@ class Key(_Message, frozen=True, tag=True):
     data_key: _DataKey
 
 
+class BrokerSays(_Message, frozen=True, tag=True):
+    """A broker's answer, as it came."""
+
+    message: _Brokered
+
+
+class EvidenceGiven(_Message, frozen=True, tag=True):
+    """Evidence of the machine, a JSON document."""
+
+    document: _Brokered
+
+
 # --- the worker answers -----------------------------------------------------------------------------------
 
 
@@ -183,6 +209,21 @@ class KeyWanted(_Message, frozen=True, tag=True):
 
     dataset: Annotated[int, msgspec.Meta(ge=0, le=1)]
     wrapped: _Wrapped
+
+
+class BrokerAsk(_Message, frozen=True, tag=True):
+    """A message for the broker that keeps the key of a dataset; on a fresh connection, or the open one."""
+
+    dataset: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    message: _Brokered
+    fresh: bool
+
+
+class EvidenceWanted(_Message, frozen=True, tag=True):
+    """What evidence must carry that a dataset's broker is to accept."""
+
+    dataset: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    report_data: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
 class Vector(_Message, frozen=True, tag=True):
@@ -212,8 +253,19 @@ class Failed(_Message, frozen=True, tag=True):
     fix: _Text
 
 
-Question = Prepare | Inspect | Open | Train | TrainPrivately | PrivateSum | Evaluate | Key
-Answer = Confined | Facts | KeyWanted | Vector | Integers | Sums | Failed
+Question = (
+    Prepare
+    | Inspect
+    | Open
+    | Train
+    | TrainPrivately
+    | PrivateSum
+    | Evaluate
+    | Key
+    | BrokerSays
+    | EvidenceGiven
+)
+Answer = Confined | Facts | KeyWanted | BrokerAsk | EvidenceWanted | Vector | Integers | Sums | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 _questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)

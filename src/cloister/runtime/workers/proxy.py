@@ -21,6 +21,7 @@ from cloister.files import read_bytes
 from cloister.learning import Plan
 from cloister.learning.facts import ModelFacts
 from cloister.learning.privacy import PrivacyTerms
+from cloister.runtime.workers.brokered import BrokerAccess, KeyCarrier
 from cloister.runtime.workers.messages import (
     Answer,
     Evaluate,
@@ -38,7 +39,7 @@ from cloister.runtime.workers.messages import (
     Vector,
     as_bytes,
 )
-from cloister.runtime.workers.session import KeyLender, Session, StartWorker
+from cloister.runtime.workers.session import KeyLender, Lends, Session, StartWorker
 from cloister.vault import Schema
 from cloister.vault.handover import Handover
 
@@ -61,6 +62,7 @@ class SandboxedWorker:
         start: starts the process.
         rows: the training rows.
         held_out: held-out rows, or None.
+        broker: of those datasets whose keys a broker keeps.
         user_code: the Python file of a module of the user's own, which its owner has read and allows. It is
             read here and runs there.
         insecure_test_seed: 32 bytes; order of batches, or who is sampled, in tests alone.
@@ -82,12 +84,13 @@ class SandboxedWorker:
         rows: Handover,
         *,
         held_out: Handover | None = None,
+        broker: BrokerAccess | None = None,
         user_code: Path | None = None,
         insecure_test_seed: bytes | None = None,
     ) -> None:
         code = _code_of(plan, user_code)
         handed = [rows] if held_out is None else [rows, held_out]
-        self._lenders = [KeyLender(each.data_key, len(each.manifest.schema.columns)) for each in handed]
+        self._lenders = [_lender(each, broker) for each in handed]
         self._session = Session(
             start,
             identity,
@@ -97,8 +100,8 @@ class SandboxedWorker:
             code=code is not None,
         )
         try:
-            evaluation = None if held_out is None else _place(held_out)
-            question = Open(plan.to_toml(), code, _place(rows), evaluation, insecure_test_seed)
+            evaluation = None if held_out is None else _place(held_out, broker)
+            question = Open(plan.to_toml(), code, _place(rows, broker), evaluation, insecure_test_seed)
             self.facts = self._asked(Facts, question, _MAX_FACTS).facts
             self.facts.require_pinned(plan)
         except BaseException:
@@ -149,7 +152,7 @@ class SandboxedWorker:
         answer = self._asked(Integers, question, 8 * privacy.coordinates + _ROOM, rows=True)
         if len(answer.values) != 8 * privacy.coordinates:
             raise self._wrong()
-        return np.frombuffer(answer.values, "<i8").astype(np.int64)
+        return np.frombuffer(answer.values, "<i8").astype(np.int64)  # to be added into
 
     def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Return evaluation sums, or None; as `LocalWorker.evaluate`."""
@@ -164,8 +167,8 @@ class SandboxedWorker:
         answer = self._asked(Vector, question, 8 * self.facts.size + _ROOM, rows=True)
         if len(answer.values) != 8 * self.facts.size:
             raise self._wrong()
-        values = np.frombuffer(answer.values, "<f8").astype(np.float64)
-        if not np.isfinite(values).all():
+        values = np.frombuffer(answer.values, "<f8").astype(np.float64, copy=False)
+        if not np.isfinite(values.sum()):  # a sum shows it, and needs no memory
             raise self._wrong()
         return values
 
@@ -233,5 +236,20 @@ def _terms(privacy: PrivacyTerms) -> Terms:
     )
 
 
-def _place(handed: Handover) -> Place:
-    return Place(str(handed.folder.resolve()), handed.envelope)
+def _brokered(handed: Handover, broker: BrokerAccess | None) -> BrokerAccess | None:
+    """Return the broker that keeps the key of a dataset, None where the site does."""
+    return broker if broker is not None and broker.holds(handed.manifest.kek_id) else None
+
+
+def _lender(handed: Handover, broker: BrokerAccess | None) -> Lends:
+    columns, access = len(handed.manifest.schema.columns), _brokered(handed, broker)
+    return KeyLender(handed.data_key, columns) if access is None else KeyCarrier(access, columns)
+
+
+def _place(handed: Handover, broker: BrokerAccess | None = None) -> Place:
+    access = _brokered(handed, broker)
+    return Place(
+        str(handed.folder.resolve()),
+        handed.envelope,
+        None if access is None else access.identity.to_json(),
+    )

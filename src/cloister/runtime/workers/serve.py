@@ -27,7 +27,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cloister.crypto import Buffer, Identity, PublicIdentity, StreamRandom
+from cloister.crypto import Buffer, Identity, PublicIdentity, StreamRandom, sha256
+from cloister.enclave.broker import BrokerKeys
+from cloister.enclave.broker import Worker as BrokerWorker
 from cloister.errors import CloisterError, ProtocolError
 from cloister.learning import Plan, parse_plan, plan_model
 from cloister.learning.facts import ModelFacts
@@ -35,12 +37,15 @@ from cloister.learning.privacy import PrivacyTerms
 from cloister.privacy.mechanisms import IntegerGrid
 from cloister.runtime.link import MAX_PAYLOAD, Link
 from cloister.runtime.worker import LocalWorker, columns_of
+from cloister.runtime.workers.brokered import PipeBroker
 from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
 from cloister.runtime.workers.messages import (
     MAX_TEXT,
     Answer,
+    BrokerSays,
     Confined,
     Evaluate,
+    EvidenceGiven,
     Facts,
     Failed,
     Inspect,
@@ -62,8 +67,8 @@ from cloister.runtime.workers.messages import (
     decode_question,
     encode,
 )
-from cloister.vault import Schema
-from cloister.vault.handover import open_handed
+from cloister.vault import Schema, open_manifest
+from cloister.vault.handover import OpenDataKey, open_handed
 
 __all__ = ["WORKER_NAME", "Confine", "serve"]
 
@@ -136,7 +141,7 @@ class _Worker:
             case Evaluate():
                 sums = self._opened().evaluate(_floats(question.params))
                 return Sums(None if sums is None else sums.tolist())
-            case Key():
+            case Key() | BrokerSays() | EvidenceGiven():
                 raise _out_of_turn()
 
     def _prepare(self, question: Prepare) -> Confined:
@@ -185,17 +190,10 @@ class _Worker:
         return path
 
     def _schema(self, place: Place) -> Schema:
-        from cloister.vault import open_manifest
-
         return open_manifest(place.envelope, self._site).schema
 
     def _reader(self, plan: Plan, number: int, place: Place) -> Callable[[], pa.Table]:
-        def data_key(wrapped: bytes) -> bytes:
-            self._channel.send(encode(KeyWanted(number, wrapped)))
-            answer = decode_question(self._channel.receive())
-            if not isinstance(answer, Key):
-                raise ProtocolError("gave the worker something else than the key it asked for")
-            return answer.data_key
+        data_key = self._lent(number) if place.broker is None else self._brokered(plan, number, place)
 
         def read() -> pa.Table:
             folder = Path(place.folder)
@@ -205,6 +203,31 @@ class _Worker:
                 return dataset.table(columns_of(plan))
 
         return read
+
+    def _lent(self, number: int) -> OpenDataKey:
+        """Return what asks the site for data keys."""
+
+        def data_key(wrapped: bytes) -> bytes:
+            self._channel.send(encode(KeyWanted(number, wrapped)))
+            answer = decode_question(self._channel.receive())
+            if not isinstance(answer, Key):
+                raise ProtocolError("gave the worker something else than the key it asked for")
+            return answer.data_key
+
+        return data_key
+
+    def _brokered(self, plan: Plan, number: int, place: Place) -> OpenDataKey:
+        """Return what asks a broker for data keys, which are sealed to this process."""
+        pipe, broker = PipeBroker(self._channel, number), PublicIdentity.from_json(place.broker or b"")
+        worker = BrokerWorker(
+            pipe,
+            manifest=sha256(place.envelope).hex(),
+            plan=plan.digest.hex(),
+            purpose=plan.study.purpose,
+        )
+        keys = BrokerKeys(pipe.connect, broker, worker=worker)
+        kek_id = open_manifest(place.envelope, self._site).kek_id
+        return lambda wrapped: keys.unwrap(kek_id, wrapped)
 
     def _opened(self) -> LocalWorker:
         if self._local is None:
@@ -244,7 +267,7 @@ def _use_threads(count: int, *, torch: bool) -> None:
 def _floats(data: Buffer) -> NDArray[np.float64]:
     if len(data) % 8:
         raise ProtocolError("sent parameters that are no float64")
-    return np.frombuffer(data, "<f8").astype(np.float64)
+    return np.frombuffer(data, "<f8").astype(np.float64, copy=False)
 
 
 def _short(text: str) -> str:

@@ -34,8 +34,13 @@ from cloister.errors import (
 from cloister.runtime.link import Link
 from cloister.runtime.workers.channel import SMALL, Channel, Gone, recv_clear, send_clear
 from cloister.runtime.workers.messages import (
+    MAX_BROKERED,
     Answer,
+    BrokerAsk,
+    BrokerSays,
     Confined,
+    EvidenceGiven,
+    EvidenceWanted,
     Failed,
     Key,
     KeyWanted,
@@ -46,7 +51,7 @@ from cloister.runtime.workers.messages import (
     encode,
 )
 
-__all__ = ["KeyLender", "Running", "Session", "StartWorker"]
+__all__ = ["KeyLender", "Lends", "Running", "Session", "StartWorker"]
 
 _START_SECONDS: Final = 120.0
 _MAX_IDENTITY: Final = 16 << 10
@@ -96,6 +101,27 @@ class KeyLender(HoldsSecret):
             raise ProtocolError("the worker asked for more keys than its rows have")
         self._left -= 1
         return self._data_key(wrapped)
+
+    def carry(self, asked: BrokerAsk) -> BrokerSays:
+        """Raise ProtocolError: no broker keeps this key."""
+        raise ProtocolError("the worker asked for a broker that its rows do not have")
+
+    def attest(self, wanted: EvidenceWanted) -> EvidenceGiven:
+        """Raise ProtocolError: nobody asks a worker of this site for evidence."""
+        raise ProtocolError("the worker asked for evidence that nobody wants of it")
+
+
+class Lends(Protocol):
+    """Answers what a worker needs to open one dataset: a `KeyLender`, or a `KeyCarrier` to a broker."""
+
+    def lend(self, wrapped: bytes) -> bytes:
+        """Return a data key."""
+
+    def carry(self, asked: BrokerAsk) -> BrokerSays:
+        """Return what the broker of the dataset answers."""
+
+    def attest(self, wanted: EvidenceWanted) -> EvidenceGiven:
+        """Return evidence of this machine."""
 
 
 class Session:
@@ -159,7 +185,7 @@ class Session:
         """SHA-256 of the worker's public identity, which evidence for it binds; 32 bytes."""
         return sha256(self.identity.to_json())
 
-    def ask(self, question: Question, *, most: int = SMALL, lenders: Sequence[KeyLender] = ()) -> Answer:
+    def ask(self, question: Question, *, most: int = SMALL, lenders: Sequence[Lends] = ()) -> Answer:
         """Return the worker's answer.
 
         Args:
@@ -189,15 +215,16 @@ class Session:
         self._why = self._why or "the worker was closed"
         self._finalizer()
 
-    def _carried(self, question: Question, most: int, lenders: Sequence[KeyLender]) -> Answer:
+    def _carried(self, question: Question, most: int, lenders: Sequence[Lends]) -> Answer:
         self._channel.send(encode(question))
+        room = max(most, MAX_BROKERED + SMALL if lenders else SMALL)
         while True:
-            answer = decode_answer(self._channel.receive(max(most, SMALL)))
-            if not isinstance(answer, KeyWanted):
+            answer = decode_answer(self._channel.receive(room))
+            if not isinstance(answer, KeyWanted | BrokerAsk | EvidenceWanted):
                 return answer
             if answer.dataset >= len(lenders):
                 raise ProtocolError("the worker asked for a key that nothing it was asked needs")
-            self._channel.send(encode(Key(lenders[answer.dataset].lend(answer.wrapped))))
+            self._channel.send(encode(_given(lenders[answer.dataset], answer)))
 
     def _ended(self, error: BaseException) -> BaseException:
         """Kill what is left of the worker; return what says why, once and for all."""
@@ -229,6 +256,17 @@ class Session:
         if failed.kind not in _ERRORS:
             return ProtocolError(f"{what} ({_line(failed.kind)})", fix=fix)
         return _ERRORS[failed.kind](what, where=where, fix=fix)
+
+
+def _given(lender: Lends, wanted: KeyWanted | BrokerAsk | EvidenceWanted) -> Question:
+    """Return what a worker needs to go on with opening its rows."""
+    match wanted:
+        case KeyWanted():
+            return Key(lender.lend(wanted.wrapped))
+        case BrokerAsk():
+            return lender.carry(wanted)
+        case EvidenceWanted():
+            return lender.attest(wanted)
 
 
 def _threads() -> int:
