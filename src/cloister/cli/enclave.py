@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import typer
 
-from cloister.cli import enclavebroker, enclavemachine, enclavepolicy, enclaveverify
+from cloister.cli import enclavebroker, enclavemachine, enclavepolicy, enclavesetup, enclaveverify
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Show, check and use evidence of what runs where.")
+app.command("setup")(enclavesetup.setup)
 app.command("attest")(enclavemachine.attest)
 app.command("verify")(enclaveverify.verify)
 app.command("pack")(enclaveverify.pack)

@@ -163,6 +163,9 @@ class _Listening:
         self._heard += [message, answer]
         return answer
 
+    def alive(self) -> bool:
+        return self._inner.alive()
+
     def close(self) -> None:
         self._inner.close()
 
@@ -198,6 +201,9 @@ def test_evidence_for_another_key_is_refused(world: World) -> None:
 class _Dead:
     def exchange(self, message: bytes) -> bytes:
         return b"\xc1"
+
+    def alive(self) -> bool:
+        return True
 
     def close(self) -> None:
         pass
