@@ -15,11 +15,13 @@ from cloister.files import read_bytes, write_atomic
 from cloister.types import KeyService
 
 if TYPE_CHECKING:
+    from cloister.cli.evidence import HomeEvidence
     from cloister.crypto import Identity, PublicIdentity
     from cloister.enclave.broker import BrokerKeys
+    from cloister.runtime.workers.brokered import BrokerAccess
     from cloister.vault import LocalKeystore, Vault
 
-__all__ = ["SplitKeys", "broker_keys", "keep_broker", "kept_broker", "open_vault"]
+__all__ = ["SplitKeys", "broker_keys", "keep_broker", "kept_broker", "open_vault", "vault_and_broker"]
 
 _FILE: Final = "broker.json"
 _MAX_FILE: Final = 64 << 10
@@ -139,3 +141,36 @@ def open_vault(
     local = LocalKeystore.open(root / "keystore.json", passphrase)
     keys = SplitKeys(local, broker_keys(*kept, owner), new=new_to is not None)
     return Vault(root, owner, keys)
+
+
+def vault_and_broker(
+    home: Path, owner: Identity, passphrase: str, evidence: HomeEvidence
+) -> tuple[Vault, BrokerAccess | None]:
+    """Return a home's vault, and how its workers reach the broker that keeps keys of it; None without one.
+
+    Args:
+        home: the home.
+        owner: its identity.
+        passphrase: of its keystore.
+        evidence: gives what the broker is shown, when a worker first asks it for a key.
+
+    Raises:
+        PassphraseError, InputError, IntegrityError: as `Vault.unlock`.
+    """
+    from cloister.enclave.broker import SocketLink
+    from cloister.runtime.workers.brokered import BrokerAccess
+    from cloister.vault import LocalKeystore, Vault
+
+    root = home / "vault"
+    kept = kept_broker(root)
+    if kept is None or not (root / "keystore.json").exists():
+        return Vault.unlock(root, owner, passphrase), None
+    socket, identity = kept
+    local = LocalKeystore.open(root / "keystore.json", passphrase)
+    vault = Vault(root, owner, SplitKeys(local, broker_keys(*kept, owner), new=False))
+    return vault, BrokerAccess(
+        connect=lambda: SocketLink(socket),
+        identity=identity,
+        attester=evidence,
+        holds=lambda kek_id: kek_id not in local.ids(),
+    )

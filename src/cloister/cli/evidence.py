@@ -12,6 +12,7 @@ from cloister.errors import PolicyRefused
 if TYPE_CHECKING:
     from cloister.crypto import PublicIdentity
     from cloister.enclave.attester import Attester
+    from cloister.enclave.evidence import Evidence
     from cloister.enclave.policy import EnclavePolicy
     from cloister.learning import Plan
     from cloister.runtime import Site
@@ -70,6 +71,12 @@ class HomeEvidence:
                 fix="Leave out --worker inside",
             )
         return self._attesting(WORKER, worker.identity)
+
+    def attest(self, report_data: bytes) -> Evidence:
+        """Return evidence of this machine that carries 64 bytes. Raises as `of_hub`."""
+        from cloister.enclave.policy import load_enclave_policy
+
+        return self._open(load_enclave_policy(self._home, self._owner)).attest(report_data)
 
     def _attesting(self, purpose: str, vouched_for: PublicIdentity) -> Attesting:
         from cloister.enclave.appraise import appraiser

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from cloister.runtime.journal import SiteJournal
     from cloister.runtime.observe import Observer
     from cloister.runtime.sitepolicy import Decision
-    from cloister.vault import Vault
 
 __all__ = ["SiteParts"]
 
@@ -57,9 +56,9 @@ class SiteParts:
         otlp: str | None,
         say: Callable[[str], None],
     ) -> None:
+        from cloister.cli.brokerkeys import vault_and_broker
         from cloister.cli.evidence import HomeEvidence
         from cloister.runtime.approvals import Approvals
-        from cloister.vault import Vault
 
         self.evidence = HomeEvidence(common.home(), identity.public, stack, say)
         self.identity, self.trusted, self.say = identity, trusted, say
@@ -68,7 +67,9 @@ class SiteParts:
         self._user_code, self._sandboxed = tuple(user_code), sandboxed
         self._metrics, self._otlp = metrics, otlp
         self._approvals = Approvals(common.home() / "approvals", identity.public)
-        self._vault: Vault = Vault.unlock(common.home() / "vault", identity, common.passphrase())
+        self._vault, self._broker = vault_and_broker(
+            common.home(), identity, common.passphrase(), self.evidence
+        )
         self._ledger: Ledger | None = None
         self._observers: dict[str, Observer] = {}
         self._journals: dict[bytes, SiteJournal] = {}
@@ -129,6 +130,7 @@ class SiteParts:
             held_out=self._held_out,
             trusted=tuple(self.trusted().values()),
             ledger=self._open_ledger(invitation),
+            broker=self._broker,
         )
         self._begin(invitation)
         journal = SiteJournal(self._journal_folder(invitation), volatile_folder(), self.identity, plan.digest)

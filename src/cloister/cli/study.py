@@ -264,14 +264,15 @@ app.command()(watch)
 
 def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> Party:
     """Return a home as a site; a ledger that is not needed still says whether rows have a budget."""
+    from cloister.cli.brokerkeys import vault_and_broker
     from cloister.crypto import Identity, TrustStore
     from cloister.privacy.ledger import ledger_exists
     from cloister.runtime import Party
-    from cloister.vault import Vault
 
     Identity.read_public(home / "identity.json")
     identity = Identity.load(home / "identity.json", common.passphrase())
-    vault = Vault.unlock(home / "vault", identity, common.passphrase())
+    evidence = HomeEvidence(home, identity.public, ledgers, common.say)
+    vault, broker = vault_and_broker(home, identity, common.passphrase(), evidence)
     if held_out is not None:
         with common.at_home(home):
             vault.manifest(held_out)
@@ -280,7 +281,7 @@ def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> 
         named = (each.dataset for each in plan.sites if each.identity == identity.fingerprint)
         ledger = ledgers.enter_context(common.open_ledger(home, identity, next(named, "DATASET")))
     trusted = tuple(TrustStore(home / "trust").list())
-    return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger)
+    return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger, broker=broker)
 
 
 # --- run --------------------------------------------------------------------------------------------------
