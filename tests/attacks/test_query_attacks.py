@@ -179,7 +179,7 @@ def test_the_hub_holds_no_sites_value_but_the_noisy_sum(
 ) -> None:
     parties = make_parties(tmp_path, [50, 60, 70])
     hub = Identity.generate("hub")
-    handle, contribution = SumHub.handle, FederatedRelease.contribution
+    handle, noised = SumHub.handle, FederatedRelease.noised
     seen: list[Any] = []
     given: list[np.ndarray] = []
     exact: list[np.ndarray] = []
@@ -188,14 +188,14 @@ def test_the_hub_holds_no_sites_value_but_the_noisy_sum(
         seen.append((encode_message(message), message))
         return handle(self, peer, message, now)
 
-    def give(self: FederatedRelease, data: pa.Table, **more: Any) -> np.ndarray:
-        vector = contribution(self, data, **more)
+    def give(self: FederatedRelease, sums: list[np.ndarray], **more: Any) -> np.ndarray:
+        exact.append(np.concatenate(sums).astype(np.uint32))
+        vector = noised(self, sums, **more)
         given.append(vector)
-        exact.append(vector_without_noise(self, data))
         return vector
 
     monkeypatch.setattr(SumHub, "handle", see)
-    monkeypatch.setattr(FederatedRelease, "contribution", give)
+    monkeypatch.setattr(FederatedRelease, "noised", give)
     query = FederatedQuery(plan_for(hub, parties, ASKED), hub, parties)
     totals: list[np.ndarray] = []
     on_sum = query.hub._on_sum
@@ -221,18 +221,6 @@ def test_the_hub_holds_no_sites_value_but_the_noisy_sum(
     for body, vector in zip(uploads, given, strict=True):
         masked = np.frombuffer(body[-size:], "<u4")
         assert np.count_nonzero(masked == vector) <= 2
-
-
-def vector_without_noise(release: FederatedRelease, data: pa.Table) -> np.ndarray:
-    import msgspec
-
-    from cloister.privacy.statistics import Rows
-
-    own = msgspec.structs.replace(release.declarations, rows=data.num_rows)
-    parts = [
-        item.statistic.vector(Rows(data, own, item.statistic.columns), item.grid) for item in release.items
-    ]
-    return np.concatenate(parts).astype(np.uint32)
 
 
 def test_a_hub_that_starts_an_attempt_again_gets_nothing_more(

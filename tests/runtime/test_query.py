@@ -316,14 +316,14 @@ def test_rows_are_read_and_sent_only_after_the_debit(tmp_path: Path) -> None:
     query, _ = federated(tmp_path, [50, 60, 70], budgets=purses)
     opened: list[str] = []
     for name, site in query.sites.items():
-        read = site._open_rows
+        sums = site._sums
 
-        def watched(columns: tuple[str, ...], name: str = name, read: Any = read) -> Any:
+        def watched(*asked: Any, name: str = name, sums: Any = sums) -> Any:
             assert purses[name].said[-1] == "enter 0"
             opened.append(name)
-            return read(columns)
+            return sums(*asked)
 
-        site._open_rows = watched
+        site._sums = watched
     with pytest.raises(PolicyRefused):
         query.run()
     assert "site1" not in opened

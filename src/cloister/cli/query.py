@@ -21,6 +21,7 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, home
+from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def query(
     sites_per_unit: Annotated[
         int | None, typer.Option(help="With --site: at how many sites a unit may have rows.")
     ] = None,
+    worker: WorkerOption = Where.SANDBOXED,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a private statistic of a dataset, paid from its budget."""
@@ -110,9 +112,19 @@ def query(
                 "--adversary, --colluders and --sites-per-unit are for several sites",
                 fix="Name them with --site",
             )
-        _ask_own(asked, dataset, purpose, as_json=as_json)
+        _ask_own(asked, dataset, purpose, as_json=as_json, sandboxed=is_sandboxed(worker))
     else:
-        _ask_sites(asked, dataset, purpose, site, adversary, colluders, sites_per_unit, as_json=as_json)
+        _ask_sites(
+            asked,
+            dataset,
+            purpose,
+            site,
+            adversary,
+            colluders,
+            sites_per_unit,
+            as_json=as_json,
+            sandboxed=is_sandboxed(worker),
+        )
 
 
 # --- what is asked ----------------------------------------------------------------------------------------
@@ -179,7 +191,9 @@ def _purpose(wanted: str | None, manifests: Sequence[Manifest]) -> str:
 # --- one owner --------------------------------------------------------------------------------------------
 
 
-def _ask_own(asked: Query | QueryFile, dataset: str, purpose: str | None, *, as_json: bool) -> None:
+def _ask_own(
+    asked: Query | QueryFile, dataset: str, purpose: str | None, *, as_json: bool, sandboxed: bool
+) -> None:
     from cloister.cli.querywords import in_words
     from cloister.crypto import Identity
     from cloister.privacy.statistics import Release
@@ -196,7 +210,8 @@ def _ask_own(asked: Query | QueryFile, dataset: str, purpose: str | None, *, as_
     identity = common.load_identity()
     vault = Vault.unlock(home() / "vault", identity, common.passphrase())
     with common.open_ledger(home(), identity, dataset) as ledger:
-        result = ask(asked, vault, dataset, purpose=wanted, ledger=ledger)
+        owner = identity if sandboxed else None
+        result = ask(asked, vault, dataset, purpose=wanted, ledger=ledger, identity=owner)
         left = _left(ledger, result.populations)
     emit(
         {
@@ -240,6 +255,7 @@ def _ask_sites(
     sites_per_unit: int | None,
     *,
     as_json: bool,
+    sandboxed: bool,
 ) -> None:
     from cloister.cli.querywords import federated_in_words
     from cloister.crypto import Identity
@@ -260,7 +276,8 @@ def _ask_sites(
     plan.release(members[0][1].schema, len(members))  # bad input ends before a passphrase is asked for
     identity = common.load_identity()
     with ExitStack() as ledgers:
-        result = FederatedQuery(plan, identity, [_party(each, dataset, ledgers) for each in homes]).run()
+        parties = [_party(each, dataset, ledgers) for each in homes]
+        result = FederatedQuery(plan, identity, parties, sandboxed=sandboxed).run()
     emit(_federated(dataset, result), as_json=as_json, text=federated_in_words(result))
 
 

@@ -16,13 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import IntegrityError, PlanError, PolicyRefused, ProtocolError
 from cloister.privacy.accounting import renyi
 from cloister.privacy.ledger import Ledger
-from cloister.privacy.statistics import Answer, Query, QueryFile, Release, one_budget
+from cloister.privacy.statistics import Answer, Measured, Query, QueryFile, Release, one_budget
 from cloister.runtime.budget import populations_of
 from cloister.runtime.ends import HubEnd, SiteEnd
 from cloister.runtime.events import Event, OnEvent
@@ -30,6 +28,7 @@ from cloister.runtime.querybudget import LedgerQueryBudget, QueryBudget
 from cloister.runtime.queryhub import QueryHub
 from cloister.runtime.queryplan import QueryMember, QueryPlan, describe
 from cloister.runtime.querysite import QuerySite
+from cloister.runtime.workers.counting import ExactSums, sums_inside, sums_sandboxed
 from cloister.types import RandomBytes
 from cloister.vault import Manifest, Vault
 
@@ -53,7 +52,15 @@ class Asked:
     populations: tuple[str, ...]
 
 
-def ask(asked: Query | QueryFile, vault: Vault, dataset: str, *, purpose: str, ledger: Ledger) -> Asked:
+def ask(
+    asked: Query | QueryFile,
+    vault: Vault,
+    dataset: str,
+    *,
+    purpose: str,
+    ledger: Ledger,
+    identity: Identity | None = None,
+) -> Asked:
     """Answer queries from a dataset of a vault; see the module's docstring for the order.
 
     Args:
@@ -62,6 +69,8 @@ def ask(asked: Query | QueryFile, vault: Vault, dataset: str, *, purpose: str, l
         dataset: its name.
         purpose: what the answers are for.
         ledger: of the vault's owner.
+        identity: the owner's; where it is given, a walled worker reads the rows and adds up, and where not,
+            this process does.
 
     Raises:
         InputError: a query does not fit the dataset, or OpenDP is not installed.
@@ -74,10 +83,21 @@ def ask(asked: Query | QueryFile, vault: Vault, dataset: str, *, purpose: str, l
         populations = populations_of(ledger, vault, opened.manifest)  # 2
         if opened.manifest != manifest:
             raise IntegrityError("the dataset was replaced meanwhile", where=dataset, fix="Ask again")
-        measured = release.measure(opened.table(release.columns or opened.columns[:1]))  # 3
+        envelope = opened.envelope
+    sums = _sums_of(vault, dataset, envelope, purpose, identity)
+    measured = Measured(sums(release.questions, release.columns, release.sizes))  # 3
     cost = renyi(release.events, ledger.order(populations))
     ledger.spend(populations, _title(asked, dataset), cost)  # 4
     return Asked(release.publish(measured), release.epsilon, release.delta, populations)  # 5
+
+
+def _sums_of(
+    vault: Vault, dataset: str, envelope: bytes, purpose: str, identity: Identity | None
+) -> ExactSums:
+    """Return what adds up: in a walled worker where the owner's identity is given, else in this process."""
+    if identity is None:
+        return sums_inside(vault, dataset, envelope, purpose=purpose)
+    return sums_sandboxed(vault, dataset, envelope, purpose=purpose, identity=identity)
 
 
 def _title(asked: Query | QueryFile, dataset: str) -> str:
@@ -204,6 +224,7 @@ class FederatedQuery:
         hub: the identity the plan names as hub.
         sites: one `QueryParty` for each site of the plan.
         budgets: for tests: whom each site asks in the place of its ledger.
+        sandboxed: whether each site's rows are read and added up in a walled process of their own.
         insecure_test_random: replaces the operating system's randomness, in tests alone.
     """
 
@@ -214,11 +235,12 @@ class FederatedQuery:
         sites: Sequence[QueryParty],
         *,
         budgets: Mapping[str, QueryBudget] | None = None,
+        sandboxed: bool = False,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         self.plan = plan
         self._hub_name = hub.name
-        self._random = insecure_test_random
+        self._random, self._sandboxed = insecure_test_random, sandboxed
         self._budgets = budgets or {}
         public = {party.identity.name: party.identity.public for party in sites}
         schema = sites[0].vault.manifest(self._entry(sites[0]).dataset).schema
@@ -319,15 +341,7 @@ class FederatedQuery:
         budget = self._budgets.get(entry.name)
         if budget is None:
             budget = LedgerQueryBudget(party.ledger, populations_of(party.ledger, party.vault, manifest))
-
-        def read(columns: tuple[str, ...]) -> pa.Table:
-            with party.vault.open(entry.dataset, purpose=self.plan.purpose) as opened:
-                if opened.envelope != envelope:
-                    raise IntegrityError(
-                        "the dataset was replaced after its manifest was shown", where=entry.dataset
-                    )
-                return opened.table(columns or opened.columns[:1])
-
+        walled = party.identity if self._sandboxed else None
         return QuerySite(
             self.plan,
             party.identity,
@@ -335,7 +349,7 @@ class FederatedQuery:
             trusted={identity.fingerprint: identity for identity in everybody},
             manifest=envelope,
             schema=manifest.schema,
-            rows=read,
+            sums=_sums_of(party.vault, entry.dataset, envelope, self.plan.purpose, walled),
             budget=budget,
             insecure_test_random=self._random,
         )

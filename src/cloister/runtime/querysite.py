@@ -14,11 +14,10 @@ is debited again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.crypto import Buffer, Identity, PublicIdentity, sha256
@@ -30,6 +29,7 @@ from cloister.runtime.messages import Done, Finish, Message, Ready, Request, Ros
 from cloister.runtime.querybudget import QueryBudget
 from cloister.runtime.queryplan import QueryPlan
 from cloister.runtime.sumsite import SumSite
+from cloister.runtime.workers.counting import ExactSums
 from cloister.secagg import EpochContext, Roster
 from cloister.types import RandomBytes
 from cloister.vault import Schema, open_manifest
@@ -95,7 +95,7 @@ class QuerySite(SumSite[QueryEpoch]):
         trusted: public identities the owner trusts, by fingerprint.
         manifest: signed manifest of its dataset.
         schema: of its dataset.
-        rows: opens the columns of a given list, for the plan's purpose.
+        sums: adds up over its rows, for the plan's purpose; what it returns is private and gets noise here.
         budget: debited before anything leaves.
         insecure_test_random: source of keys, seeds, shares and noise in tests.
 
@@ -112,7 +112,7 @@ class QuerySite(SumSite[QueryEpoch]):
         trusted: Mapping[str, PublicIdentity],
         manifest: bytes,
         schema: Schema,
-        rows: Callable[[tuple[str, ...]], pa.Table],
+        sums: ExactSums,
         budget: QueryBudget,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
@@ -134,7 +134,7 @@ class QuerySite(SumSite[QueryEpoch]):
             )
         self._plan = plan
         self._schema = schema
-        self._open_rows = rows
+        self._sums = sums
         self._budget = budget
         self.answers: tuple[Answer, ...] | None = None
 
@@ -170,7 +170,8 @@ class QuerySite(SumSite[QueryEpoch]):
         release = self._current().terms.release
         self._attempt = start.attempt
         self._budget.enter(start.attempt)
-        vector = release.contribution(self._open_rows(release.columns), insecure_test_random=self._random)
+        sums = self._sums(release.questions, release.columns, release.sizes)
+        vector = release.noised(sums, insecure_test_random=self._random)
         body = self._secure_sum().upload(start.attempt, vector, self._plan.digest)
         self._expected = (Request, RoundStart, Finish)
         return [Upload(start.attempt, memoryview(body))]

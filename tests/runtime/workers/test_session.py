@@ -283,10 +283,12 @@ def test_out_of_turn_is_refused(members: list[Party], tmp_path: Path) -> None:
     handed = members[0].vault.hand_over("train", purpose=PURPOSE)
     from cloister.runtime.workers.proxy import _place
 
+    other = plan_for(HUB, members, training={"rounds": 9})
     with pytest.raises(ProtocolError):  # another plan than the session is bound to
-        other = plan_for(HUB, members, training={"rounds": 9})
         session.ask(Open(other.to_toml(), None, _place(handed), None, None))
-    assert isinstance(session.ask(Open(plan.to_toml(), None, _place(handed), None, None), most=1 << 20), Facts)
+    assert isinstance(
+        session.ask(Open(plan.to_toml(), None, _place(handed), None, None), most=1 << 20), Facts
+    )
     with pytest.raises(ProtocolError):
         session.ask(Open(plan.to_toml(), None, _place(handed), None, None))
     session.close()

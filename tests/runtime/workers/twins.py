@@ -15,7 +15,15 @@ from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError, ProtocolError
 from cloister.runtime.link import Link
 from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
-from cloister.runtime.workers.messages import Answer, Confined, Meet, Prepare, Question, decode_question, encode
+from cloister.runtime.workers.messages import (
+    Answer,
+    Confined,
+    Meet,
+    Prepare,
+    Question,
+    decode_question,
+    encode,
+)
 from cloister.runtime.workers.serve import serve
 from cloister.runtime.workers.session import Running
 

@@ -40,8 +40,16 @@ from cloister.privacy.statistics.answer import Answer
 from cloister.privacy.statistics.declared import Declarations
 from cloister.privacy.statistics.noise import GaussianNoise
 from cloister.privacy.statistics.query import Query, QueryFile
-from cloister.privacy.statistics.release import StatisticOf, check_rows, event_of, protects, statistic_of
-from cloister.privacy.statistics.rows import Rows, Table
+from cloister.privacy.statistics.release import (
+    Question,
+    StatisticOf,
+    check_rows,
+    event_of,
+    exact_sums,
+    protects,
+    statistic_of,
+)
+from cloister.privacy.statistics.rows import Table
 from cloister.types import RandomBytes
 
 __all__ = ["FederatedRelease", "Federation", "one_budget"]
@@ -194,10 +202,30 @@ class FederatedRelease:
             InputError: rows that break their declaration.
         """
         own = msgspec.structs.replace(self.declarations, rows=_length(table))
+        return self.noised(exact_sums(self.questions, table, own), insecure_test_random=insecure_test_random)
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What is counted: each query with its grid."""
+        return tuple((item.query, item.grid) for item in self.items)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many integers each query's exact sums are."""
+        return tuple(item.statistic.size for item in self.items)
+
+    def noised(
+        self, sums: Sequence[NDArray[np.int64]], *, insecure_test_random: RandomBytes | None = None
+    ) -> NDArray[np.uint32]:
+        """Return uint32[size]: exact sums, each of the size of its query, plus this site's share of noise.
+
+        Raises:
+            InputError: the noise cannot be drawn exactly enough, or the sums are of other queries.
+        """
+        if tuple(part.size for part in sums) != self.sizes:
+            raise InputError("these are not the sums that these queries ask for")
         parts = []
-        for item in self.items:
-            rows = Rows(table, own, item.statistic.columns, item.query.rows_per_unit)
-            part = item.statistic.vector(rows, item.grid)
+        for item, part in zip(self.items, sums, strict=True):
             noise = DiscreteGaussian(item.share)
             if noise.distance > _DISTANCE:
                 raise InputError("the noise cannot be drawn exactly enough", fix="Ask for less of it")

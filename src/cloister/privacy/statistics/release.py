@@ -46,12 +46,24 @@ from cloister.privacy.statistics.quantiles import Quantiles
 from cloister.privacy.statistics.query import Query, QueryFile
 from cloister.privacy.statistics.rows import Rows, Table
 
-__all__ = ["Measured", "Planned", "Release", "StatisticOf", "check_rows", "statistic_of"]
+__all__ = [
+    "Measured",
+    "Planned",
+    "Question",
+    "Release",
+    "StatisticOf",
+    "check_rows",
+    "exact_sums",
+    "statistic_of",
+]
 
 GRID: Final = 2**20
 """Units of a full contribution: rounding a value moves it by 2**-21 of its bounds' half width."""
 
 StatisticOf = Moments | Quantiles
+
+Question = tuple[Query, int]
+"""A query, and the units of a full contribution in which it is counted."""
 
 
 def statistic_of(query: Query, declarations: Declarations) -> StatisticOf:
@@ -167,7 +179,17 @@ class Release:
         Raises:
             InputError: rows that break their declaration; see `Rows`.
         """
-        return Measured([vector_of(item, table, self.declarations) for item in self.items])
+        return Measured(exact_sums(self.questions, table, self.declarations))
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What is counted: each query with its grid."""
+        return tuple((item.query, item.grid) for item in self.items)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many integers each query's exact sums are."""
+        return tuple(item.statistic.size for item in self.items)
 
     def publish(self, measured: Measured) -> tuple[Answer, ...]:
         """Return the answers, in the order of the queries. Raises InputError the second time."""
@@ -195,10 +217,25 @@ class Release:
         return tuple(answers)
 
 
-def vector_of(item: Planned, table: Table, declarations: Declarations) -> NDArray[np.int64]:
-    """Return int64[size]: the exact sums of one query over a table."""
-    rows = Rows(table, declarations, item.statistic.columns, item.query.rows_per_unit)
-    return item.statistic.vector(rows, item.grid)
+def exact_sums(
+    questions: Sequence[Question], table: Table, declarations: Declarations
+) -> list[NDArray[np.int64]]:
+    """Return int64[size] for each query: the exact sums over a table. Private: nobody may see them.
+
+    Args:
+        questions: queries, each with its grid.
+        table: the rows; as many as were declared.
+        declarations: of the table.
+
+    Raises:
+        InputError: a query does not fit, or rows break their declaration.
+    """
+    sums = []
+    for query, grid in questions:
+        statistic = statistic_of(query, declarations)
+        rows = Rows(table, declarations, statistic.columns, query.rows_per_unit)
+        sums.append(statistic.vector(rows, grid))
+    return sums
 
 
 def protects(query: Query, unit: str | None) -> str:

@@ -8,7 +8,7 @@
                           <-  Confined        the walls that stand, by name
     Open                  ->                  the plan, the model's code, the datasets' manifests
                           <-  Facts
-    Train, ... Evaluate   ->
+    Train, ... Evaluate   ->                  or, instead of Open and these: Inspect, or Count
                           <-  KeyWanted       any number of times, while rows are opened
     Key                   ->
                           <-  BrokerAsk       the same where a key broker keeps the key: the site carries
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from cloister.crypto import Buffer
 from cloister.errors import ProtocolError
 from cloister.learning.facts import ModelFacts
+from cloister.privacy.statistics import Query
 
 __all__ = [
     "MAX_BROKERED",
@@ -39,6 +40,7 @@ __all__ = [
     "BrokerAsk",
     "BrokerSays",
     "Confined",
+    "Count",
     "Evaluate",
     "EvidenceGiven",
     "EvidenceWanted",
@@ -131,6 +133,16 @@ class Open(_Message, frozen=True, tag=True):
     rows: Place
     held_out: Place | None
     insecure_test_seed: _Bytes32 | None
+
+
+class Count(_Message, frozen=True, tag=True):
+    """Add up what queries ask, each on its grid, over some columns of a dataset. There is no plan."""
+
+    rows: Place
+    purpose: Annotated[str, msgspec.Meta(max_length=200)]
+    columns: Annotated[list[str], msgspec.Meta(max_length=1 << 16)]
+    queries: list[Query]
+    grids: list[int]
 
 
 class Terms(_Message, frozen=True):
@@ -233,7 +245,7 @@ class Vector(_Message, frozen=True, tag=True):
 
 
 class Integers(_Message, frozen=True, tag=True):
-    """A clipped sum on the grid, int64[d], or int64[d + 1] under an adaptive clip."""
+    """A clipped sum on the grid, int64[d], or int64[d + 1] under an adaptive clip; or the sums of queries."""
 
     values: memoryview
 
@@ -261,6 +273,7 @@ Question = (
     | TrainPrivately
     | PrivateSum
     | Evaluate
+    | Count
     | Key
     | BrokerSays
     | EvidenceGiven

@@ -39,11 +39,13 @@ from cloister.runtime.link import MAX_PAYLOAD, Link
 from cloister.runtime.worker import LocalWorker, columns_of
 from cloister.runtime.workers.brokered import PipeBroker
 from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
+from cloister.runtime.workers.counting import counted
 from cloister.runtime.workers.messages import (
     MAX_TEXT,
     Answer,
     BrokerSays,
     Confined,
+    Count,
     Evaluate,
     EvidenceGiven,
     Facts,
@@ -141,6 +143,10 @@ class _Worker:
             case Evaluate():
                 sums = self._opened().evaluate(_floats(question.params))
                 return Sums(None if sums is None else sums.tolist())
+            case Count():
+                if self._scratch is None or self._plan is not None:
+                    raise _out_of_turn()
+                return counted(question, self._site, self._lent(0))
             case Key() | BrokerSays() | EvidenceGiven():
                 raise _out_of_turn()
 
