@@ -583,6 +583,9 @@ class _Between:
         self.seen += [message, answer]
         return answer
 
+    def alive(self) -> bool:
+        return True
+
     def close(self) -> None: ...
 
 

@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Command
 from tests.cli.homes import CHEAP, PASSPHRASE
-from tests.enclave.broker.world import InsecureAttesterDouble
+from tests.contracts.key_service import KeyServiceContract
+from tests.enclave.broker.world import Home, InsecureAttesterDouble
 from tests.vault.world import PURPOSE, SCHEMA, rows
 
 from cloister.cli import main
+from cloister.cli.brokerkeys import SplitKeys
 from cloister.crypto import Identity, sha256
 from cloister.enclave.broker import BrokerKeys, SocketLink, Worker, opening
 from cloister.enclave.broker.store import Store
 from cloister.errors import PolicyRefused
+from cloister.types import KeyService
 from cloister.vault import Catalog, LocalKeystore
 from cloister.vault.handover import open_handed
 
@@ -261,3 +264,17 @@ def test_an_unsigned_or_contradictory_policy_is_not_served(home: Path, cloister:
     ended = cloister("broker", "serve")
     assert ended.code == 2
     assert "sign" in ended.err
+
+
+class TestSplitKeys(KeyServiceContract):
+    """Keys of the contract go to the keystore; those of datasets, to the broker, have tests of their own."""
+
+    def make(self, folder: Path) -> KeyService:
+        local = LocalKeystore.initialise(folder / "keystore.json", PASSPHRASE, cost=CHEAP)
+        self.broker = Home(folder / "broker")
+        return SplitKeys(local, self.broker.owner(), new=True)
+
+    @pytest.fixture(autouse=True)
+    def _close(self) -> Iterator[None]:
+        yield
+        self.broker.close()

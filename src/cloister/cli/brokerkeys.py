@@ -12,7 +12,6 @@ import msgspec
 from cloister.cli import common
 from cloister.errors import InputError
 from cloister.files import read_bytes, write_atomic
-from cloister.types import KeyService
 
 if TYPE_CHECKING:
     from cloister.cli.evidence import HomeEvidence
@@ -21,9 +20,10 @@ if TYPE_CHECKING:
     from cloister.runtime.workers.brokered import BrokerAccess
     from cloister.vault import LocalKeystore, Vault
 
-__all__ = ["SplitKeys", "broker_keys", "keep_broker", "kept_broker", "open_vault", "vault_and_broker"]
+__all__ = ["broker_keys", "keep_broker", "kept_broker", "open_vault", "vault_and_broker"]
 
 _FILE: Final = "broker.json"
+_DATASET: Final = "dataset."  # how ids of datasets' KEKs begin
 _MAX_FILE: Final = 64 << 10
 
 
@@ -32,40 +32,6 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     socket: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
     identity: Annotated[bytes, msgspec.Meta(max_length=8192)]
-
-
-class SplitKeys(KeyService):
-    """Two key services as one: what the first has is its own, everything else the second's.
-
-    Args:
-        local: the keystore; holds the vault's own secret.
-        broker: the key broker.
-        new: whether keys of new datasets go to the broker.
-    """
-
-    def __init__(self, local: LocalKeystore, broker: BrokerKeys, *, new: bool) -> None:
-        self._local = local
-        self._broker = broker
-        self._new = new
-
-    def create(self, kek_id: str) -> None:
-        """Make a fresh KEK, in the broker if it is a new dataset's and those go there."""
-        (self._broker if self._new and kek_id.startswith("dataset.") else self._local).create(kek_id)
-
-    def wrap(self, kek_id: str, data_key: bytes) -> bytes:
-        """Return a wrapped data key."""
-        return self._of(kek_id).wrap(kek_id, data_key)
-
-    def unwrap(self, kek_id: str, wrapped: bytes) -> bytes:
-        """Return a data key; PolicyRefused where its KEK is in the broker and nothing here is attested."""
-        return self._of(kek_id).unwrap(kek_id, wrapped)
-
-    def destroy(self, kek_id: str) -> str:
-        """Destroy a KEK where it is; return what may survive."""
-        return self._of(kek_id).destroy(kek_id)
-
-    def _of(self, kek_id: str) -> KeyService:
-        return self._local if kek_id in self._local.ids() else self._broker
 
 
 def broker_keys(socket: Path, broker: PublicIdentity, owner: Identity) -> BrokerKeys:
@@ -126,7 +92,7 @@ def open_vault(
         PassphraseError, InputError, IntegrityError: as `Vault.unlock`.
         StorageError: no broker answers there.
     """
-    from cloister.vault import LocalKeystore, Vault
+    from cloister.vault import LocalKeystore, SplitKeys, Vault
 
     if new_to is not None:
         probe = broker_keys(*new_to, owner)
@@ -159,7 +125,7 @@ def vault_and_broker(
     """
     from cloister.enclave.broker import SocketLink
     from cloister.runtime.workers.brokered import BrokerAccess
-    from cloister.vault import LocalKeystore, Vault
+    from cloister.vault import LocalKeystore, SplitKeys, Vault
 
     root = home / "vault"
     kept = kept_broker(root)
@@ -167,10 +133,8 @@ def vault_and_broker(
         return Vault.unlock(root, owner, passphrase), None
     socket, identity = kept
     local = LocalKeystore.open(root / "keystore.json", passphrase)
-    vault = Vault(root, owner, SplitKeys(local, broker_keys(*kept, owner), new=False))
-    return vault, BrokerAccess(
-        connect=lambda: SocketLink(socket),
-        identity=identity,
-        attester=evidence,
-        holds=lambda kek_id: kek_id not in local.ids(),
+    keys = SplitKeys(local, broker_keys(*kept, owner), new=False)
+    access = BrokerAccess(
+        connect=lambda: SocketLink(socket), identity=identity, attester=evidence, holds=keys.elsewhere
     )
+    return Vault(root, owner, keys), access

@@ -162,6 +162,22 @@ def test_a_connection_that_broke_is_made_again(home: Home, tmp_path: Path) -> No
         owner.close()
 
 
+def test_a_broker_that_was_started_anew_is_found_again_and_asks_for_new_evidence(
+    home: Home, tmp_path: Path
+) -> None:
+    wrapped = filled(home, uses=2)
+    other = home.owner().wrap(KEK, b"o" * 32)
+    attester = InsecureAttesterDouble()
+    keys = over_socket(tmp_path / "b.sock", worker=worker(attester))
+    with served(home, tmp_path / "b.sock"):
+        assert keys.unwrap(KEK, wrapped) == b"k" * 32
+    home.restart()
+    with served(home, tmp_path / "b.sock"):
+        assert keys.unwrap(KEK, other) == b"o" * 32
+    assert len(attester.made) == 2
+    keys.close()
+
+
 def test_nobody_serves(tmp_path: Path) -> None:
     keys = over_socket(tmp_path / "b.sock", owner=identity("alice"))
     with pytest.raises(StorageError, match="broker serve"):

@@ -48,6 +48,9 @@ class Exchange(Protocol):
     def exchange(self, message: bytes, /) -> bytes:
         """Send a message; return its answer. Raises StorageError where there is none to be had."""
 
+    def alive(self) -> bool:
+        """Tell whether the other side is still there, as far as is known."""
+
     def close(self) -> None:
         """Close the connection."""
 
@@ -85,6 +88,10 @@ class Client:
                 fix="Check the address, or name the broker's identity",
             )
         broker.verify(welcome.signature, welcome_bytes(self._nonce, welcome.nonce))
+
+    def alive(self) -> bool:
+        """Tell whether the broker has kept the connection, as far as is known."""
+        return self._exchange.alive()
 
     def close(self) -> None:
         """Close the connection."""

@@ -155,6 +155,8 @@ class BrokerKeys(HoldsSecret):
     @contextlib.contextmanager
     def _connection(self) -> Any:
         """Yield the connection; one that failed in any way but a refusal is not used again."""
+        if self._client is not None and not self._client.alive():
+            self._drop()  # the broker was started anew, or has closed what was idle
         if self._client is None:
             self._client = self._greeted()
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -61,6 +62,12 @@ class SocketLink:
         except OSError as error:
             raise self._silent(error.strerror or "it took too long") from None
 
+    def alive(self) -> bool:
+        """Tell whether the broker has kept the connection; one that waits for nothing has nothing to read."""
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        return not waiting.poll(0)
+
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
@@ -100,6 +107,10 @@ class Direct:
     def exchange(self, message: bytes, /) -> bytes:
         """Return the broker's answer."""
         return self._conversation.handle(message, self._clock())
+
+    def alive(self) -> bool:
+        """Return True."""
+        return True
 
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
