@@ -20,6 +20,8 @@ what stays of the vaults is ciphertext that nobody can open any more.
     OUT/ledgers/SITE/               what each owner has spent, where the run is private
     OUT/audit.json                  what attacks on the claim of privacy showed, where the run is private
     OUT/predictions.sealed          results, readable by their reader alone
+    OUT/brokers/SITE/               who was given data keys and who was refused, where the run has enclaves
+    OUT/enclave-policy.toml         what the brokers accepted
 
 It runs everybody in one process, which the report says: it shows the protocols, not the walls between
 organisations.
@@ -29,12 +31,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -45,6 +49,7 @@ import cloister
 from cloister.cases import Case, CaseData, Progress
 from cloister.cases.privacy import audit_facts, budget_of, privacy_of_case
 from cloister.crypto import Identity, ScryptCost, TrustStore, open_bytes, seal_bytes
+from cloister.enclave.policy import EnclavePolicy, policy_toml
 from cloister.errors import VerificationError
 from cloister.files import new_directory, write_atomic
 from cloister.governance import TrainedStudy, TrustAnchors, in_words, release, verify_release
@@ -55,6 +60,7 @@ from cloister.inference import ModelArtifact, Predictor, answer, seal_request
 from cloister.learning import (
     ClientRows,
     DataSection,
+    EnclaveSection,
     HubEntry,
     Plan,
     SiteEntry,
@@ -72,6 +78,7 @@ from cloister.privacy.ledger import Cap, Ledger
 from cloister.report import (
     Aggregation,
     Certificate,
+    Enclave,
     Epoch,
     Language,
     Metrics,
@@ -81,11 +88,16 @@ from cloister.report import (
     Stage,
     StageName,
     Testing,
+    say,
     write_report,
 )
 from cloister.report import Study as StudyFacts
 from cloister.runtime import Event, Party, RoundDone, SetupDone, Stalled, Study, StudyResult
+from cloister.runtime.workers.proxy import SandboxedWorker
 from cloister.vault import Schema, Vault, load_schema
+
+if TYPE_CHECKING:
+    from cloister.cases.keepers import Keepers  # which needs what `cloister[enclave]` installs
 
 __all__ = ["run_case"]
 
@@ -108,8 +120,9 @@ class _Site:
     vault: Vault
     ledger: Ledger | None = None
 
-    def party(self) -> Party:
-        return Party(self.identity, self.vault, held_out=_TEST, ledger=self.ledger)
+    def party(self, keepers: Keepers | None) -> Party:
+        broker = None if keepers is None else keepers.access(self.identity.name)
+        return Party(self.identity, self.vault, held_out=_TEST, ledger=self.ledger, broker=broker)
 
 
 class _Clock:
@@ -138,6 +151,8 @@ def run_case(
     progress: Progress,
     lang: Language = "en",
     private: bool = True,
+    enclave: bool = False,
+    enclave_policy: EnclavePolicy | None = None,
 ) -> Report:
     """Run all seven stages of a case and write everything under `out`.
 
@@ -148,6 +163,9 @@ def run_case(
         progress: who is told.
         lang: language of the report.
         private: train under differential privacy, with the case's own settings.
+        enclave: keep each site's data keys with a broker that releases them to attested, sandboxed workers
+            alone, and have hub and sites show each other evidence.
+        enclave_policy: what the brokers accept; None for the package that runs here.
 
     Returns:
         The report as written.
@@ -156,17 +174,19 @@ def run_case(
         CloisterError: whatever went wrong; `out` is as it was.
     """
     clock = _Clock(progress)
-    with new_directory(out, replace=_is_earlier_run) as folder, ExitStack() as ledgers:
+    with new_directory(out, replace=_is_earlier_run) as folder, ExitStack() as opened:
+        keepers = _keepers(folder, opened, enclave_policy) if enclave else None
         with clock.stage("collect"):
             data = case.load(data_dir)
             schema = load_schema(case.schema_toml.encode())
             clock.moved = sum(rows.train.nbytes + rows.test.nbytes for rows in data.sites.values())
         with clock.stage("encrypt"):
-            sites = _encrypt(case, schema, data, folder, ledgers if private else None)
+            sites = _encrypt(case, schema, data, folder, opened if private else None, keepers)
             clock.moved = _size(folder / "vaults")
         hub = Identity.generate(_HUB)
-        plan = _plan(case, schema, hub, sites, private)
-        result = _federate_and_train(plan, hub, sites, clock, progress)
+        plan = _plan(case, schema, hub, sites, private, enclave)
+        attempt = None if keepers is None else _guard(plan, sites, keepers, progress)
+        result, walls = _federate_and_train(plan, hub, sites, clock, progress, keepers)
         predictor = Predictor.of(ModelArtifact.of_plan(plan, schema, result.model))
         questions = data.sites[case.sites[0]].test.slice(0, _BATCH_LINES).drop_columns([case.label])
         with clock.stage("infer"):
@@ -187,6 +207,10 @@ def run_case(
             if attacked is not None:
                 privacy = msgspec.structs.replace(privacy, audit=audit_facts(attacked))
             report = msgspec.structs.replace(report, privacy=privacy)
+        if keepers is not None:
+            report = msgspec.structs.replace(
+                report, enclave=_enclave_facts(keepers, case, attempt, walls, lang)
+            )
         return write_report(folder, report)
 
 
@@ -194,12 +218,20 @@ def run_case(
 
 
 def _encrypt(
-    case: Case, schema: Schema, data: CaseData, folder: Path, ledgers: ExitStack | None
+    case: Case,
+    schema: Schema,
+    data: CaseData,
+    folder: Path,
+    ledgers: ExitStack | None,
+    keepers: Keepers | None,
 ) -> list[_Site]:
     sites = []
     for name, rows in data.sites.items():
         identity = Identity.generate(name)
-        vault = Vault.unlock(folder / "vaults" / name, identity, secrets.token_hex(32), cost=_COST)
+        if keepers is None:
+            vault = Vault.unlock(folder / "vaults" / name, identity, secrets.token_hex(32), cost=_COST)
+        else:
+            vault = keepers.vault(name, identity)
         for dataset, table in ((_TRAIN, rows.train), (_TEST, rows.test)):
             vault.add_table(table, name=dataset, schema=schema, purposes=[case.purpose])
         ledger = None
@@ -211,10 +243,44 @@ def _encrypt(
     return sites
 
 
+# --- enclave ----------------------------------------------------------------------------------------------
+
+
+def _keepers(folder: Path, opened: ExitStack, policy: EnclavePolicy | None) -> Keepers:
+    """Return the sites' key brokers, and write down what they accept."""
+    from cloister.cases.keepers import Keepers
+
+    state = Path(opened.enter_context(TemporaryDirectory(prefix="cloister-")))
+    keepers = Keepers(folder, opened, state, cost=_COST, policy=policy)
+    write_atomic(folder / "enclave-policy.toml", policy_toml(keepers.policy))
+    return keepers
+
+
+def _guard(plan: Plan, sites: Sequence[_Site], keepers: Keepers, progress: Progress) -> str:
+    """Grant the datasets to the plan, then try them with a changed package; return the changed file's name."""
+    keepers.allow(plan, {site.identity.name: site.vault for site in sites}, (_TRAIN, _TEST))
+    first = sites[0]
+    progress.note(f"asking {first.identity.name}'s broker with a package in which one byte was changed")
+    return keepers.try_changed(plan, first.identity.name, first.vault, _TRAIN)
+
+
+def _enclave_facts(
+    keepers: Keepers, case: Case, changed: str | None, walls: Mapping[str, bool | None], lang: Language
+) -> Enclave:
+    stand = {True: "wall_stands", False: "wall_missing", None: "wall_missing"}
+    return keepers.facts(
+        worker_of={name: say(lang, "worker_of", site=name) for name in case.sites},
+        changed=say(lang, "one_changed_byte", file=changed),
+        walls={name: say(lang, stand[state]) for name, state in walls.items()},
+    )
+
+
 # --- federate, train --------------------------------------------------------------------------------------
 
 
-def _plan(case: Case, schema: Schema, hub: Identity, sites: Sequence[_Site], private: bool) -> Plan:
+def _plan(
+    case: Case, schema: Schema, hub: Identity, sites: Sequence[_Site], private: bool, enclave: bool
+) -> Plan:
     plan = Plan(
         study=StudySection(name=case.name, purpose=case.purpose),
         hub=HubEntry(name=hub.name, identity=hub.fingerprint),
@@ -233,18 +299,31 @@ def _plan(case: Case, schema: Schema, hub: Identity, sites: Sequence[_Site], pri
         training=case.private.training if private else case.training,
         aggregation=case.aggregation,
         privacy=case.private.privacy if private else None,
+        enclave=EnclaveSection(required=True) if enclave else None,
     )
     return pin_initial(plan, schema)
 
 
 def _federate_and_train(
-    plan: Plan, hub: Identity, sites: Sequence[_Site], clock: _Clock, progress: Progress
-) -> StudyResult:
-    """Run the study; its set-up counts as `federate`, its rounds as `train`."""
+    plan: Plan,
+    hub: Identity,
+    sites: Sequence[_Site],
+    clock: _Clock,
+    progress: Progress,
+    keepers: Keepers | None,
+) -> tuple[StudyResult, Mapping[str, bool | None]]:
+    """Run the study; its set-up counts as `federate`, its rounds as `train`. Return the walls around workers,
+    too, where there are some."""
     rounds = plan.training.rounds
     with ExitStack() as stage:
         stage.enter_context(clock.stage("federate"))
-        study = Study(plan, hub, [site.party() for site in sites])
+        study = Study(
+            plan,
+            hub,
+            [site.party(keepers) for site in sites],
+            sandboxed=keepers is not None,
+            attesting=None if keepers is None else keepers.attesting,
+        )
         at_setup = 0
 
         def on_event(event: Event) -> None:
@@ -260,7 +339,8 @@ def _federate_and_train(
 
         result = study.run(on_event)
         clock.moved = study.bytes_sent - at_setup
-    return result
+    worker = next(iter(study.sites.values())).worker
+    return result, worker.walls if isinstance(worker, SandboxedWorker) else {}
 
 
 # --- infer, seal ------------------------------------------------------------------------------------------

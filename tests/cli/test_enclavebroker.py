@@ -16,13 +16,12 @@ from tests.enclave.broker.world import Home, InsecureAttesterDouble
 from tests.vault.world import PURPOSE, SCHEMA, rows
 
 from cloister.cli import main
-from cloister.cli.brokerkeys import SplitKeys
 from cloister.crypto import Identity, sha256
 from cloister.enclave.broker import BrokerKeys, SocketLink, Worker, opening
 from cloister.enclave.broker.store import Store
 from cloister.errors import PolicyRefused
 from cloister.types import KeyService
-from cloister.vault import Catalog, LocalKeystore
+from cloister.vault import Catalog, LocalKeystore, SplitKeys
 from cloister.vault.handover import open_handed
 
 PLAN = "ab" * 32

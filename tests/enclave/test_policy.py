@@ -21,6 +21,7 @@ from cloister.enclave.policy import (
     TpmRules,
     enclave_policy_path,
     load_enclave_policy,
+    policy_toml,
     read_enclave_policy,
 )
 from cloister.errors import InputError, IntegrityError
@@ -218,6 +219,21 @@ def test_no_policy_accepts_nothing() -> None:
 def test_a_policy_that_contradicts_itself_or_is_mistyped_is_refused(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said.replace("[", r"\[")):
         read_enclave_policy(text.encode())
+
+
+def test_a_policy_can_be_written_down() -> None:
+    policy = EnclavePolicy(
+        kinds=("tpm",),
+        allow_software_tee=True,
+        tcb_floor={"snp": 3},
+        collateral_max_age_days=3,
+        measurements=(Reference('a "name"\x7f', {"start:package": "00"}),),
+        signers={"id_key_digest": ("00", "11")},
+        gpu=GpuRules(count=2, drivers=("1",)),
+        tpm=TpmRules({"11" * 32: "maker"}),
+    )
+    assert read_enclave_policy(policy_toml(policy)) == policy
+    assert policy_toml(EnclavePolicy()) == b""
 
 
 def test_a_home_without_a_policy_has_the_default(tmp_path: Any) -> None:

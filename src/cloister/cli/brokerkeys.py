@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cloister.crypto import Identity, PublicIdentity
     from cloister.enclave.broker import BrokerKeys
     from cloister.runtime.workers.brokered import BrokerAccess
-    from cloister.vault import LocalKeystore, Vault
+    from cloister.vault import Vault
 
 __all__ = ["broker_keys", "keep_broker", "kept_broker", "open_vault", "vault_and_broker"]
 

@@ -19,9 +19,12 @@ from cloister.cli.common import JsonOption, emit
 from cloister.cli.language import Lang, LangOption
 
 if TYPE_CHECKING:
+    from cloister.enclave.policy import EnclavePolicy
     from cloister.report import Report
 
 __all__ = ["demo"]
+
+_MAX_POLICY = 1 << 20
 
 
 def demo(
@@ -33,6 +36,18 @@ def demo(
     privacy: Annotated[
         bool, typer.Option("--privacy/--no-privacy", help="Train under differential privacy, or without.")
     ] = True,
+    enclave: Annotated[
+        bool,
+        typer.Option("--enclave", help="Release data keys to attested, sandboxed workers alone."),
+    ] = False,
+    enclave_policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--enclave-policy",
+            metavar="P.toml",
+            help="What the brokers accept, such as an earlier run's enclave-policy.toml.",
+        ),
+    ] = None,
     lang: LangOption = Lang.EN,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,9 +59,26 @@ def demo(
     chosen = find_case(case)
     if data is not None and not chosen.needs_files:
         common.say(f"Case {chosen.name} brings its own rows; --data is not used.")
+    policy = _policy(enclave_policy)
     with StageProgress(lang=lang.value, plain=as_json, private=privacy) as progress:
-        report = run_case(chosen, data_dir=data, out=out, progress=progress, lang=lang.value, private=privacy)
+        report = run_case(
+            chosen,
+            data_dir=data,
+            out=out,
+            progress=progress,
+            lang=lang.value,
+            private=privacy,
+            enclave=enclave or policy is not None,
+            enclave_policy=policy,
+        )
     emit(_as_json(report, out), as_json=as_json, text=_in_words(report, out))
+
+
+def _policy(path: Path | None) -> EnclavePolicy | None:
+    from cloister.enclave.policy import read_enclave_policy
+    from cloister.files import read_bytes
+
+    return None if path is None else read_enclave_policy(read_bytes(path, limit=_MAX_POLICY, what="policy"))
 
 
 def _as_json(report: Report, folder: Path) -> dict[str, Any]:
@@ -65,9 +97,28 @@ def _in_words(report: Report, folder: Path) -> str:
     lines = ["", report.headline, *_table(report), "", *told_privacy(report)]
     if report.privacy is not None:
         lines.append("")
+    if report.enclave is not None:
+        lines += [*_attested(report), ""]
     lines.append(f"{say(lang, 'report')}: {folder / 'report.html'}")
     lines.append(f"{say(lang, 'h_verify')}: {_runnable(report.verify_command)}")
     return "\n".join(lines)
+
+
+def _attested(report: Report) -> list[str]:
+    """Return who got data keys and who was refused; and that software alone vouched for it, where it did."""
+    from cloister.report import say
+
+    enclave, lang = report.enclave, report.lang
+    if enclave is None:
+        return []
+    lines = [] if enclave.protection == "hardware" else [say(lang, "not_hardware_banner")]
+    for each in enclave.attestations:
+        who = say(lang, "enclave_changed", who=each.who, changed=each.changed) if each.changed else each.who
+        verdict = (
+            say(lang, "enclave_accepted", keys=each.keys) if each.accepted else say(lang, "enclave_refused")
+        )
+        lines.append(f"  {who}: {verdict}")
+    return lines
 
 
 def _table(report: Report) -> list[str]:

@@ -23,12 +23,14 @@ refuses.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 from msgspec import Meta, Struct
 
 from cloister.crypto import PublicIdentity, canonical_bytes, keyring
@@ -46,6 +48,7 @@ __all__ = [
     "TpmRules",
     "enclave_policy_path",
     "load_enclave_policy",
+    "policy_toml",
     "read_enclave_policy",
 ]
 
@@ -197,8 +200,6 @@ class EnclavePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def digest(self) -> str:
         """SHA-256 of the policy's canonical form, as hexadecimal: what tokens and records name."""
-        import msgspec
-
         return hashlib.sha256(canonical_bytes(msgspec.to_builtins(self))).hexdigest()
 
     def check(self, claims: Claims, at: datetime) -> list[str]:
@@ -420,3 +421,19 @@ def load_enclave_policy(home: Path, owner: PublicIdentity) -> EnclavePolicy:
     if not path.exists() and not signature.exists():
         return EnclavePolicy()
     return load_signed_toml(path, EnclavePolicy, ENCLAVE_POLICY, keyring([owner]))
+
+
+def policy_toml(policy: EnclavePolicy) -> bytes:
+    """Return TOML that `read_enclave_policy` reads back as an equal policy; what is as usual is left out."""
+    usual, rules = (msgspec.to_builtins(each) for each in (EnclavePolicy(), policy))
+    lines = [f"{name} = {_inline(value)}" for name, value in rules.items() if value != usual[name]]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _inline(value: object) -> str:
+    """Return a value as inline TOML; JSON's text is TOML's but for DEL."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_inline(key)} = {_inline(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_inline(each) for each in value) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

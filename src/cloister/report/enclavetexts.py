@@ -41,6 +41,8 @@ ENCLAVE_TEXTS: Final[dict[str, Text]] = {
         "The process that sees the rows in the open has no network, no other file, no other program.",
         "能看到明文数据的进程没有网络，不能访问其他文件，也不能运行其他程序。",
     ),
+    "wall_stands": Text("stands", "有效"),
+    "wall_missing": Text("not on this machine", "本机没有"),
     "one_changed_byte": Text("one byte of {file} changed", "{file} 被改动一个字节"),
     "worker_of": Text("Worker of {site}", "{site} 的工作进程"),
     "limit_enclave": Text(

@@ -17,6 +17,7 @@ from cloister.vault.ingest import Quarantined
 from cloister.vault.keystore import LocalKeystore, Wrapping
 from cloister.vault.manifest import Manifest, open_manifest
 from cloister.vault.schema import Column, Schema, load_schema
+from cloister.vault.splitkeys import SplitKeys
 from cloister.vault.vault import Vault
 from cloister.vault.verify import Check
 
@@ -29,6 +30,7 @@ __all__ = [
     "Manifest",
     "Quarantined",
     "Schema",
+    "SplitKeys",
     "Vault",
     "Wrapping",
     "draft_schema",

@@ -72,7 +72,9 @@ def verify_dataset(
         yield Check(5, title, True, f"{manifest.rows} rows, fingerprints {manifest.fingerprints_root[:16]}")
     except PolicyRefused as error:  # the key's keeper opens nothing here: that says nothing about the dataset
         raise PolicyRefused(
-            f"checks 1 to {number - 1} hold, and the rows stay closed: {error.what}", where=name, fix=error.fix
+            f"checks 1 to {number - 1} hold, and the rows stay closed: {error.what}",
+            where=name,
+            fix=error.fix,
         ) from None
     except CloisterError as error:
         yield Check(number, title, False, str(error))

@@ -9,12 +9,11 @@ import pytest
 from tests.enclave.broker.world import Home, InsecureAttesterDouble, identity, permission
 from tests.vault.world import CHEAP, PASSPHRASE, PURPOSE, add, owner, rows, write_rows
 
-from cloister.cli.brokerkeys import SplitKeys
 from cloister.crypto import sha256
 from cloister.enclave.broker import BrokerKeys, Worker
 from cloister.errors import IntegrityError, PolicyRefused, SchemaError
 from cloister.types import KeyService
-from cloister.vault import Catalog, LocalKeystore, Vault
+from cloister.vault import Catalog, LocalKeystore, SplitKeys, Vault
 from cloister.vault.handover import open_handed
 
 PLAN = "22" * 32
