@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["broker_keys", "keep_broker", "kept_broker", "open_vault", "vault_and_broker"]
 
 _FILE: Final = "broker.json"
-_DATASET: Final = "dataset."  # how ids of datasets' KEKs begin
 _MAX_FILE: Final = 64 << 10
 
 

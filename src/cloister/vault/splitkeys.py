@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from cloister.types import KeyService
 from cloister.vault.keystore import LocalKeystore
 
 __all__ = ["SplitKeys"]
 
+_DATASET: Final = "dataset."  # how ids of datasets' KEKs begin
+
 
 class SplitKeys(KeyService):
-    """What the local keystore has is its own, everything else the other's.
+    """Keys of datasets that the local keystore does not have are the other's, all else is its own.
 
     Args:
         local: the keystore; holds the vault's own secret.
@@ -24,7 +28,7 @@ class SplitKeys(KeyService):
 
     def create(self, kek_id: str) -> None:
         """Make a fresh KEK: in the other service, if it is a dataset's and those go there."""
-        (self._other if self._new and kek_id.startswith("dataset.") else self._local).create(kek_id)
+        (self._other if self._new and kek_id.startswith(_DATASET) else self._local).create(kek_id)
 
     def wrap(self, kek_id: str, data_key: bytes) -> bytes:
         """Return a wrapped data key."""
@@ -39,8 +43,8 @@ class SplitKeys(KeyService):
         return self._of(kek_id).destroy(kek_id)
 
     def elsewhere(self, kek_id: str) -> bool:
-        """Tell whether a KEK is not in the local keystore."""
-        return kek_id not in self._local.ids()
+        """Tell whether a KEK is a dataset's and not in the local keystore."""
+        return kek_id.startswith(_DATASET) and kek_id not in self._local.ids()
 
     def _of(self, kek_id: str) -> KeyService:
         return self._other if self.elsewhere(kek_id) else self._local
