@@ -257,7 +257,7 @@ def _keepers(folder: Path, opened: ExitStack, policy: EnclavePolicy | None) -> K
 
 
 def _guard(plan: Plan, sites: Sequence[_Site], keepers: Keepers, progress: Progress) -> str:
-    """Grant the datasets to the plan, then try them with a changed package; return the changed file's name."""
+    """Grant the datasets to the plan, then try them with a changed package; return which file was changed."""
     keepers.allow(plan, {site.identity.name: site.vault for site in sites}, (_TRAIN, _TEST))
     first = sites[0]
     progress.note(f"asking {first.identity.name}'s broker with a package in which one byte was changed")
