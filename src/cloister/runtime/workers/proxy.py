@@ -218,7 +218,7 @@ def _code_of(plan: Plan, user_code: Path | None) -> bytes | None:
         return None
     if user_code is None:
         raise PolicyRefused(
-            "the model is Python code, which would run in the worker that sees this site's rows",
+            "the model is Python code, which would run in the worker that sees the rows",
             where=f"study {plan.study.name}",
             fix="Read the file; if you trust it, run again with --allow-user-code FILE",
         )
