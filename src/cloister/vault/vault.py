@@ -38,6 +38,7 @@ from cloister.vault.catalog import Catalog
 from cloister.vault.dataset import Dataset
 from cloister.vault.export import export_rows
 from cloister.vault.fingerprint import Fingerprints
+from cloister.vault.fingerprintfile import read_fingerprints, write_fingerprints
 from cloister.vault.handover import Handover
 from cloister.vault.ingest import Ingest, Quarantined, storage_schema
 from cloister.vault.keystore import LocalKeystore, Wrapping
@@ -47,6 +48,7 @@ from cloister.vault.parquet import EncryptedFile, write_encrypted
 from cloister.vault.pseudonym import Pseudonyms
 from cloister.vault.schema import Schema
 from cloister.vault.sources import Progress, Source, TableSource, open_source
+from cloister.vault.splitkeys import SplitKeys
 from cloister.vault.verify import Check, verify_dataset
 
 __all__ = ["Vault"]
@@ -198,17 +200,21 @@ class Vault:
         A privacy ledger uses them to charge rows under whatever name they come. They are computed anew from
         the rows, which are read one batch at a time and compared with the signed manifest. Columns of
         pseudonyms are left out where there are others: the same row, added for another purpose, has another
-        pseudonym and must have the same fingerprint. Keep them to yourself.
+        pseudonym and must have the same fingerprint. Keep them to yourself. Of a dataset whose KEK lies
+        elsewhere they were kept when it was added.
 
         Raises:
             InputError: there is no such dataset.
             IntegrityError: the dataset is not what its owner signed.
         """
+        secret = self._secret.get()
+        kept = read_fingerprints(self._catalog.require(name), self._catalog.manifest(name), secret)
+        if kept is not None:
+            return kept
         with self._open(name, None) as dataset:
-            storage, columns = storage_schema(dataset.schema), dataset.schema.columns
-            lasting = [field for field in storage if not columns[field.name].pseudonym]
-            whole = Fingerprints(self._secret.get(), storage)
-            rows = Fingerprints(self._secret.get(), pa.schema(lasting)) if lasting else whole
+            storage = storage_schema(dataset.schema)
+            whole = Fingerprints(secret, storage)
+            rows = _lasting(secret, dataset.schema) or whole
             found: list[bytes] = []
             for batch in dataset.batches():
                 digests = whole.add(batch)
@@ -293,8 +299,11 @@ class Vault:
         ):
             storage = storage_schema(schema)
             fingerprints = Fingerprints(secret, storage)
-            batches = _through(ingest.batches(progress), fingerprints)
+            kept = self._to_keep(kek_id, secret, schema)
+            batches = _through(ingest.batches(progress), fingerprints, kept)
             file = write_encrypted(part, batches, storage, self._keys, kek_id)  # 3, 4
+            if kept is not None:
+                write_fingerprints(part, dataset_id, secret, kept.digests)
             manifest = Manifest(
                 version=1,
                 name=name,
@@ -318,6 +327,12 @@ class Vault:
                 on_quarantined(row)
         return manifest
 
+    def _to_keep(self, kek_id: str, secret: bytes, schema: Schema) -> _Kept | None:
+        """Return what gathers fingerprints of rows that this vault will not be able to open again."""
+        if not (isinstance(self._keys, SplitKeys) and self._keys.elsewhere(kek_id)):
+            return None
+        return _Kept(_lasting(secret, schema))
+
     @contextlib.contextmanager
     def _fresh_kek(self, kek_id: str) -> Iterator[None]:
         """Make a KEK that is destroyed again if the block fails."""
@@ -330,7 +345,28 @@ class Vault:
             raise
 
 
-def _through(batches: Iterator[pa.RecordBatch], fingerprints: Fingerprints) -> Iterator[pa.RecordBatch]:
+class _Kept:
+    """Fingerprints that are written down: those over lasting columns, or else over all."""
+
+    def __init__(self, lasting: Fingerprints | None) -> None:
+        self._lasting = lasting
+        self.digests: list[bytes] = []
+
+    def add(self, batch: pa.RecordBatch, whole: list[bytes]) -> None:
+        self.digests += whole if self._lasting is None else self._lasting.add(batch)
+
+
+def _lasting(secret: bytes, schema: Schema) -> Fingerprints | None:
+    """Return fingerprints over the columns that are no pseudonyms; None where all are."""
+    lasting = [field for field in storage_schema(schema) if not schema.columns[field.name].pseudonym]
+    return Fingerprints(secret, pa.schema(lasting)) if lasting else None
+
+
+def _through(
+    batches: Iterator[pa.RecordBatch], fingerprints: Fingerprints, kept: _Kept | None
+) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        fingerprints.add(batch)
+        digests = fingerprints.add(batch)
+        if kept is not None:
+            kept.add(batch, digests)
         yield batch

@@ -14,6 +14,7 @@ from cloister.enclave.broker import BrokerKeys, Worker
 from cloister.errors import IntegrityError, PolicyRefused, SchemaError
 from cloister.types import KeyService
 from cloister.vault import Catalog, LocalKeystore, SplitKeys, Vault
+from cloister.vault.fingerprintfile import FINGERPRINTS_NAME
 from cloister.vault.handover import open_handed
 
 PLAN = "22" * 32
@@ -127,3 +128,28 @@ def test_key_material_of_another_dataset_is_refused(world: _World, tmp_path: Pat
         (heart / name).write_bytes((second / name).read_bytes())
     with pytest.raises(IntegrityError):
         world.read()
+
+
+def test_the_owner_keeps_fingerprints_of_rows_it_cannot_open(world: _World, tmp_path: Path) -> None:
+    source = rows(tmp_path / "rows.csv", 40)
+    add(world.vault(), source)
+    local = Vault(world.root, owner(), SplitKeys(world.local, world.owners_keys(), new=False))
+    add(local, source, "plain")
+    kept = world.vault().fingerprints("heart")
+    assert len(kept) == 40 * 32
+    assert kept == local.fingerprints("plain")  # a budget counts them as the same rows
+    folder = Catalog(world.root, owner().public).folder("heart")
+    assert not (folder.with_name("plain") / FINGERPRINTS_NAME).exists()
+    path = folder / FINGERPRINTS_NAME
+    data = path.read_bytes()
+    assert kept[:32] not in data
+    for position in (0, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        with pytest.raises(IntegrityError):
+            world.vault().fingerprints("heart")
+    path.write_bytes(data[:-32])
+    with pytest.raises(IntegrityError):
+        world.vault().fingerprints("heart")
+    path.unlink()
+    with pytest.raises(PolicyRefused, match="attested workers alone"):
+        world.vault().fingerprints("heart")
