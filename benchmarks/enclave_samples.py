@@ -62,6 +62,16 @@ def _tpm(read: Callable[[str], bytes]) -> Iterator[Sample]:
     )
 
 
+def _azure(read: Callable[[str], bytes]) -> Iterator[Sample]:
+    chain = {"ask_ark": read("snp/amd_ask_ark_milan.pem")}
+    for version in ("v0", "v1"):
+        document = read(f"azure_snp_vtpm/evidence-{version}.json")
+        evidence = Evidence("azure-snp-vtpm", document, chain)
+        yield Sample(f"azure-snp-vtpm {version}", evidence, _day(2026, 6, 1), b"challenge")
+    document = read("azure_tdx_vtpm/evidence-v0.json")
+    yield Sample("azure-tdx-vtpm", Evidence("azure-tdx-vtpm", document), _day(2026, 6, 1), b"challenge")
+
+
 def _nitro(read: Callable[[str], bytes]) -> Iterator[Sample]:
     wrapped = read("nitro/dstack_nitro_attestation.bin")
     length = int.from_bytes(wrapped[2:_SCALE_PREFIX], "little") >> 2
@@ -92,5 +102,5 @@ def positives(folder: Path) -> Iterator[Sample]:
     def read(relative: str) -> bytes:
         return (folder / relative).read_bytes()
 
-    for source in (_snp, _intel, _tpm, _nitro, _nvidia):
+    for source in (_snp, _intel, _tpm, _azure, _nitro, _nvidia):
         yield from source(read)

@@ -19,7 +19,10 @@ from cloister.enclave.evidence import Evidence, report_data
 from cloister.enclave.policy import EnclavePolicy, Policies, Reference
 from cloister.errors import InputError
 
-NAMES = ("snp", "tdx", "sgx", "tdx with its event log", "tpm", "nitro", "nvidia-gpu", "nvidia-switch")
+NAMES = (
+    *("snp", "tdx", "sgx", "tdx with its event log", "tpm", "nitro", "nvidia-gpu", "nvidia-switch"),
+    *("azure-snp-vtpm v0", "azure-snp-vtpm v1", "azure-tdx-vtpm"),
+)
 DEFAULT = Policies((EnclavePolicy(),))
 
 
@@ -47,8 +50,9 @@ def test_every_kind_verifies_at_its_time(name: str) -> None:
     assert claims.reasons["measurement_match"]
 
 
-def test_genuine_fresh_hardware_is_accepted_by_default() -> None:
-    assert refused_by(gallery()["snp"], EnclavePolicy()) == []
+@pytest.mark.parametrize("name", ["snp", "azure-snp-vtpm v0", "azure-snp-vtpm v1"])
+def test_genuine_fresh_hardware_is_accepted_by_default(name: str) -> None:
+    assert refused_by(gallery()[name], EnclavePolicy()) == []
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,7 @@ def test_genuine_fresh_hardware_is_accepted_by_default() -> None:
         ("tdx with its event log", ["tcb_statuses"]),  # nobody gave collateral
         ("tpm", ["chain", "hardware_rooted"]),
         ("nitro", ["freshness"]),
+        ("azure-tdx-vtpm", ["tcb_statuses"]),  # nobody gave collateral
         ("nvidia-gpu", ["kinds", "debug"]),
     ],
 )
