@@ -12,7 +12,7 @@ TPM       = $(BIN)/pip install --quiet --disable-pip-version-check -c constraint
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: help setup demo test test-slow lint docs bench-setup enclave-packages clean
+.PHONY: help setup demo test test-slow fuzz lint docs bench-setup enclave-packages clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -54,6 +54,9 @@ test: lint  ## lint, then all tests but the slow ones, with coverage
 
 test-slow: $(VENV)/.installed-dev  ## long property tests and attacks
 	$(BIN)/pytest -n 2 -m slow $(ARGS)
+
+fuzz: $(VENV)/.installed-dev  ## fuzz every parser of evidence for SECONDS each, 600 by default
+	CLOISTER_FUZZ_SECONDS=$(or $(SECONDS),600) $(BIN)/pytest -n 2 -m slow -k fuzz tests/enclave $(ARGS)
 
 docs: $(VENV)/.installed-dev  ## build the documentation site
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs mkdocs-material 'mkdocstrings[python]'

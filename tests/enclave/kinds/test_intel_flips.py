@@ -41,7 +41,7 @@ def test_one_bit_of_a_quote_changes_nothing_unnoticed(path: str, count: int) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["tdx/google_quote_v5_sample.dat", "sgx/phala_sgx_quote"])
-def test_no_bytes_make_a_quote_raise_but_input_errors(path: str) -> None:
+def test_fuzz_no_bytes_make_a_quote_raise_but_input_errors(path: str) -> None:
     given = endorsements(path)
     for changed in mutations(sample(path), fuzz_seconds() / 2, seed=7):
         with contextlib.suppress(InputError):
@@ -49,7 +49,7 @@ def test_no_bytes_make_a_quote_raise_but_input_errors(path: str) -> None:
 
 
 @pytest.mark.slow
-def test_no_bytes_make_collateral_raise_but_input_errors() -> None:
+def test_fuzz_no_bytes_make_collateral_raise_but_input_errors() -> None:
     quote = sample("tdx/phala_tdx_quote")
     for changed in mutations(sample("tdx/phala_tdx_quote_collateral.json"), fuzz_seconds(), seed=8):
         with contextlib.suppress(InputError):

@@ -290,7 +290,7 @@ def test_one_bit_of_a_report_or_its_chain_changes_nothing_unnoticed(which: str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["gpu", "switch"])
-def test_no_bytes_make_a_report_raise_but_input_errors(which: str) -> None:
+def test_fuzz_no_bytes_make_a_report_raise_but_input_errors(which: str) -> None:
     evidence = machine(which)[1][0]
     for altered in mutations(evidence.evidence, fuzz_seconds() / 2, seed=9):
         with contextlib.suppress(InputError):
@@ -298,7 +298,7 @@ def test_no_bytes_make_a_report_raise_but_input_errors(which: str) -> None:
 
 
 @pytest.mark.slow
-def test_no_bytes_make_a_devices_chain_raise_but_input_errors() -> None:
+def test_fuzz_no_bytes_make_a_devices_chain_raise_but_input_errors() -> None:
     evidence = hopper()
     for altered in mutations(evidence.endorsements["chain"], fuzz_seconds() / 3, seed=10):
         with contextlib.suppress(InputError):

@@ -253,7 +253,7 @@ def test_one_bit_of_a_manifest_is_refused_or_changes_nothing(count: int) -> None
 
 
 @pytest.mark.slow
-def test_no_bytes_make_a_manifest_raise_but_input_errors() -> None:
+def test_fuzz_no_bytes_make_a_manifest_raise_but_input_errors() -> None:
     for altered in mutations(sample(MANIFEST), fuzz_seconds(), seed=11):
         with contextlib.suppress(InputError):
             verify_rim(altered, at=YEAR)
