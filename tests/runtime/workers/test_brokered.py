@@ -5,7 +5,6 @@ NOT HARDWARE-PROTECTED: a software TPM makes the evidence here.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,12 +23,15 @@ from cloister.crypto import Identity, ScryptCost, sha256
 from cloister.enclave.appraise import appraiser
 from cloister.enclave.attester import find_attester, measure
 from cloister.enclave.broker import Broker, BrokerKeys, Direct, Exchange, Permission, Wanted, open_book
+from cloister.enclave.broker.grant import wanted_report_data
+from cloister.enclave.broker.messages import Ask, Challenge, encode
 from cloister.enclave.evidence import Evidence
 from cloister.enclave.policy import EnclavePolicy, Reference
 from cloister.errors import CloisterError, PolicyRefused, ProtocolError
 from cloister.learning import Plan
 from cloister.runtime import Party, Study
-from cloister.runtime.workers.brokered import BrokerAccess
+from cloister.runtime.workers.brokered import BrokerAccess, KeyCarrier
+from cloister.runtime.workers.messages import BrokerAsk, BrokerSays, EvidenceWanted, Key
 from cloister.vault import Vault
 
 HUB = Identity.generate("hub")
@@ -217,15 +219,93 @@ def test_a_broker_that_speaks_garbage_ends_the_study_in_a_sentence(world: World,
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_worker_may_not_ask_for_ever(world: World) -> None:
-    from cloister.runtime.workers.brokered import KeyCarrier
-    from cloister.runtime.workers.messages import EvidenceWanted
+class _Saying:
+    """A broker's connection that answers the same to everything."""
 
-    carrier = KeyCarrier(world.access(), columns=1)
-    ask = functools.partial(carrier.attest, EvidenceWanted(0, bytes(64)))
-    for _ in range(40):
-        ask()
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    def exchange(self, message: bytes) -> bytes:
+        return self.answer
+
+    def alive(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class _Vouching:
+    """An attester that keeps what it vouched for."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def attest(self, report_data: bytes) -> Evidence:
+        self.asked.append(report_data)
+        return Evidence("tpm", report_data)
+
+
+KEEPER = Identity.generate("broker").public
+MINE = Wanted("dataset.rows.1", "11" * 32, "22" * 32, PURPOSE)
+KEY = b"\x07" * 1216
+NONCE = b"\x05" * 32
+
+
+def carrier_of(vouching: _Vouching, answer: bytes | None = None) -> KeyCarrier:
+    said = encode(Challenge(NONCE, 60)) if answer is None else answer
+    return KeyCarrier(BrokerAccess(lambda: _Saying(said), KEEPER, vouching, lambda _: True), MINE, columns=10)
+
+
+def test_a_worker_cannot_choose_what_the_machine_vouches_for() -> None:
+    # its site's other attestations are made by the same machine: of the hub, of its worker, for other rows
+    vouching = _Vouching()
+    carrier = carrier_of(vouching)
+    carrier.carry(BrokerAsk(0, b"", fresh=True))
+    carrier.attest(EvidenceWanted(0, KEY))
+    assert vouching.asked == [wanted_report_data(KEEPER.fingerprint, NONCE, KEY, MINE)]
+    assert not {"report_data", "nonce", "purpose"} & set(EvidenceWanted.__struct_fields__)
+
+
+def test_evidence_answers_a_challenge_that_the_broker_gave_and_each_once() -> None:
+    vouching = _Vouching()
+    carrier = carrier_of(vouching)
+    with pytest.raises(ProtocolError, match="did not ask"):
+        carrier.attest(EvidenceWanted(0, KEY))
+    carrier.carry(BrokerAsk(0, b"", fresh=True))
+    carrier.attest(EvidenceWanted(0, KEY))
+    with pytest.raises(ProtocolError, match="did not ask"):
+        carrier.attest(EvidenceWanted(0, KEY))
+    for answer in (b"\xc1", encode(Ask())):
+        silent = carrier_of(vouching, answer)
+        silent.carry(BrokerAsk(0, b"", fresh=True))
+        with pytest.raises(ProtocolError, match="did not ask"):
+            silent.attest(EvidenceWanted(0, KEY))
+    assert len(vouching.asked) == 1
+
+
+def test_a_worker_cannot_spend_every_use_of_a_grant() -> None:
+    vouching = _Vouching()
+    carrier = carrier_of(vouching)
+    for _ in range(4):
+        carrier.carry(BrokerAsk(0, b"", fresh=True))
+        carrier.attest(EvidenceWanted(0, KEY))
+    carrier.carry(BrokerAsk(0, b"", fresh=True))
+    with pytest.raises(ProtocolError, match="more often"):
+        carrier.attest(EvidenceWanted(0, KEY))
+    assert len(vouching.asked) == 4
+
+
+def test_a_worker_may_not_ask_for_ever() -> None:
+    carrier = carrier_of(_Vouching())
+    for _ in range(8 * 14):
+        carrier.carry(BrokerAsk(0, b"", fresh=False))
     with pytest.raises(ProtocolError, match="more keys"):
-        ask()
+        carrier.carry(BrokerAsk(0, b"", fresh=False))
     with pytest.raises(ProtocolError, match="a broker keeps"):
         carrier.lend(b"")
+
+
+def test_messages_show_no_key() -> None:
+    for message in (Key(b"0123456789abcdef"), BrokerSays(b"0123456789abcdef"), EvidenceWanted(0, KEY)):
+        assert repr(message) == f"<{type(message).__name__}>"

@@ -13,7 +13,8 @@
     Key                   ->
                           <-  BrokerAsk       the same where a key broker keeps the key: the site carries
     BrokerSays            ->                  what worker and broker say, and cannot read the keys in it
-                          <-  EvidenceWanted  of this machine, for a key of the worker's own
+                          <-  EvidenceWanted  of this machine, for a key of the worker's own; what else it
+                                              commits to is for the site to say
     EvidenceGiven         ->
                           <-  Vector, Integers, Sums, or Failed
 
@@ -86,7 +87,10 @@ _Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One message; its tag is its class's name."""
+    """One message; its tag is its class's name. What is in it, keys and parameters, is not shown."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
 
 
 class Meet(_Message, frozen=True, tag=True):
@@ -232,10 +236,11 @@ class BrokerAsk(_Message, frozen=True, tag=True):
 
 
 class EvidenceWanted(_Message, frozen=True, tag=True):
-    """What evidence must carry that a dataset's broker is to accept."""
+    """Evidence that a dataset's broker is to accept for a public HPKE key, by its last challenge. Nothing
+    else that evidence commits to is in the worker's hand: it would have the machine vouch for anything."""
 
     dataset: Annotated[int, msgspec.Meta(ge=0, le=1)]
-    report_data: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    key: Annotated[bytes, msgspec.Meta(min_length=1216, max_length=1216)]
 
 
 class Vector(_Message, frozen=True, tag=True):

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.crypto import Identity, PublicIdentity
+from cloister.crypto import Identity, PublicIdentity, sha256
+from cloister.enclave.broker import Wanted
 from cloister.errors import PolicyRefused, ProtocolError
 from cloister.files import read_bytes
 from cloister.learning import Plan
@@ -90,7 +91,7 @@ class SandboxedWorker:
     ) -> None:
         code = _code_of(plan, user_code)
         handed = [rows] if held_out is None else [rows, held_out]
-        self._lenders = [_lender(each, broker) for each in handed]
+        self._lenders = [_lender(plan, each, broker) for each in handed]
         self._session = Session(
             start,
             identity,
@@ -241,9 +242,13 @@ def _brokered(handed: Handover, broker: BrokerAccess | None) -> BrokerAccess | N
     return broker if broker is not None and broker.holds(handed.manifest.kek_id) else None
 
 
-def _lender(handed: Handover, broker: BrokerAccess | None) -> Lends:
+def _lender(plan: Plan, handed: Handover, broker: BrokerAccess | None) -> Lends:
     columns, access = len(handed.manifest.schema.columns), _brokered(handed, broker)
-    return KeyLender(handed.data_key, columns) if access is None else KeyCarrier(access, columns)
+    if access is None:
+        return KeyLender(handed.data_key, columns)
+    manifest = sha256(handed.envelope).hex()
+    wanted = Wanted(handed.manifest.kek_id, manifest, plan.digest.hex(), plan.study.purpose)
+    return KeyCarrier(access, wanted, columns)
 
 
 def _place(handed: Handover, broker: BrokerAccess | None = None) -> Place:

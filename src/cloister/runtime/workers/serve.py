@@ -231,6 +231,7 @@ class _Worker:
             plan=plan.digest.hex(),
             purpose=plan.study.purpose,
         )
+        pipe.key = worker.public_key
         keys = BrokerKeys(pipe.connect, broker, worker=worker)
         kek_id = open_manifest(place.envelope, self._site).kek_id
         return lambda wrapped: keys.unwrap(kek_id, wrapped)
