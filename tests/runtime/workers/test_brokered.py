@@ -175,7 +175,7 @@ class _Listening:
 def test_the_site_carries_keys_it_cannot_read(world: World) -> None:
     plan, heard = plan_named(world, "heard"), []
     world.allow(plan)
-    known = list(world.owned._known.values())  # the owner wrapped them, and so knows them
+    known = [key.get() for key in world.owned._known.values()]  # the owner wrapped them, and so knows them
     assert known
     access = replace(world.access(), connect=lambda: _Listening(world.connect(), heard))
     world.run(plan, access)

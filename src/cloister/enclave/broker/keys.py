@@ -27,6 +27,7 @@ from cloister.enclave.broker.ordermessages import (
     Wrap,
 )
 from cloister.enclave.broker.worker import Worker
+from cloister.enclave.sandbox import SecretBytes
 from cloister.errors import CloisterError, InputError, IntegrityError, PolicyRefused
 
 __all__ = ["BrokerKeys"]
@@ -60,7 +61,7 @@ class BrokerKeys(HoldsSecret):
         self._owner = owner
         self._worker = worker
         self._client: Client | None = None
-        self._known: dict[tuple[str, bytes], bytes] = {}
+        self._known: dict[tuple[str, bytes], SecretBytes] = {}  # in memory that no swap or core file sees
 
     def create(self, kek_id: str) -> None:
         """Make a fresh KEK in the broker. Raises InputError where the id is taken or not allowed."""
@@ -81,7 +82,7 @@ class BrokerKeys(HoldsSecret):
         )
         wrapped: bytes = self._order(Wrap(kek_id, sealed), bytes)
         if self._worker is None:
-            self._known[kek_id, wrapped] = bytes(data_key)
+            self._known[kek_id, wrapped] = SecretBytes(data_key)
         return wrapped
 
     def unwrap(self, kek_id: str, wrapped: bytes) -> bytes:
@@ -104,14 +105,16 @@ class BrokerKeys(HoldsSecret):
                     "a wrapped key is too long to be one", fix="Restore the dataset's folder"
                 )
             opened = self._attested(kek_id, missing)
-            self._known |= {(kek_id, each): key for each, key in zip(missing, opened, strict=True)}
-        return [self._known[kek_id, each] for each in wrapped]
+            found = zip(missing, opened, strict=True)
+            self._known |= {(kek_id, each): SecretBytes(key) for each, key in found}
+        return [self._known[kek_id, each].get() for each in wrapped]
 
     def destroy(self, kek_id: str) -> str:
         """Destroy the KEK and revoke what was granted about it; return one sentence on what may survive."""
         _check_id(kek_id)
         sentence: str = self._order(Destroy(kek_id), str)
-        self._known = {name: key for name, key in self._known.items() if name[0] != kek_id}
+        for name in [name for name in self._known if name[0] == kek_id]:
+            self._known.pop(name).wipe()
         return sentence
 
     def allow(self, permission: Permission) -> None:
@@ -129,6 +132,8 @@ class BrokerKeys(HoldsSecret):
 
     def close(self) -> None:
         """Forget the data keys in memory and close the connection; both come back on use."""
+        for key in self._known.values():
+            key.wipe()
         self._known.clear()
         self._drop()
 

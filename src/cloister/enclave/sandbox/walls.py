@@ -53,5 +53,5 @@ def require() -> None:
     for wall, why in lacking.items():
         raise PolicyRefused(
             f"this machine cannot wall in a worker: {wall} is missing: {why}",
-            fix="`cloister doctor` lists what is missing; nothing runs with less",
+            fix="`cloister enclave setup --check` lists what is missing; nothing runs with less",
         )
