@@ -28,7 +28,6 @@ PACKAGES: Final = ("swtpm", "swtpm-tools", "tpm2-tools", "libtss2-dev", "libsecc
 _PYTHON: Final = {
     "tpm2-pytss": ("tpm2_pytss", "tpm2-pytss>=2.3"),
     "dcap-qvl": ("dcap_qvl", "dcap-qvl>=0.5"),
-    "cbor2": ("cbor2", "cbor2>=5.6"),
     "lxml": ("lxml", "lxml>=5.3"),
     "signxml": ("signxml", "signxml>=4.0"),
     "pyseccomp": ("pyseccomp", "pyseccomp>=0.1.2"),
