@@ -54,6 +54,52 @@ def refused(policy: EnclavePolicy, claims: Claims) -> list[str]:
     return [reason.split(":")[0] for reason in policy.check(claims, AT)]
 
 
+ANYBODYS = [
+    ("snp", {"host_data": "01"}),
+    ("snp", {"report_data": "01", "family_id": "01"}),
+    ("tdx", {"rtmr1": "01", "rtmr3": "01", "mrconfigid": "01"}),
+    ("azure-snp-vtpm", {"pcr4": "01", "pcr7": "01"}),
+    ("azure-tdx-vtpm", {"pcr4": "01", "rtmr2": "01"}),
+    ("nitro", {"pcr16": "01", "pcr4": "01"}),
+    ("tpm", {"pcr10": "01", "pcr16": "01"}),
+    ("tpm", {"pcr4": "01", "pcr11": "01"}),
+    ("azure-snp-vtpm", {"measurement": "01", "pcr12": "01"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "values"), ANYBODYS)
+def test_what_software_could_have_measured_itself_is_no_image(kind: Any, values: dict[str, str]) -> None:
+    # a genuine machine of the attacker's own has these values, too; of a measured start the log was withheld
+    claims = but(kind=kind, measurements=values, signers={}, tcb_status="UpToDate", self_reported=False)
+    image = Reference("image", values)
+    assert refused(EnclavePolicy(measurements=(image,)), claims) == ["measurements"]
+    assert refused(EnclavePolicy(measurements=(image,), allow_self_reported=True), claims) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "signers"),
+    [
+        ("snp", {"measurement": "01", "host_data": "01"}, {}),
+        ("snp", {"host_data": "01"}, {"id_key_digest": "02"}),
+        ("tdx", {"mrtd": "01", "rtmr3": "01"}, {}),
+        ("sgx", {"mrenclave": "01"}, {}),
+        ("azure-snp-vtpm", {"id_key_digest": "01", "pcr4": "01"}, {}),
+        ("azure-tdx-vtpm", {"mrtd": "01", "pcr4": "01"}, {}),
+        ("nitro", {"pcr0": "01"}, {}),
+        ("tpm", {"pcr4": "01", "pcr9": "01"}, {}),
+    ],
+)
+def test_what_was_measured_before_is_an_image(
+    kind: Any, values: dict[str, str], signers: dict[str, str]
+) -> None:
+    claims = but(kind=kind, measurements=values, signers=signers, tcb_status="UpToDate")
+    policy = EnclavePolicy(
+        measurements=(Reference("image", values),),
+        signers={name: (value,) for name, value in signers.items()},
+    )
+    assert refused(policy, claims) == []
+
+
 def test_the_default_accepts_sound_fresh_hardware() -> None:
     assert EnclavePolicy().check(GOOD, AT) == []
 

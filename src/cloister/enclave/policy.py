@@ -13,7 +13,8 @@ refuses what any of them refuses: adding one never lets more through.
 3. the machine is not debuggable, not software alone, not its own judge, unless that is allowed;
 4. freshness: the evidence carries what the verifier asked for;
 5. the maker's verdict on firmware, the floor under its versions, advisories, age of collateral;
-6. measurements and signers are among the reference values, the platform among the platforms;
+6. measurements and signers are among the reference values, the platform among the platforms; what matches
+   is not the judged software's own word (`launch`), unless that is allowed;
 7. devices: each must pass 2 and 4, and be as `[gpu]` asks.
 
 A claim that is null passes only where the rule asks for "not false"; where a rule needs the claim, null
@@ -36,6 +37,7 @@ from msgspec import Meta, Struct
 from cloister.crypto import PublicIdentity, canonical_bytes, keyring
 from cloister.enclave.claims import Claims
 from cloister.enclave.evidence import KINDS, Kind
+from cloister.enclave.launch import unanchored
 from cloister.errors import InputError
 from cloister.policy import decode_toml, load_signed_toml
 
@@ -282,9 +284,13 @@ class EnclavePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def _identity(self, claims: Claims) -> list[str]:
         reasons = []
         asked = bool(self.measurements) or self.require_measurement
-        if asked and not any(reference.matches(claims) for reference in self.measurements):
+        matching = [reference for reference in self.measurements if reference.matches(claims)]
+        if asked and not matching:
             known = ", ".join(reference.name for reference in self.measurements[:5])
             reasons.append(f"measurements: it is none of the accepted images ({known})")
+        weak = [(each, unanchored(claims, each.values, self.signers)) for each in matching]
+        if weak and all(why for _, why in weak) and not self.allow_self_reported:
+            reasons.append(f"measurements: {weak[0][0].name!r} names {weak[0][1]}")
         for name, accepted in self.signers.items():
             if claims.signers.get(name) not in accepted:
                 reasons.append(f"signers: {name} is not an accepted one")

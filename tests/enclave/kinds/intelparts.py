@@ -52,7 +52,13 @@ def sgx_extension(*, without: int = 0) -> bytes:
 
 
 def sgx_report(**fields: bytes) -> bytes:
-    places = {"attributes": (48, 16), "mrenclave": (64, 32), "mrsigner": (128, 32), "report_data": (320, 64)}
+    places = {
+        "attributes": (48, 16),
+        "mrenclave": (64, 32),
+        "mrsigner": (128, 32),
+        "isv_prod_id": (256, 2),
+        "report_data": (320, 64),
+    }
     report = bytearray(384)
     report[48] = 0x05
     for name, value in fields.items():
@@ -60,6 +66,18 @@ def sgx_report(**fields: bytes) -> bytes:
         assert len(value) == size
         report[at : at + size] = value
     return bytes(report)
+
+
+QUOTING = {
+    True: ("8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff", b"\1\0"),
+    False: ("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5", b"\2\0"),
+}
+
+
+def qe_report(sgx: bool, **fields: bytes) -> bytes:
+    """A report of Intel's quoting enclave for SGX, or for TDX."""
+    signer, product = QUOTING[sgx]
+    return sgx_report(**{"mrsigner": bytes.fromhex(signer), "isv_prod_id": product, **fields})
 
 
 def td_report(*, attributes: bytes = bytes(3) + b"\x10" + bytes(4), report_data: bytes = bytes(64)) -> bytes:
@@ -105,7 +123,7 @@ class Maker:
         attestation = key or p256()
         auth = bytes(range(32))
         committed = hashlib.sha256(point(attestation) + auth).digest() + bytes(32)
-        qe = qe or sgx_report(report_data=committed)
+        qe = qe or qe_report(sgx, report_data=committed)
         chain = self.pck.pem + self.authority.pem + self.root.pem if chain is None else chain
         certified = b"\x05\x00" + len(chain).to_bytes(4, "little") + chain
         quoting = qe + raw(self.pck_key, qe) + b"\x20\x00" + auth + certified

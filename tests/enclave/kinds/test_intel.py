@@ -4,7 +4,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.enclave.kinds.intelparts import Maker, p256, sgx_extension, sgx_report, td_report
+from tests.enclave.kinds.intelparts import Maker, p256, qe_report, sgx_extension, sgx_report, td_report
 from tests.enclave.pki import AT
 from tests.enclave.samples import sample
 
@@ -204,7 +204,7 @@ def test_every_link_of_the_signatures_is_checked(monkeypatch: pytest.MonkeyPatch
     others = Maker(root=maker.root)
     cases = {
         "not signed by the attestation key": maker.quote(td_report(), signed_by=p256()),
-        "for another attestation key": maker.quote(td_report(), qe=sgx_report()),
+        "for another attestation key": maker.quote(td_report(), qe=qe_report(False)),
         "not signed by the PCK certificate": maker.quote(
             td_report(), chain=others.pck.pem + others.authority.pem + maker.root.pem
         ),
@@ -223,9 +223,40 @@ def test_a_quoting_enclave_in_debug_mode_vouches_for_nothing(monkeypatch: pytest
     maker, key = Maker(), p256()
     maker.pin(monkeypatch)
     committed = hashlib.sha256(point(key) + bytes(range(32))).digest() + bytes(32)
-    qe = sgx_report(report_data=committed, attributes=b"\x07" + bytes(15))
+    qe = qe_report(False, report_data=committed, attributes=b"\x07" + bytes(15))
     claims = verify_quote(maker.quote(td_report(), qe=qe, key=key), {}, at=AT)
     assert claims.reasons["signature"] == "the quoting enclave runs in debug mode"
+
+
+def test_a_quoting_enclave_of_the_platforms_owner_vouches_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # whoever owns a platform can launch an enclave of his own, and have the provisioning enclave certify its
+    # report under the genuine PCK certificate: its quotes would say whatever he likes
+    import hashlib
+
+    from tests.enclave.kinds.intelparts import point
+
+    maker, key = Maker(), p256()
+    maker.pin(monkeypatch)
+    committed = hashlib.sha256(point(key) + bytes(range(32))).digest() + bytes(32)
+    for body, sgx in ((td_report(), False), (sgx_report(), True)):
+        for qe in (
+            qe_report(sgx, report_data=committed, mrsigner=b"\5" * 32),
+            qe_report(sgx, report_data=committed, isv_prod_id=b"\3\0"),
+            qe_report(not sgx, report_data=committed),
+        ):
+            claims = verify_quote(maker.quote(body, qe=qe, key=key), {}, at=AT)
+            assert (claims.signature, claims.chain, claims.hardware_rooted) == (False, True, False)
+            assert claims.reasons["signature"] == "the quoting enclave is not Intel's"
+
+
+def test_a_td_that_may_be_migrated_counts_as_one_under_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = Maker()
+    maker.pin(monkeypatch)
+    claims = verify_quote(maker.quote(td_report(attributes=bytes(3) + b"\x30" + bytes(4))), {}, at=AT)
+    assert claims.debug is True
+    assert "migrated" in claims.reasons["debug"]
 
 
 def test_a_platform_certificate_must_name_its_platform(monkeypatch: pytest.MonkeyPatch) -> None:

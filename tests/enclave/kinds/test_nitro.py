@@ -202,12 +202,20 @@ def test_a_document_of_our_own_cloud(cloud: Cloud) -> None:
     assert holds(claims)
     assert claims.signers == {"signing_certificate": "09" * 48}
     assert claims.issued_at == "2025-06-01T00:00:00.123+00:00"
-    key = cloud.document(public_key=b"key", nonce=b"\5" * 64, user_data=None)
-    asked = check(key, at=AT, expected=b"\5" * 64)
+    key = cloud.document(public_key=b"key", nonce=b"\5" * 40, user_data=None)
+    asked = check(key, at=AT, expected=b"\5" * 40)
     assert asked.freshness is True
     assert asked.properties["public_key_sha256"] == hashlib.sha256(b"key").hexdigest()
     assert check(key, at=AT).freshness is False
     assert check(cloud.document(user_data=None), at=AT).freshness is False
+
+
+def test_report_data_in_the_nonce_is_not_fresh(cloud: Cloud) -> None:
+    # many enclaves sign whatever nonce a stranger hands them: that does not make a key in report data theirs
+    asked = report_data("cloister/key-release/v1", b"\1" * 32, b"\2" * 32)
+    assert check(cloud.document(nonce=asked, user_data=None), at=AT, expected=asked).freshness is False
+    assert check(cloud.document(nonce=asked, user_data=bytes(64)), at=AT, expected=asked).freshness is False
+    assert check(cloud.document(nonce=None, user_data=asked), at=AT, expected=asked).freshness is True
 
 
 def test_debug_mode_is_a_claim(cloud: Cloud) -> None:

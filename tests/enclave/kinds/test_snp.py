@@ -364,6 +364,15 @@ def test_a_vlek(trust: Trust) -> None:
     assert lying.reasons["signature"] == "the report names a VCEK, the certificate is a VLEK's"
 
 
+def test_a_guest_that_an_agent_may_move_counts_as_one_under_debug(trust: Trust) -> None:
+    vendor = trust(Vendor("Genoa", "vcek"))
+    claims = check(vendor, vendor.report(at_a=0x07))
+    assert (claims.signature, claims.debug) == (True, True)
+    assert "migration agent" in claims.reasons["debug"]
+    assert "debug: the machine's owner may look inside" in EnclavePolicy().check(claims, AT)
+    assert check(vendor, vendor.report()).debug is False
+
+
 def test_a_vlek_and_a_vcek_are_not_each_others(trust: Trust) -> None:
     vcek = trust(Vendor("Genoa", "vcek"))
     assert "the report names a VLEK" in check(vcek, vcek.report(at_48=4)).reasons["signature"]

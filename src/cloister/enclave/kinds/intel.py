@@ -5,9 +5,11 @@ firmware. The quote brings its own certificates. `verify_quote`, in this order:
 
 1. the quote is well formed (`intelquote`) and its certificates are in canonical PEM;
 2. chain: PCK certificate to the pinned root of Intel, at the time of appraisal;
-3. signature: the PCK certificate's key signed the quoting enclave's report; that report commits to the
-   attestation key; the attestation key signed header and body;
-4. debug: the TD's or the enclave's attributes;
+3. signature: the PCK certificate's key signed the quoting enclave's report; that enclave is Intel's, since a
+   platform's owner can have one of his own certified so; the report commits to the attestation key; the
+   attestation key signed header and body;
+4. debug: the TD's or the enclave's attributes. A TD that may be migrated counts: whoever chose the migration
+   TD at the start can have its memory;
 5. collateral, where given: in force, signed, revoking nothing in use (`collateral`), of this platform;
 6. firmware: `dcap-qvl`, at the same time and with the same collateral, matches the platform's versions with
    Intel's levels. It repeats 1 to 3 and 5 on its own; where it refuses what passed here, tcb_consistent is
@@ -57,7 +59,14 @@ _STATED: Final = {
 }
 _TUD: Final = 0xFF
 """TD under debug: any of the first 8 attribute bits (Intel TDX Module Base Architecture, TD attributes)."""
+_MIGRATABLE: Final = 1 << 29
 _SGX_DEBUG: Final = 0x02
+_QUOTING: Final = {
+    "sgx": ("8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff", 1),
+    "tdx": ("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5", 2),
+}
+"""Signer and product of Intel's quoting enclaves: `mrsigner` and `isvprodid` of the enclave identities that
+https://api.trustedservices.intel.com/{sgx,tdx}/certification/v4/qe/identity publishes."""
 _FROM_COLLATERAL: Final = (
     *("collateral_fresh", "revocation_checked", "tcb_status", "tcb_consistent", "advisories"),
 )
@@ -126,6 +135,8 @@ def verify_quote(quote: bytes, endorsements: Mapping[str, bytes], *, at: datetim
         "properties": _properties(parsed, platform),
     }
     reasons = {"chain": untrusted, "signature": unsigned}
+    if found["debug"] and parsed.kind == "tdx" and not parsed.fields["td_attributes"][0] & _TUD:
+        reasons["debug"] = "the machine may be migrated, by whom its host chose"
     if not rooted:
         reasons["hardware_rooted"] = "signature or chain does not hold"
     if collateral is None:
@@ -220,6 +231,9 @@ def _unsigned(quote: Quote, pck: x509.Certificate) -> str:
     """Return which link between the PCK certificate and the body does not hold, or nothing."""
     if not ecdsa(pck.public_key(), quote.qe_signature, quote.qe_report, size=_P256):
         return "the quoting enclave's report is not signed by the PCK certificate"
+    signer, product = quote.qe_fields["mrsigner"], int.from_bytes(quote.qe_fields["isv_prod_id"], "little")
+    if (signer.hex(), product) != _QUOTING[quote.kind]:
+        return "the quoting enclave is not Intel's"
     committed = hashlib.sha256(quote.attestation_key + quote.qe_auth).digest() + bytes(32)
     if committed != quote.qe_fields["report_data"]:
         return "the quoting enclave's report is for another attestation key"
@@ -232,7 +246,8 @@ def _unsigned(quote: Quote, pck: x509.Certificate) -> str:
 
 def _debug(quote: Quote) -> bool:
     if quote.kind == "tdx":
-        return bool(quote.fields["td_attributes"][0] & _TUD)
+        attributes = int.from_bytes(quote.fields["td_attributes"], "little")
+        return bool(attributes & (_TUD | _MIGRATABLE))
     return bool(quote.fields["attributes"][0] & _SGX_DEBUG)
 
 

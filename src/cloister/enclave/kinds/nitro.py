@@ -6,7 +6,9 @@ trust", and the NSM API's attestation_process.md, which has the document's CDDL)
 1. read COSE_Sign1 and the document strictly: ES384 alone, no unprotected header, known fields, their sizes;
 2. chain: `certificate`, then `cabundle` from its end to its start, whose first is the pinned root G1;
 3. signature: ECDSA P-384 with SHA-384 over the Sig_structure, under the certificate's key;
-4. freshness: `user_data` or `nonce` is what the verifier asked for, all of it;
+4. freshness: `user_data` is what the verifier asked for, all of it; for a raw nonce, which is shorter than
+   report data, `nonce` may be, too. Many enclaves put there whatever a stranger hands them, so that a key
+   in report data would not be the enclave's;
 5. bindings: runtime data, where there is some, is what `user_data` is the digest of.
 
 PCRs 0 to 4 and 8 are the hypervisor's: image, kernel, application, IAM role, instance, signing certificate.
@@ -41,6 +43,8 @@ UNAUTHENTICATED: Final[tuple[tuple[int, int, str], ...]] = ()
 """Byte ranges of a document that no signature covers and that are not refused when changed: none."""
 
 _Verdict = tuple[bool | None, str]
+_REPORT_DATA: Final = 64
+"""Bytes of `evidence.report_data`."""
 
 
 def verify(evidence: Evidence, *, at: datetime, expected: bytes | None) -> Claims:
@@ -116,8 +120,8 @@ def _freshness(document: Document, expected: bytes | None) -> _Verdict:
     """Step 4."""
     if expected is None:
         return None, "nobody asked for user data"
-    fields = [field for field in (document.user_data, document.nonce) if field]
-    found = [hmac.compare_digest(field, expected) for field in fields]
+    given = (document.user_data,) if len(expected) == _REPORT_DATA else (document.user_data, document.nonce)
+    found = [hmac.compare_digest(field, expected) for field in given if field]
     return any(found), "the document carries other user data than was asked for"
 
 

@@ -11,6 +11,9 @@ that order as `ask_ark`, and `crl` (the ARK's revocation list, optional); DER or
 6. freshness: report data is what the verifier asked for, and the guest itself asked for the report;
 7. revocation_checked, where a list is there.
 
+debug is also true of a guest that a migration agent may move: the host chooses policy and agent at launch,
+neither is in the measurement, and the agent gets the guest's memory.
+
 AMD publishes no verdict on firmware: tcb_status is null, and a policy sets a floor. What is measured is the
 guest's initial memory; what that image loads later is not, unless it measures it.
 """
@@ -44,6 +47,7 @@ UNAUTHENTICATED: Final[tuple[tuple[int, int, str], ...]] = ()
 """Byte ranges of a report that no signature covers and that are not refused when changed: none."""
 
 _ENDORSEMENTS: Final = frozenset({"vcek", "vlek", "ask", "ark", "ask_ark", "crl"})
+_MIGRATABLE: Final = "a migration agent, which the host chose, may have the guest's memory"
 _Verdict = tuple[bool | None, str]
 
 
@@ -118,7 +122,7 @@ def verify_report(
         revocation_checked=verdicts["revocation_checked"][0],
         collateral_fresh=verdicts["collateral_fresh"][0],
         tcb_consistent=verdicts["tcb_consistent"][0],
-        debug=parsed.debug,
+        debug=parsed.debug or parsed.migratable,
         freshness=verdicts["freshness"][0],
         bindings=verdicts["bindings"][0],
         hardware_rooted=verdicts["hardware_rooted"][0],
@@ -128,7 +132,10 @@ def verify_report(
         tcb=versions(parsed, facts),
         platform=parsed.chip_id.hex() if any(parsed.chip_id) else None,
         properties=properties(parsed, facts, issued),
-        reasons={claim: why for claim, (value, why) in verdicts.items() if value is not True},
+        reasons={
+            **{claim: why for claim, (value, why) in verdicts.items() if value is not True},
+            **({"debug": _MIGRATABLE} if parsed.migratable and not parsed.debug else {}),
+        },
     )
 
 
