@@ -16,6 +16,7 @@ from tests.enclave.samples import sample
 
 from cloister.enclave import Claims, Evidence
 from cloister.enclave.cbor import Value, encode
+from cloister.enclave.evidence import report_data
 from cloister.enclave.kinds import nitro
 from cloister.enclave.policy import EnclavePolicy
 from cloister.enclave.x509 import fingerprint
