@@ -762,6 +762,27 @@ def test_too_many_connections_are_closed_and_the_first_go_on(home: Home, tmp_pat
         owner.close()
 
 
+def test_another_user_of_the_machine_cannot_keep_the_others_out(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cloister.enclave.broker import server
+
+    user = [os.geteuid() + 1]
+    monkeypatch.setattr(server, "_user_of", lambda _: user[0])
+    with served(home, tmp_path / "b.sock", shared=True) as path:
+        crowd = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(70)]
+        for each in crowd:
+            each.connect(str(path))
+            each.settimeout(10)
+        assert crowd[-1].recv(10) == b""  # all of them were seen to
+        for user[0] in (os.geteuid(), os.geteuid() + 2):
+            owner = over_socket(path, owner=identity("alice"))
+            owner.inventory()
+            owner.close()
+        for each in crowd:
+            each.close()
+
+
 def test_other_users_do_not_reach_the_socket(home: Home, tmp_path: Path) -> None:
     with served(home, tmp_path / "b.sock") as path:
         assert path.stat().st_mode & 0o777 == 0o600

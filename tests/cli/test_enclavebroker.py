@@ -136,6 +136,13 @@ def test_a_worked_session(home: Path, cloister: Command) -> None:
         assert kinds[-2:] == ["revoked", "destroyed"]
 
 
+def test_a_served_broker_leaves_no_core_file(home: Path) -> None:
+    with serving("--double") as process:
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+        assert core.split()[4:6] == ["0", "0"]
+
+
 def test_without_a_server_the_owner_opens_the_broker_itself(home: Path, cloister: Command) -> None:
     assert cloister("broker", "add", "model.first").code == 0
     granted = cloister(

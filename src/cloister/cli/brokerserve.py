@@ -52,7 +52,9 @@ def serve(
 ) -> None:
     """Hold keys, and release them to workers whose evidence your enclave policy accepts. Ends with Ctrl-C."""
     from cloister.enclave.broker import SOCKET_NAME, BrokerServer
+    from cloister.enclave.sandbox.limits import shut_readers
 
+    shut_readers()  # before the first secret
     identity = common.load_identity()
     appraise, digest, words = policy_in_force(identity.public, policy or [])
     book = home_book(identity, tpm=tpm)

@@ -102,3 +102,14 @@ def test_a_trial_that_cannot_be_made_is_a_missing_wall(monkeypatch: pytest.Monke
     assert all(why is not None for why in available().values())
     with pytest.raises(PolicyRefused, match="could not be tried"):
         require()
+
+
+def test_a_process_that_holds_keys_can_shut_its_readers_out() -> None:
+    code = (
+        "from cloister.enclave.sandbox.limits import shut_readers; import resource;"
+        " print(shut_readers(), resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split(maxsplit=1) == ["True", "(0, 0)\n"]

@@ -1,8 +1,9 @@
 """Serves a broker on a Unix socket: connections, frames, limits, time. What is said is `broker`'s business.
 
-Limits: so many connections at once; a frame as long as the conversation takes at that point; a frame that has
-begun must be whole within seconds; a connection that says nothing is closed after minutes. A client that
-breaks one is closed, and the others go on: messages are handled one after the other.
+Limits: so many connections at once, of which another user of the machine has a quarter at most; a frame as
+long as the conversation takes at that point; a frame that has begun must be whole within seconds; a
+connection that says nothing is closed after minutes. A client that breaks one is closed, and the others go
+on: messages are handled one after the other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ from cloister.errors import InputError, StorageError
 __all__ = ["BrokerServer"]
 
 _CONNECTIONS: Final = 64
+_EACH_OTHER_USER: Final = _CONNECTIONS // 4
 _FRAME_SECONDS: Final = 20.0
 _IDLE_SECONDS: Final = 900.0
 
@@ -57,7 +60,7 @@ class BrokerServer:
         self._clock = clock
         self._frame_seconds = frame_seconds
         self._say = say
-        self._open: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], int] = {}  # each connection's user
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled.
@@ -80,7 +83,7 @@ class BrokerServer:
         finally:
             loop.remove_reader(listener)
             listener.close()
-            for task in self._open:
+            for task in list(self._open):
                 task.cancel()
             await asyncio.gather(*self._open, return_exceptions=True)
             with contextlib.suppress(OSError):
@@ -92,15 +95,17 @@ class BrokerServer:
             link, _ = listener.accept()
         except OSError:
             return
-        if len(self._open) >= _CONNECTIONS:
+        user = _user_of(link)
+        theirs = sum(each == user for each in self._open.values())
+        if len(self._open) >= _CONNECTIONS or (user != os.geteuid() and theirs >= _EACH_OTHER_USER):
             link.close()
             return
         link.setblocking(False)
         task = asyncio.ensure_future(self._talk(link, self._broker.converse()))
-        self._open.add(task)
+        self._open[task] = user
 
         def ended(task: asyncio.Task[None]) -> None:
-            self._open.discard(task)
+            self._open.pop(task, None)
             link.close()
             problem = None if task.cancelled() else task.exception()
             if problem is not None:  # its client was told nothing, and the others go on
@@ -151,6 +156,12 @@ async def _exactly(link: socket.socket, count: int) -> bytes:
             raise EOFError
         data += piece
     return bytes(data)
+
+
+def _user_of(link: socket.socket) -> int:
+    """Return the user at the other end (SO_PEERCRED: process, user, group)."""
+    credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    return int(struct.unpack("iII", credentials)[1])
 
 
 def _frame(message: bytes) -> bytes:

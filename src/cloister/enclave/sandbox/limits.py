@@ -8,7 +8,7 @@ import resource
 from cloister.enclave.sandbox import kernel
 from cloister.errors import PolicyRefused
 
-__all__ = ["give_up", "lock_memory"]
+__all__ = ["give_up", "lock_memory", "shut_readers"]
 
 _MOST_CAPABILITIES = 64
 
@@ -34,6 +34,16 @@ def give_up() -> None:
         raise PolicyRefused(f"the process cannot give up its rights: {error.strerror}") from error
     if kernel.prctl(kernel.PR_GET_NO_NEW_PRIVS) != 1 or kernel.prctl(kernel.PR_GET_DUMPABLE) != 0:
         raise PolicyRefused("the process gave up its rights, and the kernel does not say so")
+
+
+def shut_readers() -> bool:
+    """Let no core file of this process be written and nobody of the same user look into it, as far as this
+    machine can: for a process that holds keys and lives outside the walls. Return whether it could."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        return kernel.prctl(kernel.PR_GET_DUMPABLE) == 0
+    return False
 
 
 def lock_memory() -> bool:
