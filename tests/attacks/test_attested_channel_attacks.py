@@ -255,6 +255,31 @@ def test_nobody_can_make_a_machine_quote_without_end() -> None:
     pair.hub.challenged(Challenge(bytes(32)), 1801.0)
 
 
+def test_evidence_is_as_old_as_the_challenge_it_answers() -> None:
+    # whoever keeps evidence back, made when it was asked for, does not make it younger
+    pair = Pair()
+    pair.open()
+    pair.site.attested(pair.hub_shows(), 100.0)
+    again = pair.site.tick(2700.0)
+    assert again is not None
+    pair.hub.challenged(again, 2700.0)
+    late = pair.hub_shows()
+    with pytest.raises(PolicyRefused, match="lapsed"):
+        pair.site.tick(3600.0)
+    pair.site.attested(late, 3599.0)
+    assert pair.site.tick(6299.0) is not None
+    with pytest.raises(PolicyRefused, match="lapsed"):
+        pair.site.tick(6300.0)
+
+
+def test_evidence_that_comes_when_it_has_lapsed_is_refused() -> None:
+    pair = Pair()
+    pair.open()
+    with pytest.raises(PolicyRefused, match="lapsed"):
+        pair.site.attested(pair.hub_shows(), 3600.0)
+    assert not pair.site.mutual
+
+
 def test_a_question_of_an_old_session_is_not_answered_in_the_next() -> None:
     pair = Pair()
     pair.open()

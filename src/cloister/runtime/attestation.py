@@ -13,8 +13,9 @@ Invariants, at both ends:
   report data commits to all of them, so that what is shown to one verifier is worth nothing to another. No
   enclave policy can waive that;
 - evidence of the hub vouches for the hub's own identity, the one the plan names;
-- evidence that is older than the plan's `reattest_seconds` counts no more. It is asked for again when three
-  quarters of that time are over; whose evidence lapses, or is refused then, is out;
+- evidence that is older than the plan's `reattest_seconds` counts no more, and is as old as the challenge
+  that it answers. It is asked for again when three quarters of that time are over; whose evidence lapses, or
+  is refused then, is out;
 - who is refused learns that, and nothing about why. The reasons are for the owner.
 
 A state machine for one link: messages and times in, messages out. Making evidence may take long and is left
@@ -213,7 +214,8 @@ class Attestation:
         self.accepted: Appraisal | None = None
         self.appraised: Appraised | None = None
         self._nonce = b""
-        self._since = 0.0  # of the acceptance, or of the session where there is none
+        self._since = 0.0  # of the challenge that what counts answers; of the session where nothing counts
+        self._challenged_at = 0.0  # of the challenge that is open
         self._question: Question | None = None
         self._asked: float | None = None  # when the peer asked last
         self._shown: set[str] = set()  # digests of what was shown in this session
@@ -222,7 +224,7 @@ class Attestation:
         """Begin in a session that has opened; return what is to be asked."""
         self.close()
         self.session, self._since = session, now
-        return self._challenge()
+        return self._challenge(now)
 
     def tick(self, now: float) -> Challenge | None:
         """Let time pass; return what is to be asked.
@@ -239,7 +241,7 @@ class Attestation:
             return None
         if age >= self._seconds:
             raise self._refused(["it has lapsed, and no newer came"])
-        return self._challenge() if not self._nonce and age >= 0.75 * self._seconds else None
+        return self._challenge(now) if not self._nonce and age >= 0.75 * self._seconds else None
 
     # --- what the peer asks ---------------------------------------------------------------------
 
@@ -294,6 +296,8 @@ class Attestation:
                 signed = self._signed(message)
             except CloisterError as error:
                 reasons.append(str(error))
+        if now - self._challenged_at >= self._seconds:
+            reasons.append("it had lapsed when it came")
         if reasons:
             self.accepted = None
             raise self._refused(reasons)
@@ -307,7 +311,7 @@ class Attestation:
             key=message.key,
             at=at,
         )
-        self.accepted, self._since = appraisal, now
+        self.accepted, self._since = appraisal, self._challenged_at
         if self._hub:
             self.appraised = Appraised(appraisal, signed.decode())
         return appraisal
@@ -341,8 +345,8 @@ class Attestation:
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _challenge(self) -> Challenge:
-        self._nonce = self._random(32)
+    def _challenge(self, now: float) -> Challenge:
+        self._nonce, self._challenged_at = self._random(32), now
         return Challenge(self._nonce)
 
     def _refused(self, reasons: Sequence[str]) -> PolicyRefused:
