@@ -16,6 +16,8 @@ and opens it. Until 3 either copy counts as the newest; after it only the new on
 
 What "protection" says is written by whoever sealed: "TPM", or that a software TPM did it, which is not
 hardware-protected. Without a counter an older copy opens too; the file says "counter": null.
+
+Not covered: who sealed. Whoever may use the TPM can seal something else to the same state and name.
 """
 
 from __future__ import annotations
