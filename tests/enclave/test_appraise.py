@@ -15,7 +15,9 @@ from benchmarks.enclave_samples import Sample, positives
 from tests.enclave.samples import VARIABLE, sample
 
 from cloister.enclave.appraise import appraise, appraiser, judge
+from cloister.enclave.claims import Claims
 from cloister.enclave.evidence import Evidence, report_data
+from cloister.enclave.kinds import snp
 from cloister.enclave.policy import EnclavePolicy, Policies, Reference
 from cloister.errors import InputError
 
@@ -160,3 +162,25 @@ def test_an_appraiser_refuses_what_it_cannot_read() -> None:
     claims, reasons = decide(Evidence("snp", b"no report"), datetime(2026, 1, 1, tzinfo=UTC), None)
     assert claims.signature is False
     assert reasons
+
+
+class PanicException(BaseException):  # its name in libraries that are written in Rust
+    pass
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("secret"), KeyError("x"), RecursionError(), PanicException("!")]
+)
+def test_whatever_a_parser_meets_evidence_is_refused_and_nobody_ends(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    # evidence comes from a peer: what it makes a library raise must not end a hub or a site
+    def fails(*_: object, **__: object) -> Claims:
+        raise error
+
+    monkeypatch.setattr(snp, "verify", fails)
+    claims, reasons = appraiser(EnclavePolicy())(
+        Evidence("snp", b""), datetime(2026, 6, 1, tzinfo=UTC), bytes(64)
+    )
+    assert claims.signature is False
+    assert reasons == [f"it could not be appraised ({type(error).__name__})"]

@@ -163,7 +163,8 @@ def judge(
 def appraiser(
     *policies: EnclavePolicy,
 ) -> Callable[[Evidence, datetime, bytes | None], tuple[Claims, list[str]]]:
-    """Return an `Appraise` under policies; malformed evidence is refused with its error as the reason."""
+    """Return an `Appraise` under policies. Malformed evidence is refused with its error as the reason, and so
+    is what makes a library fail, with the failure's name."""
     together = Policies(policies)
 
     def decide(evidence: Evidence, at: datetime, expected: bytes | None, /) -> tuple[Claims, list[str]]:
@@ -171,6 +172,11 @@ def appraiser(
             verdict = judge(evidence, together, at=at, expected=expected)
         except CloisterError as error:
             return Claims(kind=evidence.kind, signature=False), [str(error)]
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  # a peer chose these bytes; a panic in Rust is no Exception
+            why = f"it could not be appraised ({type(error).__name__})"
+            return Claims(kind=evidence.kind, signature=False), [why]
         return verdict.claims, list(verdict.reasons)
 
     return decide
