@@ -184,3 +184,9 @@ def test_whatever_a_parser_meets_evidence_is_refused_and_nobody_ends(
     )
     assert claims.signature is False
     assert reasons == [f"it could not be appraised ({type(error).__name__})"]
+
+
+@pytest.mark.parametrize("name", ["key"])
+def test_what_is_bound_cannot_take_the_place_of_the_key(name: str) -> None:
+    with pytest.raises(InputError, match="taken"):
+        report_data("cloister/worker/v1", bytes(32), bytes(32), **{name: "00" * 32})

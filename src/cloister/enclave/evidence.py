@@ -105,5 +105,8 @@ def report_data(purpose: str, nonce: bytes, key_digest: bytes, **bound: str) -> 
         raise InputError(f"a nonce has 16 to 64 bytes, not {len(nonce)}")
     if len(key_digest) != 32:
         raise InputError(f"a key digest has 32 bytes, not {len(key_digest)}")
-    stated: Mapping[str, str] = {"purpose": purpose, "nonce": nonce.hex(), "key": key_digest.hex(), **bound}
+    stated: Mapping[str, str] = {"purpose": purpose, "nonce": nonce.hex(), "key": key_digest.hex()}
+    if stated.keys() & bound.keys():
+        raise InputError("what report data is bound to has a name that is taken", where="key")
+    stated = {**stated, **bound}
     return hashlib.sha512(canonical_bytes(stated)).digest()
