@@ -15,6 +15,7 @@ from tests.runtime.workers.walls import needs_walls
 from cloister.cli.main import run
 from cloister.enclave.broker import decode_entry, read_log
 from cloister.enclave.broker.entries import Refusal, ReleaseMade
+from cloister.errors import PolicyRefused
 from cloister.report import load_report
 from cloister.report.texts import say
 
@@ -79,3 +80,27 @@ def test_the_policy_of_an_earlier_run_accepts_the_same_package_alone(
     assert done.code == 3
     assert "none of the accepted images" in done.err
     assert not out.exists()
+
+
+def test_a_policy_that_would_accept_a_changed_package_is_told_before_anything(
+    tmp_path: Path, cloister: Command
+) -> None:
+    policy, out = tmp_path / "policy.toml", tmp_path / "out"
+    policy.write_text('kinds = ["tpm"]\nallow_software_tee = true\nallow_self_reported = true\n')
+    done = cloister("demo", "--no-privacy", "--enclave-policy", policy, "--out", out)
+    assert done.code == 2
+    assert "names no measurement" in done.err
+    assert not out.exists()
+
+
+def test_a_machine_without_walls_is_told_before_anything(
+    tmp_path: Path, cloister: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking() -> None:
+        raise PolicyRefused("this machine cannot wall in a worker: user namespace is missing")
+
+    monkeypatch.setattr("cloister.cases.keepers.require", lacking)
+    done = cloister("demo", "--no-privacy", "--enclave", "--out", tmp_path / "out")
+    assert done.code == 3
+    assert "--worker" not in done.err  # the demo has no such option
+    assert not (tmp_path / "out").exists()

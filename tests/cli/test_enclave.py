@@ -122,9 +122,13 @@ def test_the_policy_file(homes: Path, cloister: Command) -> None:
     assert cloister("enclave", "policy", "init").code == 2  # it would be overwritten
     path = homes / "ann" / "policy" / "enclave.toml"
     path.write_text(SOFT)
-    assert cloister("enclave", "policy", "show").code == 2  # not signed
+    unsigned = cloister("enclave", "policy", "show")
+    assert unsigned.code == 2
+    assert "cloister enclave policy sign" in unsigned.err
     assert cloister("enclave", "policy", "sign").code == 0
-    assert "allow_software_tee: True" in cloister("enclave", "policy", "show").out
+    shown = cloister("enclave", "policy", "show").out
+    assert "allow_software_tee = true" in shown
+    assert "NOT HARDWARE-PROTECTED" in shown
     path.write_text(SOFT + "allow_debug = true\n")
     assert cloister("enclave", "policy", "show").code == 1
 
@@ -150,6 +154,11 @@ def test_evidence_of_a_software_tpm_is_refused_unless_that_is_allowed(homes: Pat
     if refused.code == 0:
         pytest.skip("this machine has a TPM or is a confidential guest")
     assert "not hardware-protected" in refused.err
+    assert "--allow-software-tpm" in refused.err
+    empty = cloister("enclave", "attest", "--allow-software-tpm", "--nonce", "")
+    assert empty.code == 2  # a shell's variable that is not set
+    assert "the nonce is empty" in empty.err
+    assert not Path("evidence.json").exists()
     done = cloister("enclave", "attest", "--allow-software-tpm", "--nonce", NONCE, "--json")
     assert done.code == 0
     assert done.json["protection"] == "not hardware-protected"
@@ -188,3 +197,25 @@ def test_a_sealed_file_opens_here_and_an_older_copy_does_not(homes: Path, cloist
     assert cloister("enclave", "unseal", "secret.tpm-sealed", "--out", "old", soft).code in (1, 3)
     assert not Path("old").exists()
     assert json.loads(older.split(b"\n")[0])["protection"].startswith("not hardware-protected")
+
+
+def test_two_files_of_one_name_do_not_end_each_other(homes: Path, cloister: Command) -> None:
+    """A label has one counter: sealing the second would have closed the first for good, without a word."""
+    needs_swtpm()
+    soft = "--allow-software-tpm"
+    first, second = Path("first/key"), Path("second/key")
+    for path in (first, second):
+        path.parent.mkdir()
+        path.write_text(path.parent.name)
+    assert cloister("enclave", "seal", first, soft).code == 0
+    refused = cloister("enclave", "seal", second, soft)
+    assert refused.code == 2
+    assert "--label" in refused.err
+    assert not Path("second/key.tpm-sealed").exists()
+    assert cloister("enclave", "seal", second, "--label", "second", soft).code == 0
+    assert cloister("enclave", "seal", second, "--label", "second", soft).code == 0  # in its own place
+    assert cloister("enclave", "unseal", "first/key.tpm-sealed", "--out", "open", soft).code == 0
+    assert Path("open").read_text() == "first"
+    Path("first/key.tpm-sealed").unlink()
+    assert cloister("enclave", "seal", first, soft).code == 2
+    assert cloister("enclave", "seal", first, "--replace", soft).code == 0

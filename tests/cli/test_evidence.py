@@ -128,7 +128,21 @@ def test_without_hardware_the_default_policy_lets_nobody_begin(
     assert run(["study", "run", str(made / "plan.toml"), *sites(made)]) == 3
     error = capsys.readouterr().err
     assert "nothing on this machine can vouch for it" in error
+    assert "allow_software_tee = true" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", [("study", "run"), ("up",)])
+def test_evidence_of_a_worker_without_walls_is_not_shown(
+    made: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    """It would be accepted, and say nothing about where the rows were read."""
+    for name in ("hub", *NAMES):
+        allow_software(made, name)
+    capsys.readouterr()
+    assert run([*command, str(made / "plan.toml"), *sites(made), "--worker", "inside"]) == 3
+    assert "Leave out --worker inside" in capsys.readouterr().err
+    assert not (made / "hub" / "studies").exists()
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ from cloister.enclave.broker import (
 )
 from cloister.enclave.broker.entries import Refusal, ReleaseMade
 from cloister.enclave.policy import EnclavePolicy, Reference
-from cloister.errors import PolicyRefused, VerificationError
+from cloister.enclave.sandbox import require
+from cloister.errors import InputError, PolicyRefused, VerificationError
 from cloister.report import Attestation, Enclave
 from cloister.runtime.attestation import Attesting, attesting_by
 from cloister.runtime.workers.brokered import BrokerAccess
@@ -85,7 +86,9 @@ class Keepers:
         policy: what the brokers accept; None for the package that runs here.
 
     Raises:
-        InputError: nothing here can make evidence; the message says what to install.
+        PolicyRefused: this machine lacks a wall that a worker must have.
+        InputError: nothing here can make evidence, and the message says what to install; or the policy would
+            accept any package.
     """
 
     def __init__(
@@ -98,6 +101,13 @@ class Keepers:
         policy: EnclavePolicy | None = None,
     ) -> None:
         self._folder, self._stack, self._state, self._cost = folder, stack, state, cost
+        if policy is not None and not policy.measurements:
+            raise InputError(
+                "the enclave policy names no measurement, so it would accept a changed package too",
+                where="[[measurements]]",
+                fix="Add one, such as that of an earlier run's enclave-policy.toml",
+            )
+        require()
         self._measured = measure()
         package = next(each.digest for each in self._measured if each.name == "package")
         self.policy = policy or EnclavePolicy(

@@ -15,7 +15,7 @@ import typer
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.enclaveverify import PURPOSE, NonceOption, PurposeOption, nonce_bytes
-from cloister.errors import InputError
+from cloister.errors import CloisterError, InputError, PolicyRefused
 
 if TYPE_CHECKING:
     from cloister.enclave.attester import Tpm, TpmAttester, TsmAttester
@@ -84,6 +84,10 @@ def seal(
             "--counter/--no-counter", help="Make older copies useless by a counter in the TPM, or not."
         ),
     ] = True,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="What was sealed under this label elsewhere may be lost."),
+    ] = False,
     allow_software_tpm: SoftwareOption = False,
 ) -> None:
     """Seal a file to this machine and to the software that runs: nothing else opens it, nor an older copy."""
@@ -94,6 +98,8 @@ def seal(
     target = out or file.with_name(file.name + ".tpm-sealed")
     data = read_bytes(file, limit=_MAX_PLAIN, what="file to seal")
     with _tpm(allow_software_tpm) as tpm:
+        if rollback and not replace:
+            _keep_others(tpm, name, target)
         seal_file(tpm, target, data, label=name, counter=name if rollback else None)
         unprotected = tpm.software
     if unprotected:
@@ -125,13 +131,40 @@ def unseal(
     say(f"Opened: {out}")
 
 
+def _keep_others(tpm: Tpm, label: str, target: Path) -> None:
+    """Raise InputError where sealing would make another file useless: a label has one counter."""
+    from cloister.enclave.attester.nv import NvCounter
+    from cloister.enclave.sealing import MAX_SEALED, read_header
+    from cloister.files import read_bytes
+
+    if not NvCounter(tpm, label).exists():
+        return
+    try:
+        counted = read_header(read_bytes(target, limit=2 * MAX_SEALED, what="sealed file")).counter
+    except CloisterError:
+        counted = None
+    if counted is None or counted.name != label:
+        raise InputError(
+            f"another file is sealed as {label!r} on this machine, and would open no more",
+            where=str(target),
+            fix="Give another --label; or --replace, if that file may be lost",
+        )
+
+
 @contextmanager
 def _attester(software: bool, *, measured: bool) -> Iterator[TsmAttester | TpmAttester]:
     from cloister.enclave.attester import find_attester, measure
 
     folder = common.home() / "enclave"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    machine = find_attester(folder, software_allowed=software, measured=measure() if measured else ())
+    try:
+        machine = find_attester(folder, software_allowed=software, measured=measure() if measured else ())
+    except PolicyRefused as refusal:
+        raise PolicyRefused(
+            refusal.what,
+            fix="Run on such a machine; or, for a trial that is not hardware-protected, give "
+            "--allow-software-tpm",
+        ) from refusal
     try:
         yield machine
     finally:

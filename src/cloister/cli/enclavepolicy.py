@@ -82,14 +82,20 @@ def show(as_json: JsonOption = False) -> None:
     import msgspec
 
     from cloister.crypto import Identity
-    from cloister.enclave.policy import EnclavePolicy, enclave_policy_path, load_enclave_policy
+    from cloister.enclave.policy import enclave_policy_path, load_enclave_policy, policy_toml
 
-    found = load_enclave_policy(common.home(), Identity.read_public(common.identity_path()))
     path = enclave_policy_path(common.home())
+    owner = Identity.read_public(common.identity_path())
+    if path.exists() and not path.with_name(path.name + ".dsse").exists():
+        raise InputError(
+            "the enclave policy is not signed", where=str(path), fix="Run `cloister enclave policy sign`"
+        )
+    found = load_enclave_policy(common.home(), owner)
     rules: dict[str, Any] = msgspec.to_builtins(found)
-    usual: dict[str, Any] = msgspec.to_builtins(EnclavePolicy())
-    changed = [f"{key}: {value}" for key, value in rules.items() if value != usual[key]]
-    heads = ["The default: sound, fresh evidence that is rooted in hardware."] if not path.exists() else []
+    changed = policy_toml(found).decode().splitlines()
+    heads = [] if changed else ["The default: sound, fresh evidence that is rooted in hardware."]
+    if found.allow_software_tee:
+        heads = ["Software TPMs are accepted: what rests on one is NOT HARDWARE-PROTECTED."]
     emit(
         {"path": str(path), "signed": path.exists(), "digest": found.digest, "policy": rules},
         as_json=as_json,

@@ -121,7 +121,10 @@ def _named(text: str, read: Any) -> tuple[str, bytes]:
 
 
 def nonce_bytes(text: str | None) -> bytes:
-    """Return the bytes of a nonce on the command line; none for None. Raises InputError."""
+    """Return the bytes of a nonce on the command line; none for None. Raises InputError, also where it is
+    given and empty: a variable that is not set must not ask for nothing."""
+    if text is not None and not text.strip():
+        raise InputError("the nonce is empty", where="--nonce", fix="Give 16 to 64 bytes in hexadecimal")
     try:
         return bytes.fromhex(text or "")
     except ValueError:

@@ -52,7 +52,11 @@ def _claims(claims: Claims) -> list[str]:
     if claims.advisories:
         lines.append(f"  {'advisories':{_WIDTH}}  {', '.join(claims.advisories)}")
     # registers that nothing was measured into say nothing
-    told = {name: value for name, value in claims.measurements.items() if len(set(value)) > 1}
+    told = {
+        name: value
+        for name, value in claims.measurements.items()
+        if len(set(value)) > 1 and name not in claims.signers
+    }
     lines += [f"  {name:{_WIDTH}}  {_short(value)}" for name, value in told.items()]
     lines += [f"  {name:{_WIDTH}}  {_short(value)}" for name, value in claims.signers.items()]
     if claims.platform:

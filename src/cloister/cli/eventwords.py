@@ -57,6 +57,6 @@ def _in_words(event: Event, *, rounds: bool) -> str | None:
         case e.LeaseLost():
             return "Another process acts for the study now; this one stands by."
         case e.Stopped():
-            return f"Stopped: {event.reason}."
+            return f"Stopped: {event.reason.rstrip('.')}."
         case _:
             return None

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloister.cli.beforehand import no_walls
 from cloister.errors import PolicyRefused
 
 if TYPE_CHECKING:
@@ -65,11 +66,7 @@ class HomeEvidence:
 
         worker = site.worker
         if not isinstance(worker, SandboxedWorker):
-            raise PolicyRefused(
-                "the plan asks for evidence of the worker, and rows are worked on inside this process",
-                where=invitation.plan.study.name,
-                fix="Leave out --worker inside",
-            )
+            raise no_walls(invitation.plan)
         return self._attesting(WORKER, worker.identity)
 
     def attest(self, report_data: bytes) -> Evidence:
@@ -94,9 +91,17 @@ class HomeEvidence:
         if self._attester is None:
             path = enclave_policy_path(self._home)
             measured = measure(policy=path.read_bytes() if path.exists() else None)
-            attester = find_attester(
-                self._home / "enclave", software_allowed=policy.allow_software_tee, measured=measured
-            )
+            try:
+                attester = find_attester(
+                    self._home / "enclave", software_allowed=policy.allow_software_tee, measured=measured
+                )
+            except PolicyRefused as refusal:
+                raise PolicyRefused(
+                    refusal.what,
+                    where=str(self._home),
+                    fix="Run on such a machine; or, for a trial that is not hardware-protected, write "
+                    f"allow_software_tee = true into {path} and sign it",
+                ) from refusal
             self._stack.callback(attester.close)
             self._attester = attester
             if not attester.hardware:

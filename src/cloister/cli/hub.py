@@ -98,7 +98,7 @@ def hub(
         )
     if machine.stopped is not None:
         raise ProtocolError(
-            f"the study stopped: {machine.stopped}",
+            f"the study stopped: {machine.stopped.rstrip('.')}",
             fix="Nothing was released; started again it goes on from its journal once that is mended",
         )
     summary, text = _summary(machine, agreed, studies)

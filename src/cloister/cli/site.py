@@ -136,6 +136,6 @@ async def _serve(
 
 def _in_words(ended: dict[str, str | None]) -> str:
     return "\n".join(
-        f"{name}: came to its end." if reason is None else f"{name}: ended, {printable(reason)}."
+        f"{name}: came to its end." if reason is None else f"{name}: ended, {printable(reason).rstrip('.')}."
         for name, reason in ended.items()
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloister.cli import common
+from cloister.cli.beforehand import require_grants
 from cloister.cli.eventwords import in_words
 from cloister.errors import InputError, PolicyRefused
 
@@ -124,6 +125,7 @@ class SiteParts:
                 where=str(common.home() / "studies"),
                 fix="Have the plan named otherwise, or remove the old folder",
             )
+        require_grants(common.home(), self.identity, plan, sandboxed=self._sandboxed, held_out=self._held_out)
         party = Party(
             self.identity,
             self._vault,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloister.cli import common
+from cloister.cli.beforehand import require_grants, require_walls
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.eventwords import in_words
 from cloister.cli.evidence import HomeEvidence
@@ -246,8 +247,13 @@ def run(
     studies = common.new_study(agreed.study.name)
     hub = common.load_identity()
     sandboxed = is_sandboxed(worker)
+    require_walls(agreed, sandboxed=sandboxed)
     with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
         parties = [_party(home, agreed, held_out, ledgers) for home in site]
+        for home, party in zip(site, parties, strict=True):
+            require_grants(
+                home, party.identity, agreed, sandboxed=sandboxed, held_out=held_out, plan_file=plan
+            )
         attesting = HomeEvidence(common.home(), hub.public, ledgers, say).of_all(agreed)
         result = Study(
             agreed, hub, parties, user_code=allow_user_code, sandboxed=sandboxed, attesting=attesting

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from cloister.cli import common
+from cloister.cli.beforehand import require_grants, require_walls
 from cloister.cli.common import JsonOption, say
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
@@ -57,8 +58,14 @@ def up(
         raise InputError(
             f"no home was given for {', '.join(missing)}", where="--site", fix="Give the home of every site"
         )
+    require_walls(agreed, sandboxed=worker is Where.SANDBOXED)
     common.passphrase()  # asked for once; the processes get it as a file only they can read
     hub = common.load_identity()
+    for home in homes.values():
+        owner = Identity.load(home / "identity.json", common.passphrase())
+        require_grants(
+            home, owner, agreed, sandboxed=worker is Where.SANDBOXED, held_out=held_out, plan_file=plan
+        )
     _approve(agreed, homes)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloister-up-")))

@@ -52,6 +52,6 @@ def require() -> None:
     lacking = {wall: why for wall, why in available().items() if why is not None and wall in REQUIRED}
     for wall, why in lacking.items():
         raise PolicyRefused(
-            f"this machine cannot wall in a worker: {wall} is missing: {why}",
+            f"this machine cannot wall in a worker: {wall} is missing: {why.rstrip('.')}",
             fix="`cloister enclave setup --check` lists what is missing; nothing runs with less",
         )
