@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from tests.cli.homes import be, make_homes, tampered
 from tests.governance.releases import World, identity, make_world
+from tests.runtime.workers.walls import needs_walls
 
 from cloister.cli.main import run
 from cloister.crypto import open_bytes, seal_bytes
@@ -35,6 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(autouse=True)
 def _as_the_server(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_walls()
     be(monkeypatch, world.root, "server")
 
 
@@ -121,7 +123,7 @@ def test_sealed_rows_are_opened_in_memory_only(
     answer = open_bytes(out.read_bytes(), identity("reader"))
     assert pyarrow.csv.read_csv(io.BytesIO(answer)).equals(expected(world))
     assert touched
-    assert all(".answers." in path for path in touched)
+    assert all(".answers." in path for path in touched if path != os.devnull)  # the worker's standard input
     for path in tmp_path.iterdir():
         assert b"p-1" not in path.read_bytes()
         assert b"120.5" not in path.read_bytes()

@@ -14,7 +14,9 @@ from cloister.crypto import (
     aead,
     hkdf,
     open_bytes,
+    open_content_key,
     open_file,
+    open_with_content_key,
     seal_bytes,
     seal_file,
     sealed_recipients,
@@ -166,6 +168,52 @@ def test_two_recipients_cannot_be_shown_different_contents(
     assert open_bytes(sealed, alice) == b"x"
     with pytest.raises(IntegrityError, match="committed"):
         open_bytes(sealed, bob)
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, 2 * CHUNK + 5])
+def test_a_files_key_opens_it_without_the_identity(size: int, alice: Identity, bob: Identity) -> None:
+    sealed = seal_bytes(bytes(size), [bob.public, alice.public])
+    key = open_content_key(sealed, alice)
+    assert len(key) == 32
+    assert key == open_content_key(sealed, bob) == open_content_key(sealed[: start_of_chunks(sealed)], bob)
+    assert open_with_content_key(sealed, key) == bytes(size)
+
+
+def test_a_files_key_is_for_its_recipients_and_for_that_file(alice: Identity, bob: Identity) -> None:
+    sealed, other = seal_bytes(b"one", [alice.public]), seal_bytes(b"two", [alice.public])
+    with pytest.raises(InputError, match="not sealed to bob"):
+        open_content_key(sealed, bob)
+    for data in (b"", b"age,sex\n", sealed[:21]):
+        with pytest.raises(InputError):
+            open_content_key(data, alice)
+    key = open_content_key(sealed, alice)
+    with pytest.raises(IntegrityError, match="committed"):
+        open_with_content_key(other, key)
+    for wrong in (b"", key[:-1], key + b"x"):
+        with pytest.raises(InputError, match="32 bytes"):
+            open_with_content_key(sealed, wrong)
+
+
+def test_with_a_files_key_every_byte_counts_too(alice: Identity) -> None:
+    sealed = seal_bytes(b"x" * 40, [alice.public])
+    key = open_content_key(sealed, alice)
+    for at in range(len(sealed)):
+        changed = bytearray(sealed)
+        changed[at] ^= 1
+        with pytest.raises((InputError, IntegrityError)):
+            open_with_content_key(bytes(changed), key)
+    for end in range(len(sealed)):
+        with pytest.raises((InputError, IntegrityError)):
+            open_with_content_key(sealed[:end], key)
+
+
+def test_recipients_are_read_from_bytes_as_from_a_file(
+    tmp_path: Path, alice: Identity, bob: Identity
+) -> None:
+    sealed = seal_bytes(b"x", [bob.public, alice.public])
+    (tmp_path / "sealed").write_bytes(sealed)
+    both = (bob.fingerprint, alice.fingerprint)
+    assert sealed_recipients(sealed) == sealed_recipients(tmp_path / "sealed") == both
 
 
 def test_nothing_is_released_before_all_has_verified(tmp_path: Path, alice: Identity) -> None:

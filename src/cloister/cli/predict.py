@@ -1,9 +1,11 @@
 """`cloister predict MODEL FILE --to KEY`: sealed rows in, sealed predictions out.
 
 1. The release is verified against the identities that this home trusts, unless `--unverified` is spelled out.
-2. The model and the rows are opened in memory only, where they are sealed to this home's identity.
-3. Every row is checked against the model's schema.
-4. The predictions are sealed to their readers, unless `--plaintext` is spelled out, and written as one step.
+2. The model is opened in memory only, where it is sealed to this home's identity.
+3. A walled worker, which gets the key of a sealed file's content and no other, opens the rows in memory,
+   checks every one against the model's schema, predicts, and seals the predictions to their readers, unless
+   `--plaintext` is spelled out. This process has the home's keys and opens neither.
+4. What came back is written as one step.
 """
 
 from __future__ import annotations
@@ -12,18 +14,18 @@ import contextlib
 import enum
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from cloister.cli.common import JsonOption, emit, load_identity, resolve_identity, say
 from cloister.cli.verify import TrustOption, trust_anchors
+from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError, SchemaError
 from cloister.files import read_bytes, write_atomic
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
+    from cloister.crypto import PublicIdentity
     from cloister.inference import ModelArtifact
 
 __all__ = ["predict"]
@@ -36,6 +38,14 @@ class Format(enum.StrEnum):
 
     CSV = "csv"
     PARQUET = "parquet"
+
+
+class _Answer(NamedTuple):
+    """The predictions' bytes, sealed where they have readers; how many, and their columns' names."""
+
+    content: bytes
+    rows: int
+    columns: list[str]
 
 
 def predict(
@@ -69,13 +79,11 @@ def predict(
         bool, typer.Option("--unverified", help="Use the model without verifying its release.")
     ] = False,
     trust: TrustOption = None,
+    worker: WorkerOption = Where.SANDBOXED,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict with a released model: sealed rows in, sealed answers out."""
-    from cloister.crypto import seal_bytes
-    from cloister.inference import Predictor
-
     if bool(to) == plaintext:
         raise InputError(
             "predictions are sealed or unencrypted, not both" if plaintext else "predictions need a reader",
@@ -87,24 +95,20 @@ def predict(
             "the target exists", where=str(target), fix="Choose another one with --out, or use --force"
         )
     readers = [resolve_identity(name) for name in to or []]
-    predictor = Predictor.of(_model(model, trust, unverified))
-    if reference is not None:
-        with _rows(reference) as path:
-            predictor = predictor.fit_file(path)
-    with _rows(file) as path:
-        predictions = predictor.predict_file(path)
-    content = _encode(predictions, output_format)
-    write_atomic(target, content if plaintext else seal_bytes(content, readers), mode=0o600)
+    artifact = _model(model, trust, unverified)
+    work = _walled if is_sandboxed(worker) else _inside
+    answer = work(artifact, file, reference, output_format, None if plaintext else readers)
+    write_atomic(target, answer.content, mode=0o600)
     names = ", ".join(reader.name for reader in readers)
     result = {
         "out": str(target),
-        "rows": predictions.num_rows,
-        "columns": predictions.column_names,
+        "rows": answer.rows,
+        "columns": answer.columns,
         "sealed_to": [reader.fingerprint for reader in readers],
         "verified": not unverified,
     }
     where = f"in {target}, unencrypted" if plaintext else f"in {target}, sealed to {names}"
-    emit(result, as_json=as_json, text=f"{predictions.num_rows} predictions are {where}.")
+    emit(result, as_json=as_json, text=f"{answer.rows} predictions are {where}.")
 
 
 def _model(folder: Path, trust: list[Path] | None, unverified: bool) -> ModelArtifact:
@@ -134,6 +138,56 @@ def _model(folder: Path, trust: list[Path] | None, unverified: bool) -> ModelArt
     return ModelArtifact.from_bytes(data)
 
 
+def _walled(
+    artifact: ModelArtifact,
+    file: Path,
+    reference: Path | None,
+    output_format: Format,
+    readers: list[PublicIdentity] | None,
+) -> _Answer:
+    """Have a walled worker predict."""
+    from cloister.inference.walled import predict_walled, rows_of
+
+    given = [rows_of(_existing(each), load_identity) for each in (reference, file) if each is not None]
+    answer = predict_walled(
+        artifact,
+        given[-1],
+        reference=given[0] if reference is not None else None,
+        output_format=output_format.value,
+        readers=readers,
+    )
+    return _Answer(bytes(answer.content), answer.rows, answer.columns)
+
+
+def _inside(
+    artifact: ModelArtifact,
+    file: Path,
+    reference: Path | None,
+    output_format: Format,
+    readers: list[PublicIdentity] | None,
+) -> _Answer:
+    """Predict in this process."""
+    from cloister.crypto import seal_bytes
+    from cloister.inference import Predictor
+    from cloister.inference.predictor import encoded
+
+    predictor = Predictor.of(artifact)
+    if reference is not None:
+        with _rows(reference) as path:
+            predictor = predictor.fit_file(path)
+    with _rows(file) as path:
+        predictions = predictor.predict_file(path)
+    content = encoded(predictions, output_format.value)
+    sealed = content if readers is None else seal_bytes(content, readers)
+    return _Answer(sealed, predictions.num_rows, predictions.column_names)
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise InputError("there is no such file of rows", where=str(file), fix="Check the path")
+    return file
+
+
 @contextlib.contextmanager
 def _rows(file: Path) -> Iterator[Path]:
     """Yield a path to read the rows from: the file itself, or its opened content, which never touches a
@@ -141,8 +195,7 @@ def _rows(file: Path) -> Iterator[Path]:
     from cloister.crypto import open_bytes, sealed_recipients
     from cloister.inference import in_memory_file
 
-    if not file.is_file():
-        raise InputError("there is no such file of rows", where=str(file), fix="Check the path")
+    _existing(file)
     try:
         sealed_recipients(file)
     except InputError:
@@ -156,17 +209,3 @@ def _rows(file: Path) -> Iterator[Path]:
             raise
         except InputError as error:
             raise InputError(error.what, where=f"in {file}", fix=error.fix) from error
-
-
-def _encode(table: pa.Table, output_format: Format) -> bytes:
-    import io
-
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    buffer = io.BytesIO()
-    if output_format is Format.CSV:
-        pyarrow.csv.write_csv(table, buffer)
-    else:
-        pyarrow.parquet.write_table(table, buffer)
-    return buffer.getvalue()

@@ -34,7 +34,15 @@ from cloister.crypto.identity import Identity, PublicIdentity, keyring
 from cloister.crypto.kdf import ScryptCost, hkdf, scrypt
 from cloister.crypto.prg import Keystream, StreamRandom, apply_masks
 from cloister.crypto.rsa import RsaKey, RsaPublicKey
-from cloister.crypto.sealedfile import open_bytes, open_file, seal_bytes, seal_file, sealed_recipients
+from cloister.crypto.sealedfile import (
+    open_bytes,
+    open_content_key,
+    open_file,
+    open_with_content_key,
+    seal_bytes,
+    seal_file,
+    sealed_recipients,
+)
 from cloister.crypto.shamir import combine, split
 from cloister.crypto.signing import SignatureAlgorithm, SigningKey, VerifyKey
 from cloister.crypto.trust import TrustStore, declare_successor, export_identity, follows, read_export
@@ -85,8 +93,10 @@ __all__ = [
     "hpke_seal",
     "keyring",
     "open_bytes",
+    "open_content_key",
     "open_envelope",
     "open_file",
+    "open_with_content_key",
     "pre_authentication_encoding",
     "read_export",
     "refuse_weak",

@@ -14,6 +14,9 @@ prevents a file that opens to different contents for different recipients.
 
 A sealed file does not say who sealed it, and it shows length and recipients' fingerprints. `open_file` puts
 the target in its place only when the last chunk has verified; until then nothing is released.
+
+Who holds an identity and does not want to see the content opens the file key alone (`open_content_key`) and
+gives it to a process that may (`open_with_content_key`): it opens this file and no other.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Annotated, BinaryIO, Final
 
 import msgspec
 
+from cloister.crypto._base import check_length
 from cloister.crypto.aead import KEY_BYTES, TAG_BYTES, Opener, Sealer
 from cloister.crypto.hashing import constant_time_equal, sha256
 from cloister.crypto.hpke import hpke_open, hpke_seal
@@ -34,7 +38,15 @@ from cloister.crypto.kdf import hkdf
 from cloister.errors import InputError, IntegrityError
 from cloister.files import atomic_file
 
-__all__ = ["open_bytes", "open_file", "seal_bytes", "seal_file", "sealed_recipients"]
+__all__ = [
+    "open_bytes",
+    "open_content_key",
+    "open_file",
+    "open_with_content_key",
+    "seal_bytes",
+    "seal_file",
+    "sealed_recipients",
+]
 
 _MAGIC: Final = b"CLOISTER-SEALED-1\n"
 _CHUNK: Final = 256 << 10
@@ -92,9 +104,40 @@ def open_bytes(sealed: bytes, identity: Identity) -> bytes:
     return writer.getvalue()
 
 
-def sealed_recipients(source: Path) -> tuple[str, ...]:
-    """Return the fingerprints that a sealed file names as its recipients; nothing is verified."""
-    with _open_source(source) as reader:
+def open_content_key(sealed: bytes, identity: Identity) -> bytes:
+    """Return the file key of what is sealed to `identity`, 32 bytes; none of the content is opened.
+
+    Args:
+        sealed: a sealed file, or its header at least.
+        identity: one of its recipients.
+
+    Raises:
+        InputError: not a sealed file, or not sealed to `identity`.
+        IntegrityError: its header was altered.
+    """
+    header, _ = _read_header(io.BytesIO(sealed))
+    return _file_key(header, identity)
+
+
+def open_with_content_key(sealed: bytes, content_key: bytes) -> bytes:
+    """Return what is sealed, by the file key that `open_content_key` gave. It belongs to this file alone.
+
+    Raises:
+        InputError: not a sealed file, or no key by its length.
+        IntegrityError: the key is another file's, or the file was altered or cut.
+    """
+    check_length(content_key, KEY_BYTES, "a sealed file's key")
+    reader, writer = io.BytesIO(sealed), io.BytesIO()
+    header, salt = _read_header(reader)
+    _check_committed(header, content_key)
+    _open_chunks(reader, writer, content_key, salt)
+    return writer.getvalue()
+
+
+def sealed_recipients(source: Path | bytes) -> tuple[str, ...]:
+    """Return the fingerprints that a sealed file, or its bytes, names as its recipients; nothing is
+    verified."""
+    with io.BytesIO(source) if isinstance(source, bytes) else _open_source(source) as reader:
         header, _ = _read_header(reader)
     return tuple(recipient.fingerprint for recipient in header.recipients)
 
@@ -159,19 +202,27 @@ def _file_key(header: _Header, identity: Identity) -> bytes:
         if recipient.fingerprint == identity.fingerprint:
             name = identity.fingerprint.encode()
             key = hpke_open(identity.sealing, recipient.sealed, info=_INFO, associated_data=name)
-            if not constant_time_equal(hkdf(key, info=_COMMIT), header.commitment):
-                raise IntegrityError(
-                    "a sealed file's key is not the committed one", fix="Ask its sender to seal it again"
-                )
+            _check_committed(header, key)
             return key
     raise InputError(
         f"the file is not sealed to {identity.name}", fix="Ask its sender to seal it to your identity"
     )
 
 
+def _check_committed(header: _Header, file_key: bytes) -> None:
+    if not constant_time_equal(hkdf(file_key, info=_COMMIT), header.commitment):
+        raise IntegrityError(
+            "a sealed file's key is not the committed one", fix="Ask its sender to seal it again"
+        )
+
+
 def _open(reader: BinaryIO, writer: BinaryIO, identity: Identity) -> None:
     header, salt = _read_header(reader)
-    opener = Opener(hkdf(_file_key(header, identity), info=_PAYLOAD, salt=salt), _CHUNK)
+    _open_chunks(reader, writer, _file_key(header, identity), salt)
+
+
+def _open_chunks(reader: BinaryIO, writer: BinaryIO, file_key: bytes, salt: bytes) -> None:
+    opener = Opener(hkdf(file_key, info=_PAYLOAD, salt=salt), _CHUNK)
     chunk = _read(reader, _CHUNK + TAG_BYTES)
     last = False
     while not last:

@@ -15,11 +15,15 @@ after `fit` on the rows of the site that asks; those statistics stay in the retu
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from cloister.errors import InputError
@@ -28,7 +32,17 @@ from cloister.inference.rows import read_rows
 from cloister.learning import FeatureMap
 from cloister.vault.sources import Source, TableSource, open_source
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "encoded"]
+
+
+def encoded(answers: pa.Table, output_format: Literal["csv", "parquet"]) -> bytes:
+    """Return answers as the bytes of a CSV or Parquet file."""
+    buffer = io.BytesIO()
+    if output_format == "csv":
+        pyarrow.csv.write_csv(answers, buffer)
+    else:
+        pyarrow.parquet.write_table(answers, buffer)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,15 @@ class Predictor:
     def of(cls, artifact: ModelArtifact) -> Predictor:
         """Return the predictor of a released model."""
         return cls(artifact, artifact.card.features)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of an answer. Raises InputError where the model is code of the user's own."""
+        if not self.features.classes:
+            return ("value",)
+        if self.artifact.model.head.outputs == 1:
+            return ("prediction", "probability")
+        return ("prediction", *(f"probability={name}" for name in self.features.class_names))
 
     def fit(self, reference: pa.Table) -> Predictor:
         """Return a predictor that scales by the rows of `reference` where the model asks for local scaling.
@@ -86,13 +109,12 @@ class Predictor:
         X = self.features.transform_features(read_rows(source, self.features))
         scores = self.artifact.model.predict(self.artifact.parameters, X)
         if not self.features.classes:
-            return pa.table({"value": pa.array(self.features.label_values(scores))})
-        if scores.ndim == 1:
-            return pa.table({"prediction": self._labels(scores >= 0.5), "probability": pa.array(scores)})
-        columns = {
-            f"probability={name}": pa.array(scores[:, i]) for i, name in enumerate(self.features.class_names)
-        }
-        return pa.table({"prediction": self._labels(scores.argmax(axis=1)), **columns})
+            columns = [pa.array(self.features.label_values(scores))]
+        elif scores.ndim == 1:
+            columns = [self._labels(scores >= 0.5), pa.array(scores)]
+        else:
+            columns = [self._labels(scores.argmax(axis=1)), *(pa.array(each) for each in scores.T)]
+        return pa.table(dict(zip(self.columns, columns, strict=True)))
 
     def _labels(self, classes: NDArray[np.generic]) -> pa.Array:
         """Return class numbers as the label's own values."""

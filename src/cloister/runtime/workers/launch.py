@@ -17,13 +17,13 @@ _WHY_SECONDS: Final = 5.0
 _LAST_LINE: Final = 300
 
 
-def sandbox() -> StartWorker:
-    """Return what starts sandboxed workers, one for each call."""
-    return _start
+def sandbox(module: str = MODULE) -> StartWorker:
+    """Return what starts sandboxed workers, one for each call; `module` is what runs in them."""
 
+    def start() -> Running:
+        return _Process(spawn(module))
 
-def _start() -> Running:
-    return _Process(spawn(MODULE))
+    return start
 
 
 class _Process:
