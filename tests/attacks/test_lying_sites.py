@@ -255,7 +255,9 @@ def test_a_finish_before_the_last_round_does_not_finish_a_site(tmp_path: Path) -
     world.start()
     world.run(until=lambda: len(rounds(world)) == 1)
     site = world.sites["site0"]
-    outcome = Outcome(0, 0, ["site0", "site1", "site2"], memoryview(bytes(4 * world.sites["site0"].shape.size)))
+    outcome = Outcome(
+        0, 0, ["site0", "site1", "site2"], memoryview(bytes(4 * world.sites["site0"].shape.size))
+    )
     with pytest.raises(ProtocolError, match="last round"):
         site._handle(Finish(outcome))
     assert not site.finished
@@ -267,7 +269,9 @@ def test_a_refused_start_does_not_move_the_model(tmp_path: Path) -> None:
     world.start()
     world.run(until=lambda: len(rounds(world)) == 1)
     site = world.sites["site0"]
-    outcome = Outcome(0, 0, ["site0", "site1", "site2"], memoryview(bytes(4 * world.sites["site0"].shape.size)))
+    outcome = Outcome(
+        0, 0, ["site0", "site1", "site2"], memoryview(bytes(4 * world.sites["site0"].shape.size))
+    )
     for start in (RoundStart(2, 1, outcome), RoundStart(1, 0, outcome)):
         with pytest.raises(ProtocolError, match=r"is due|was used"):
             site._handle(start)
