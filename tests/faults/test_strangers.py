@@ -84,7 +84,7 @@ def garbage() -> list[bytes]:
 
 
 def test_garbage(stage: Stage) -> None:
-    add_study(stage, 0)
+    add_study(stage, 0, deadline_seconds=30.0)  # nobody is to be left out on a busy machine
     stage.start("hub", study=0)
     stage.wait(lambda: stage.rounds() >= 3)
     sent = asyncio.run(say_while_it_runs(stage, 0, "site4", [("hub", each) for each in garbage()]))
@@ -95,7 +95,7 @@ def test_garbage(stage: Stage) -> None:
 
 
 def test_an_unknown_identity_and_one_that_is_in_no_study(stage: Stage) -> None:
-    add_study(stage, 1)
+    add_study(stage, 1, deadline_seconds=30.0)
     plan, public = stage.homes.plan(1), stage.homes.public()
     stage.start("hub", study=1)
     stage.wait(lambda: stage.said("hub", "up", plan=1))
@@ -125,7 +125,7 @@ class _Opens:
 def test_a_replay_of_an_older_study_and_of_the_running_one(stage: Stage) -> None:
     """Everything that sites were sent before is sent to them again, by one who may speak to nobody but the
     hub; and what the hub was sent is sent to the hub."""
-    add_study(stage, 2)
+    add_study(stage, 2, deadline_seconds=30.0)
     stage.start("hub", study=2, record=True)
     check(stage, 2, stage.sites[:4], everybody=True)
     old = recorded(stage.homes.root, "hub")
