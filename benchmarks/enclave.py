@@ -191,7 +191,7 @@ def worker_over_plain(folder: Path, runs: int, rows: int) -> tuple[float, dict[s
             ),
             data=DataSection(schema=schema.digest().hex(), features=schema.features, label="y"),
             model=ModelSection(kind="mlp", hidden=(64,), classes=2),
-            training=TrainingSection(rounds=1, batch=64, local_steps=2000, learning_rate=0.1),
+            training=TrainingSection(rounds=1, batch=64, local_steps=10_000, learning_rate=0.1),
         ),
         schema,
     )
