@@ -117,7 +117,13 @@ def step_of(block: Block) -> list[str]:
     return [shell_text(block)]
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+LONG = ("docs/audit.md", "docs/statistics.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.name in LONG), id=page.name) for page in RUN],
+)
 def test_a_page_runs_from_top_to_bottom(page: Page, tmp_path: Path) -> None:
     if page.setup == "enclave" and (missing := why_no_swtpm()):
         pytest.skip(missing)
