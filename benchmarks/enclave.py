@@ -30,7 +30,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -121,9 +120,8 @@ def quote_and_release(folder: Path, runs: int) -> tuple[float, float]:
         keys.create(kek)
         wrapped = keys.wrap(kek, os.urandom(32))
         wanted = Wanted(kek, manifest, None, "benchmark")
-        until = (now() + timedelta(hours=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
-        stated = {"id": os.urandom(16).hex(), "wanted": wanted, "expires": until, "uses": 10_000}
-        keys.allow(msgspec.convert(stated, Permission))
+        until = now().replace(microsecond=0) + timedelta(hours=1)
+        keys.allow(Permission(os.urandom(16).hex(), wanted, until, uses=10_000))
         keys.close()
 
         def release() -> None:

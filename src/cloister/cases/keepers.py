@@ -14,7 +14,6 @@ for the machine a software TPM does, and everything says that this is not hardwa
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -23,8 +22,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
 
 from cloister.crypto import Identity, PublicIdentity, ScryptCost, sha256
 from cloister.enclave.appraise import appraiser
@@ -40,7 +37,8 @@ from cloister.enclave.broker import (
     decode_entry,
     open_book,
 )
-from cloister.enclave.broker.entries import Refusal, ReleaseMade
+from cloister.enclave.broker.entries import Appraised, Refusal, ReleaseMade
+from cloister.enclave.claims import protection_by
 from cloister.enclave.policy import EnclavePolicy, Reference
 from cloister.enclave.sandbox import require
 from cloister.errors import InputError, PolicyRefused, VerificationError
@@ -146,7 +144,7 @@ class Keepers:
 
     def allow(self, plan: Plan, vaults: Mapping[str, Vault], datasets: tuple[str, ...]) -> None:
         """Let one attested worker of each site open its datasets for a plan; owners forget their keys."""
-        until = (_now() + timedelta(hours=_HOURS)).isoformat(timespec="seconds").replace("+00:00", "Z")
+        until = _now().replace(microsecond=0) + timedelta(hours=_HOURS)
         for name, vault in vaults.items():
             kept = self._kept[name]
             for dataset in datasets:
@@ -157,8 +155,7 @@ class Keepers:
                     plan.digest.hex(),
                     plan.study.purpose,
                 )
-                stated: dict[str, Any] = {"wanted": wanted, "expires": until, "uses": 1}
-                kept.keys.allow(msgspec.convert({"id": os.urandom(16).hex(), **stated}, Permission))
+                kept.keys.allow(Permission(secrets.token_hex(16), wanted, until, uses=1))
             kept.keys.close()
 
     def access(self, name: str) -> BrokerAccess:
@@ -216,7 +213,7 @@ class Keepers:
         accepted = [each.protection for each in found if each.accepted]
         hardware = bool(accepted) and set(accepted) == {"hardware"}
         return Enclave(
-            protection="hardware" if hardware else "not hardware-protected",
+            protection=protection_by(hardware),
             attestations=tuple(sorted(found, key=lambda each: not each.accepted)),
             policy=self.policy.digest,
             walls=dict(walls),
@@ -239,35 +236,18 @@ class Keepers:
 def _attestations(entries: list[Entry], who: str, asked_by: str, changed: str) -> list[Attestation]:
     """Return one line for all releases to a site's worker, and one for each kind of refusal."""
     made = [entry for entry in entries if isinstance(entry, ReleaseMade)]
-    refused = [entry for entry in entries if isinstance(entry, Refusal) and entry.appraised is not None]
-    found = []
-    if made:
-        seen = made[0].appraised
-        found.append(
-            Attestation(
-                who=who,
-                asked_by=asked_by,
-                kind=seen.kind,
-                protection="hardware" if seen.protection == "hardware" else "not hardware-protected",
-                keys=sum(entry.count for entry in made),
-                package=seen.measurements.get(_PACKAGE),
-            )
-        )
-    for entry in refused:
-        shown = entry.appraised
-        if shown is not None:
-            found.append(
-                Attestation(
-                    who=who,
-                    asked_by=asked_by,
-                    kind=shown.kind,
-                    protection="hardware" if shown.protection == "hardware" else "not hardware-protected",
-                    reasons=entry.reasons,
-                    package=shown.measurements.get(_PACKAGE),
-                    changed=changed,
-                )
-            )
+    keys = sum(entry.count for entry in made)
+    found = [_attestation(who, asked_by, made[0].appraised, keys=keys)] if made else []
+    for entry in entries:
+        if isinstance(entry, Refusal) and entry.appraised is not None:
+            shown = entry.appraised
+            found.append(_attestation(who, asked_by, shown, reasons=entry.reasons, changed=changed))
     return found
+
+
+def _attestation(who: str, asked_by: str, shown: Appraised, **came_of_it: Any) -> Attestation:
+    package = shown.measurements.get(_PACKAGE)
+    return Attestation(who, asked_by, shown.kind, shown.protection, package=package, **came_of_it)
 
 
 def _package() -> Path:

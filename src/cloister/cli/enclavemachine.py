@@ -53,6 +53,7 @@ def attest(
 ) -> None:
     """Write evidence of this machine: confidential guest, TPM, or (if allowed) a TPM made of software."""
     from cloister.crypto import digest_file
+    from cloister.enclave.claims import protection_by
     from cloister.enclave.evidence import report_data
     from cloister.files import write_atomic
 
@@ -68,7 +69,7 @@ def attest(
         "evidence": str(out),
         "kind": evidence.kind,
         "sha256": evidence.digest.hex(),
-        "protection": "hardware" if hardware else "not hardware-protected",
+        "protection": protection_by(hardware),
         "key_digest": digest.hex(),
     }
     emit(found, as_json=as_json, text=f"Wrote {out}: evidence of kind {evidence.kind}.")

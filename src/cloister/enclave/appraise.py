@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from cloister.crypto.signing import SignatureAlgorithm, VerifyKey
-from cloister.enclave.claims import Claims
+from cloister.enclave.claims import Claims, Protection
 from cloister.enclave.evidence import Evidence, Kind
 from cloister.enclave.policy import EnclavePolicy, Policies, Reference, TpmRules
 from cloister.errors import CloisterError, InputError
@@ -146,9 +146,9 @@ class Appraisal:
         return not self.reasons
 
     @property
-    def protection(self) -> str:
-        """ "hardware", or "not hardware-protected"."""
-        return "not hardware-protected" if self.claims.software_only else "hardware"
+    def protection(self) -> Protection:
+        """What vouches for it, in words."""
+        return self.claims.protection
 
 
 def judge(

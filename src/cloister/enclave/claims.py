@@ -7,12 +7,39 @@ Null never counts as true. A verifier of one kind of evidence fills in what its 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final, Literal
 
 import msgspec
 
 from cloister.enclave.evidence import Kind
 
-__all__ = ["Claims"]
+__all__ = ["NOT_PROTECTED", "VERDICTS", "Claims", "Protection", "protection_by"]
+
+Protection = Literal["hardware", "not hardware-protected"]
+"""What vouches for something: the one wording of tokens, logs, records and reports."""
+
+NOT_PROTECTED: Final[Literal["not hardware-protected"]] = "not hardware-protected"
+
+VERDICTS: Final = (
+    "signature",
+    "chain",
+    "revocation_checked",
+    "collateral_fresh",
+    "tcb_consistent",
+    "debug",
+    "freshness",
+    "bindings",
+    "event_log",
+    "measurement_match",
+    "hardware_rooted",
+    "self_reported",
+)
+"""The claims that are true, false or null, in the order in which they are shown."""
+
+
+def protection_by(hardware: bool) -> Protection:
+    """Return what vouches for something, in words."""
+    return "hardware" if hardware else NOT_PROTECTED
 
 
 class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -76,3 +103,8 @@ class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def software_only(self) -> bool:
         """Whether nothing but software vouches for this: it must be shown as not hardware-protected."""
         return self.hardware_rooted is not True
+
+    @property
+    def protection(self) -> Protection:
+        """What vouches for this, in words."""
+        return protection_by(not self.software_only)

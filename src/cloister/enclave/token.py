@@ -19,7 +19,7 @@ import msgspec
 from cloister.crypto.dsse import Signer, open_envelope, sign_envelope
 from cloister.crypto.signing import VerifyKey
 from cloister.enclave.appraise import Appraisal
-from cloister.enclave.claims import Claims
+from cloister.enclave.claims import Claims, Protection
 from cloister.errors import IntegrityError
 
 __all__ = ["TOKEN_TYPE", "Token", "issue_token", "open_token"]
@@ -51,7 +51,7 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verifier: Mapping[str, str] = msgspec.field(name="ear.verifier-id")
     eat_nonce: str | None
     evidence: str = msgspec.field(name="cloister.evidence")
-    protection: Literal["hardware", "not hardware-protected"] = msgspec.field(name="cloister.protection")
+    protection: Protection = msgspec.field(name="cloister.protection")
     submods: Mapping[str, Submodule]
     accepted: bool = msgspec.field(name="cloister.accepted")
     reasons: tuple[str, ...] = msgspec.field(name="cloister.reasons")
@@ -76,7 +76,7 @@ def issue_token(appraisal: Appraisal, signer: Signer) -> bytes:
         verifier={"developer": "cloister", "build": metadata.version("cloister")},
         eat_nonce=None if appraisal.expected is None else appraisal.expected.hex(),
         evidence=appraisal.evidence.hex(),
-        protection="not hardware-protected" if claims.software_only else "hardware",
+        protection=claims.protection,
         submods={
             name: Submodule(
                 _status(each, accepted=appraisal.accepted),

@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cloister.crypto import sha256
+from cloister.enclave.claims import NOT_PROTECTED
 from cloister.errors import VerificationError
 from cloister.governance.case import Case, require
 from cloister.governance.folder import appraisal_path
 from cloister.governance.statement import Enclave
 from cloister.governance.study import TrainedStudy
-from cloister.runtime.appraisal import AGGREGATOR, NOT_PROTECTED, WORKER, Appraisal, open_appraisal
+from cloister.runtime.appraisal import AGGREGATOR, WORKER, Appraisal, open_appraisal
 
 __all__ = ["appraisal_files", "check_enclave", "enclave_of"]
 

@@ -7,15 +7,15 @@ Invariant: the report is "hardware" only where every accepted attestation is; on
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
+from cloister.enclave.claims import Protection
 from cloister.report.kinds import Count, Digest
 
-__all__ = ["Attestation", "Enclave", "Protection"]
+__all__ = ["Attestation", "Enclave"]
 
-Protection = Literal["hardware", "not hardware-protected"]
 
 _Text = Annotated[str, msgspec.Meta(max_length=1000)]
 

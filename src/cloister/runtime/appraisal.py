@@ -8,20 +8,19 @@ aggregator, so that a reader of the release need not take the hub's word for it.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from cloister.crypto import Identity, PublicIdentity, canonical_bytes, keyring, open_envelope, sign_envelope
-from cloister.enclave.claims import Claims
+from cloister.enclave.claims import VERDICTS, Claims, Protection, protection_by
 from cloister.enclave.evidence import Evidence, Kind
 from cloister.errors import IntegrityError
 
 __all__ = [
     "AGGREGATOR",
     "APPRAISAL_TYPE",
-    "NOT_PROTECTED",
     "WORKER",
     "Appraisal",
     "Appraised",
@@ -35,22 +34,6 @@ WORKER: Final = "cloister/worker/v1"
 AGGREGATOR: Final = "cloister/aggregator/v1"
 """Purpose of the evidence of a hub's aggregator; its key is the hub's identity."""
 APPRAISAL_TYPE: Final = "application/vnd.cloister.appraisal+json"
-NOT_PROTECTED: Final[Literal["not hardware-protected"]] = "not hardware-protected"
-
-_VERDICTS: Final = (
-    "signature",
-    "chain",
-    "revocation_checked",
-    "collateral_fresh",
-    "tcb_consistent",
-    "debug",
-    "freshness",
-    "bindings",
-    "event_log",
-    "measurement_match",
-    "hardware_rooted",
-    "self_reported",
-)
 
 _Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", max_length=64)]
 _Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\Z", max_length=63)]
@@ -90,9 +73,9 @@ class Appraisal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: Annotated[int, Meta(ge=0, le=64)] = 0
 
     @property
-    def protection(self) -> Literal["hardware", "not hardware-protected"]:
+    def protection(self) -> Protection:
         """What vouches for it, in words."""
-        return "hardware" if self.hardware else NOT_PROTECTED
+        return protection_by(self.hardware)
 
 
 class Appraised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,7 +123,7 @@ def appraisal_of(
         key=key.hex(),
         evidence=evidence.digest.hex(),
         at=at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        claims={name: getattr(claims, name) for name in _VERDICTS},
+        claims={name: getattr(claims, name) for name in VERDICTS},
         tcb_status=claims.tcb_status,
         devices=len(claims.devices),
     )

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from cloister.enclave.claims import Protection
+
 __all__ = [
     "Burnt",
     "Connected",
@@ -75,7 +77,7 @@ class EvidenceAccepted:
 
     peer: str
     kind: str
-    protection: Literal["hardware", "not hardware-protected"]
+    protection: Protection
 
 
 @dataclass(frozen=True)

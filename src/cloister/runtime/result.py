@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.crypto import PublicIdentity
+from cloister.enclave.claims import NOT_PROTECTED, Protection
 from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms
-from cloister.runtime.appraisal import NOT_PROTECTED, Appraised, open_appraisal
+from cloister.runtime.appraisal import Appraised, open_appraisal
 from cloister.runtime.events import RoundDone
 
 __all__ = ["EpochFacts", "StudyResult", "TransportName"]
@@ -87,7 +88,7 @@ class StudyResult:
         return self.epochs[-1]
 
     @property
-    def protection(self) -> Literal["hardware", "not hardware-protected"]:
+    def protection(self) -> Protection:
         """Whether hardware vouches for the workers of all members, and by their word for the hub."""
         for member in self.members:
             kept = self.appraisals.get(member.name)

@@ -84,12 +84,8 @@ class World:
     def allow(self, plan: Plan, *, uses: int = 1) -> None:
         handed = self.vault.hand_over("train", purpose=PURPOSE)
         wanted = Wanted(handed.manifest.kek_id, sha256(handed.envelope).hex(), plan.digest.hex(), PURPOSE)
-        until = (now() + timedelta(hours=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self.owned.allow(
-            msgspec.convert(
-                {"id": os.urandom(16).hex(), "wanted": wanted, "expires": until, "uses": uses}, Permission
-            )
-        )
+        until = now().replace(microsecond=0) + timedelta(hours=1)
+        self.owned.allow(Permission(os.urandom(16).hex(), wanted, until, uses))
 
     def run(self, plan: Plan, access: BrokerAccess) -> np.ndarray:
         first = replace(self.members[0], broker=access)

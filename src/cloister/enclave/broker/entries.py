@@ -14,7 +14,7 @@ import msgspec
 
 from cloister.crypto import canonical_bytes
 from cloister.enclave.broker.grant import Grant, Permission, Wanted
-from cloister.enclave.claims import Claims
+from cloister.enclave.claims import Claims, Protection
 from cloister.errors import IntegrityError
 
 __all__ = [
@@ -50,7 +50,7 @@ class Appraised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     kind: str
-    protection: str
+    protection: Protection
     debug: bool | None
     measurement_match: bool | None
     self_reported: bool | None
@@ -143,7 +143,7 @@ def appraised(claims: Claims) -> Appraised:
     """Return what is kept of claims."""
     return Appraised(
         kind=claims.kind,
-        protection="not hardware-protected" if claims.software_only else "hardware",
+        protection=claims.protection,
         debug=claims.debug,
         measurement_match=claims.measurement_match,
         self_reported=claims.self_reported,
