@@ -49,7 +49,8 @@ import cloister
 from cloister.cases import Case, CaseData, Progress
 from cloister.cases.privacy import audit_facts, budget_of, privacy_of_case
 from cloister.crypto import Identity, ScryptCost, TrustStore, open_bytes, seal_bytes
-from cloister.enclave.policy import EnclavePolicy, policy_toml
+from cloister.enclave.policy import EnclavePolicy
+from cloister.enclave.policyfile import policy_toml
 from cloister.errors import VerificationError
 from cloister.files import new_directory, write_atomic
 from cloister.governance import TrainedStudy, TrustAnchors, in_words, release, verify_release

@@ -494,7 +494,7 @@ def test_a_policy_that_accepts_nothing_lets_nothing_in(tmp_path: Path) -> None:
     ],
 )
 def test_a_policy_that_contradicts_itself_is_an_error_and_never_a_yes(text: bytes) -> None:
-    from cloister.enclave.policy import read_enclave_policy
+    from cloister.enclave.policyfile import read_enclave_policy
 
     with pytest.raises(InputError):
         read_enclave_policy(text)

@@ -15,7 +15,8 @@ from cloister.cli.enclavepolicy import TEMPLATE
 from cloister.crypto import Identity, keyring
 from cloister.enclave.claims import Claims
 from cloister.enclave.evidence import Evidence
-from cloister.enclave.policy import EnclavePolicy, read_enclave_policy
+from cloister.enclave.policy import EnclavePolicy
+from cloister.enclave.policyfile import read_enclave_policy
 from cloister.enclave.token import open_token
 
 NONCE = "00112233445566778899aabbccddeeff"

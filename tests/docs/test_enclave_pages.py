@@ -13,7 +13,8 @@ from tests.docs.markdown import ROOT, Page
 
 from cloister.cli.enclavepolicy import TEMPLATE
 from cloister.enclave import Claims, Kind
-from cloister.enclave.policy import EnclavePolicy, read_enclave_policy
+from cloister.enclave.policy import EnclavePolicy
+from cloister.enclave.policyfile import read_enclave_policy
 
 PAGE = Page(ROOT / "docs" / "enclave.md")
 BROKER = Page(ROOT / "docs" / "enclave-broker.md")

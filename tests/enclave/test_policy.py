@@ -12,13 +12,8 @@ from hypothesis import strategies as st
 
 from cloister.crypto import Identity
 from cloister.enclave.claims import Claims
-from cloister.enclave.policy import (
-    ENCLAVE_POLICY,
-    EnclavePolicy,
-    GpuRules,
-    Policies,
-    Reference,
-    TpmRules,
+from cloister.enclave.policy import ENCLAVE_POLICY, EnclavePolicy, GpuRules, Policies, Reference, TpmRules
+from cloister.enclave.policyfile import (
     enclave_policy_path,
     load_enclave_policy,
     policy_toml,

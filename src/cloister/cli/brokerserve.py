@@ -93,7 +93,8 @@ async def _until_told(serving: Any) -> None:
 def policy_in_force(owner: PublicIdentity, further: list[Path]) -> tuple[Any, str, str]:
     """Return what appraises, the policies' digest, and a sentence about them."""
     from cloister.enclave.appraise import appraiser
-    from cloister.enclave.policy import Policies, load_enclave_policy, read_enclave_policy
+    from cloister.enclave.policy import Policies
+    from cloister.enclave.policyfile import load_enclave_policy, read_enclave_policy
     from cloister.files import read_bytes
 
     parts = [load_enclave_policy(common.home(), owner)]

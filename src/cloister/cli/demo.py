@@ -75,7 +75,7 @@ def demo(
 
 
 def _policy(path: Path | None) -> EnclavePolicy | None:
-    from cloister.enclave.policy import read_enclave_policy
+    from cloister.enclave.policyfile import read_enclave_policy
     from cloister.files import read_bytes
 
     return None if path is None else read_enclave_policy(read_bytes(path, limit=_MAX_POLICY, what="policy"))

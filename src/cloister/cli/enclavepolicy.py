@@ -55,7 +55,7 @@ TEMPLATE: Final = """\
 @app.command("init")
 def init() -> None:
     """Write an enclave policy with every rule explained, to be edited and signed."""
-    from cloister.enclave.policy import enclave_policy_path
+    from cloister.enclave.policyfile import enclave_policy_path
     from cloister.files import write_atomic
 
     path = enclave_policy_path(common.home())
@@ -69,7 +69,8 @@ def init() -> None:
 @app.command("sign")
 def sign() -> None:
     """Sign the enclave policy, after checking that it is one."""
-    from cloister.enclave.policy import ENCLAVE_POLICY, EnclavePolicy, enclave_policy_path
+    from cloister.enclave.policy import ENCLAVE_POLICY, EnclavePolicy
+    from cloister.enclave.policyfile import enclave_policy_path
     from cloister.policy import sign_toml
 
     path = enclave_policy_path(common.home())
@@ -82,7 +83,7 @@ def show(as_json: JsonOption = False) -> None:
     import msgspec
 
     from cloister.crypto import Identity
-    from cloister.enclave.policy import enclave_policy_path, load_enclave_policy, policy_toml
+    from cloister.enclave.policyfile import enclave_policy_path, load_enclave_policy, policy_toml
 
     path = enclave_policy_path(common.home())
     owner = Identity.read_public(common.identity_path())

@@ -158,7 +158,8 @@ def _time(text: str | None) -> datetime:
 
 
 def _policies(paths: list[Path]) -> Policies:
-    from cloister.enclave.policy import EnclavePolicy, Policies, read_enclave_policy
+    from cloister.enclave.policy import EnclavePolicy, Policies
+    from cloister.enclave.policyfile import read_enclave_policy
     from cloister.files import read_bytes
 
     parts = [

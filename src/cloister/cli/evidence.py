@@ -71,13 +71,13 @@ class HomeEvidence:
 
     def attest(self, report_data: bytes) -> Evidence:
         """Return evidence of this machine that carries 64 bytes. Raises as `of_hub`."""
-        from cloister.enclave.policy import load_enclave_policy
+        from cloister.enclave.policyfile import load_enclave_policy
 
         return self._open(load_enclave_policy(self._home, self._owner)).attest(report_data)
 
     def _attesting(self, purpose: str, vouched_for: PublicIdentity) -> Attesting:
         from cloister.enclave.appraise import appraiser
-        from cloister.enclave.policy import load_enclave_policy
+        from cloister.enclave.policyfile import load_enclave_policy
         from cloister.runtime.attestation import attesting_by
 
         policy = load_enclave_policy(self._home, self._owner)
@@ -86,7 +86,7 @@ class HomeEvidence:
     def _open(self, policy: EnclavePolicy) -> Attester:
         """Return this machine's attester, its start measured once for this process."""
         from cloister.enclave.attester import find_attester, measure
-        from cloister.enclave.policy import enclave_policy_path
+        from cloister.enclave.policyfile import enclave_policy_path
 
         if self._attester is None:
             path = enclave_policy_path(self._home)

@@ -24,22 +24,19 @@ refuses.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
-from cloister.crypto import PublicIdentity, canonical_bytes, keyring
+from cloister.crypto import canonical_bytes
 from cloister.enclave.claims import Claims
 from cloister.enclave.evidence import KINDS, Kind
 from cloister.enclave.launch import unanchored
 from cloister.errors import InputError
-from cloister.policy import decode_toml, load_signed_toml
 
 __all__ = [
     "ENCLAVE_POLICY",
@@ -48,10 +45,6 @@ __all__ = [
     "Policies",
     "Reference",
     "TpmRules",
-    "enclave_policy_path",
-    "load_enclave_policy",
-    "policy_toml",
-    "read_enclave_policy",
 ]
 
 ENCLAVE_POLICY: Final = "enclave policy"
@@ -403,43 +396,3 @@ def _moment(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return found if found is not None and found.tzinfo is not None else None
-
-
-def enclave_policy_path(home: Path) -> Path:
-    """Return where a home's enclave policy is."""
-    return home / "policy" / "enclave.toml"
-
-
-def read_enclave_policy(data: bytes) -> EnclavePolicy:
-    """Return the policy in TOML text. Raises InputError as `decode_toml`, or where it contradicts itself."""
-    return decode_toml(data, EnclavePolicy, ENCLAVE_POLICY)
-
-
-def load_enclave_policy(home: Path, owner: PublicIdentity) -> EnclavePolicy:
-    """Return a home's enclave policy; the default, which accepts hardware alone, where there is none.
-
-    Raises:
-        IntegrityError: it is not as its owner signed it, or only its signature is left.
-        InputError: it is not signed, does not decode, or contradicts itself.
-    """
-    path = enclave_policy_path(home)
-    signature = path.with_name(path.name + ".dsse")
-    if not path.exists() and not signature.exists():
-        return EnclavePolicy()
-    return load_signed_toml(path, EnclavePolicy, ENCLAVE_POLICY, keyring([owner]))
-
-
-def policy_toml(policy: EnclavePolicy) -> bytes:
-    """Return TOML that `read_enclave_policy` reads back as an equal policy; what is as usual is left out."""
-    usual, rules = (msgspec.to_builtins(each) for each in (EnclavePolicy(), policy))
-    lines = [f"{name} = {_inline(value)}" for name, value in rules.items() if value != usual[name]]
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _inline(value: object) -> str:
-    """Return a value as inline TOML; JSON's text is TOML's but for DEL."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_inline(key)} = {_inline(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_inline(each) for each in value) + "]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
