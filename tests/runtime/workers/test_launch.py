@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,3 +83,11 @@ def test_a_process_that_does_not_come_up_says_its_last_line(ended: Any) -> None:
 def test_how_a_worker_ended(ended: Any, code: int | None, words: str) -> None:
     ended(code, "ROW 1234567")
     assert launch.sandbox()().why() == words
+
+
+def test_the_base_install_brings_what_walls_need() -> None:
+    """Commands that open rows wall their worker off by default, so a plain install must be able to."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    base = {re.split(r"[>=\[ ]", each)[0] for each in project["dependencies"]}
+    assert "pyseccomp" in base
+    assert "scikit-learn" in base  # which brings threadpoolctl
