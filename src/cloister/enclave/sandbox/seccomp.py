@@ -99,7 +99,7 @@ def prepare() -> Any:
         import pyseccomp
     except ImportError as error:
         raise PolicyRefused(
-            "pyseccomp is not installed: system calls cannot be filtered", fix="Install pyseccomp"
+            "pyseccomp is not installed: system calls cannot be filtered", fix="Install cloister[enclave]"
         ) from error
     except RuntimeError as error:
         raise PolicyRefused(
