@@ -2,7 +2,7 @@
 
     exchange (opens, seals)  ->  Application (routes, checks, words errors)  ->  LanguageEngine (computes)
 
-All of it runs in the walled worker. A reply's body is either whole, or an asynchronous iterator of pieces, each
+All of it runs in the walled worker. A reply's body is whole, or an asynchronous iterator of pieces, each
 of which the exchange seals into frames of one size as soon as it comes. Whoever stops iterating (`aclose`)
 cancels the work behind it: the client is gone.
 """
