@@ -116,7 +116,7 @@ class ModelArtifact:
         if self.card.model.kind == "torch":
             raise InputError(
                 "the model is a module in a Python file, which a release does not carry",
-                fix="Load that file and give it these parameters; Cloister does not run it to predict",
+                fix="Read that file; if you trust it, run again with --allow-user-code FILE",
             )
         return build_model(self.card.model, self.card.features.width)
 

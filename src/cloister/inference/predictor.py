@@ -9,6 +9,9 @@ Answers are a table with one row for each row given, in order:
 A prediction has the label's type: true or false, a whole number, or a category's name. A row that breaks
 the schema is refused with line and column; nothing is clipped or filled in silently.
 
+A module of the user's own (kind "torch") is code, which a release does not carry: `torchpredict` makes its
+predictor from that file. Names of its answers' columns need no code.
+
 With scaling "local" a model means rows relative to their site's own mean and deviation. It predicts only
 after `fit` on the rows of the site that asks; those statistics stay in the returned predictor.
 """
@@ -16,9 +19,9 @@ after `fit` on the rows of the site that asks; those statistics stay in the retu
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +33,21 @@ from cloister.errors import InputError
 from cloister.inference.artifact import ModelArtifact
 from cloister.inference.rows import read_rows
 from cloister.learning import FeatureMap
+from cloister.learning.heads import Array, Head
 from cloister.vault.sources import Source, TableSource, open_source
 
-__all__ = ["Predictor", "encoded"]
+__all__ = ["Network", "Predictor", "encoded"]
+
+
+class Network(Protocol):
+    """What computes: a built-in model, or a module of the user's own."""
+
+    @property
+    def head(self) -> Head:
+        """How scores are read."""
+
+    def predict(self, params: Array, X: NDArray[Any], /) -> Array:
+        """Return float64[n] values or probabilities; float64[n, classes] for more classes."""
 
 
 def encoded(answers: pa.Table, output_format: Literal["csv", "parquet"]) -> bytes:
@@ -52,22 +67,24 @@ class Predictor:
     Attributes:
         artifact: the model.
         features: how it reads rows; the artefact's own, unless `fit` has added a site's scaling.
+        network: what computes, where that is code of the user's own; None for a built-in model.
     """
 
     artifact: ModelArtifact
     features: FeatureMap
+    network: Network | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, artifact: ModelArtifact) -> Predictor:
+    def of(cls, artifact: ModelArtifact, network: Network | None = None) -> Predictor:
         """Return the predictor of a released model."""
-        return cls(artifact, artifact.card.features)
+        return cls(artifact, artifact.card.features, network)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns of an answer. Raises InputError where the model is code of the user's own."""
+        """Names of the columns of an answer."""
         if not self.features.classes:
             return ("value",)
-        if self.artifact.model.head.outputs == 1:
+        if self._outputs == 1:
             return ("prediction", "probability")
         return ("prediction", *(f"probability={name}" for name in self.features.class_names))
 
@@ -84,14 +101,15 @@ class Predictor:
         return self._fitted(open_source(path))
 
     def _fitted(self, source: Source) -> Predictor:
-        return Predictor(self.artifact, self.features.fit(read_rows(source, self.features)))
+        return replace(self, features=self.features.fit(read_rows(source, self.features)))
 
     def predict(self, table: pa.Table) -> pa.Table:
         """Return answers for the rows of an Arrow table.
 
         Raises:
             SchemaError: a column is absent, or a row breaks the schema: row number, column.
-            InputError: the model asks for local scaling and `fit` was not called.
+            InputError: the model asks for local scaling and `fit` was not called; or it is code of the
+                user's own, and this predictor has none.
         """
         return self.predict_source(TableSource(table))
 
@@ -107,7 +125,7 @@ class Predictor:
                 fix="Give rows of the same site as a reference",
             )
         X = self.features.transform_features(read_rows(source, self.features))
-        scores = self.artifact.model.predict(self.artifact.parameters, X)
+        scores = (self.network or self.artifact.model).predict(self.artifact.parameters, X)
         if not self.features.classes:
             columns = [pa.array(self.features.label_values(scores))]
         elif scores.ndim == 1:
@@ -115,6 +133,13 @@ class Predictor:
         else:
             columns = [self._labels(scores.argmax(axis=1)), *(pa.array(each) for each in scores.T)]
         return pa.table(dict(zip(self.columns, columns, strict=True)))
+
+    @property
+    def _outputs(self) -> int:
+        """Scores of one row; of a user's module with two classes their difference counts alone."""
+        if self.artifact.card.model.kind == "torch":
+            return 1 if self.features.classes == 2 else self.features.classes
+        return self.artifact.model.head.outputs
 
     def _labels(self, classes: NDArray[np.generic]) -> pa.Array:
         """Return class numbers as the label's own values."""
