@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -50,7 +51,7 @@ from cloister.enclave.sandbox import isolate, confine
 inside = isolate()
 """
 _CONFINE = """
-confinement = confine(read=[Path(p) for p in {read!r}], write=[Path(p) for p in {write!r}])
+confinement = confine(read=[Path(p) for p in {read!r}], write=[Path(p) for p in {write!r}], handed={handed!r})
 """
 
 
@@ -101,12 +102,15 @@ def start(
     before: str = "",
     confined: bool = True,
     environment: dict[str, str] | None = None,
+    extra: Sequence[socket.socket] = (),
+    handed: int | None = None,
 ) -> Child:
     """Start the lines in the sandbox: `before` isolated only, `code` confined too."""
     need_walls()
-    walls = _CONFINE.format(read=[str(p) for p in read], write=[str(p) for p in write]) if confined else ""
+    folders = {"read": [str(p) for p in read], "write": [str(p) for p in write]}
+    walls = _CONFINE.format(**folders, handed=handed) if confined else ""
     program = _program(_PRELUDE, _ISOLATE, textwrap.dedent(before), walls, textwrap.dedent(code))
-    return spawn("timeit", arguments=["-n1", "-r1", program], environment=environment or {})
+    return spawn("timeit", arguments=["-n1", "-r1", program], environment=environment or {}, extra=extra)
 
 
 def inside(code: str, **options: Any) -> Outcome:

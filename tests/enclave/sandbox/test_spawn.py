@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -173,3 +174,23 @@ def test_a_worker_knows_when_its_starter_has_nothing_more_to_say() -> None:
     with start(ECHO) as child:
         child.socket.close()
         assert child.wait(30) == 0
+
+
+def test_further_sockets_are_found_from_five_on() -> None:
+    pairs = [socket.socketpair() for _ in range(2)]
+    code = """
+    import socket
+    say("open", [n for n in range(100) if os.path.exists(f"/proc/self/fd/{n}")])
+    for number in (5, 6):
+        socket.socket(fileno=number).sendall(str(number).encode())
+    """
+    with start(code, extra=[theirs for _, theirs in pairs]) as child:
+        for _, theirs in pairs:
+            theirs.close()
+        for number, (ours, _) in enumerate(pairs, 5):
+            ours.settimeout(30)
+            assert ours.recv(8) == str(number).encode()
+            assert ours.recv(8) == b""  # nobody else holds the other end: neither guardian nor starter
+            ours.close()
+        assert child.wait(30) == 0
+    assert 'SAID ["open", [0, 1, 2, 3, 5, 6]]' in child.last_words()

@@ -57,12 +57,15 @@ class Confinement:
     scratch: Path
 
 
-def confine(read: Sequence[Path] = (), write: Sequence[Path] = ()) -> Confinement:
+def confine(
+    read: Sequence[Path] = (), write: Sequence[Path] = (), *, handed: int | None = None
+) -> Confinement:
     """Put up every wall around this process, for good.
 
     Args:
         read: files and folders it may read, beside the interpreter's own libraries.
         write: files and folders it may write, beside its scratch space.
+        handed: a descriptor over which its starter may hand it open sockets; None: over none.
 
     Raises:
         PolicyRefused: `isolate` was not called, other threads run, or a wall is missing on this machine.
@@ -76,7 +79,7 @@ def confine(read: Sequence[Path] = (), write: Sequence[Path] = ()) -> Confinemen
             f"{count} threads run: Landlock would hold one of them only",
             fix="Confine before threads start; keep OPENBLAS_NUM_THREADS=1 as spawn() has it",
         )
-    rules = seccomp.prepare()
+    rules = seccomp.prepare(handed)
     landlock.abi()
     libraries = runtime_paths()
     writable = (inside.scratch, *write)

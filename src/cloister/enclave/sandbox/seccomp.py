@@ -8,7 +8,9 @@
 - ENOSYS: everything else, as on an older kernel, so that libc takes its older way (clone3 to clone).
 
 A call that is allowed only with some arguments (clone for threads, tgkill to oneself, ioctl to ask whether
-something is a terminal, open without making a file set-user-ID) is refused with all others.
+something is a terminal, open without making a file set-user-ID) is refused with all others. recvmsg, by which
+descriptors can be handed over, is refused too, but for the one socket that `prepare` may be told: who holds
+its other end may give the worker open sockets, and the worker can still open none itself.
 """
 
 from __future__ import annotations
@@ -89,8 +91,11 @@ _MAKES_A_FILE: Final = os.O_CREAT | (os.O_TMPFILE & ~os.O_DIRECTORY)
 _PRCTLS: Final = (2, 3, 15, 16, 21, 23, 27, 30, 39, 0x53564D41)  # questions; PR_SET_NAME; PR_SET_VMA
 
 
-def prepare() -> Any:
+def prepare(handed: int | None = None) -> Any:
     """A filter ready to be loaded: `.load()` puts it up for every thread.
+
+    Args:
+        handed: the descriptor over which open sockets may be handed to this process; None: over none.
 
     Raises:
         PolicyRefused: pyseccomp or libseccomp is missing, or the kernel does not know seccomp filters.
@@ -107,12 +112,12 @@ def prepare() -> Any:
             fix="Install libseccomp2, for example by `cloister enclave setup`",
         ) from error
     try:
-        return _rules(pyseccomp)
+        return _rules(pyseccomp, handed)
     except OSError as error:
         raise PolicyRefused(f"system calls cannot be filtered here: {error.strerror}") from error
 
 
-def _rules(lib: Any) -> Any:
+def _rules(lib: Any, handed: int | None) -> Any:
     rules = lib.SyscallFilter(lib.ERRNO(errno.ENOSYS))
     rules.set_attr(lib.Attr.ACT_BADARCH, lib.KILL_PROCESS)
     rules.set_attr(lib.Attr.CTL_NNP, 1)
@@ -123,7 +128,8 @@ def _rules(lib: Any) -> Any:
         (lib.KILL_PROCESS, KILLED),
     ):
         for name in names:
-            _add(lib, rules, action, name)
+            if name != "recvmsg" or handed is None:
+                _add(lib, rules, action, name)
     equal, masked, other = lib.EQ, lib.MASKED_EQ, lib.NE
     flags = lib.Arg(0, masked, _CLONE_THREAD | _CLONE_NEW, _CLONE_THREAD)
     _add(lib, rules, lib.ALLOW, "clone", flags)
@@ -134,6 +140,9 @@ def _rules(lib: Any) -> Any:
     _add(lib, rules, lib.ERRNO(errno.EPERM), "prlimit64", lib.Arg(0, other, 0))
     _add(lib, rules, lib.ALLOW, "sendto", lib.Arg(4, equal, 0))  # to whom the socket belongs, and nobody else
     _add(lib, rules, lib.ERRNO(errno.EPERM), "sendto", lib.Arg(4, other, 0))
+    if handed is not None:
+        _add(lib, rules, lib.ALLOW, "recvmsg", lib.Arg(0, equal, handed))
+        _add(lib, rules, lib.ERRNO(errno.EPERM), "recvmsg", lib.Arg(0, other, handed))
     for name, last in (("creat", 1), ("open", 2), ("openat", 3)):
         _add(lib, rules, lib.ALLOW, name, lib.Arg(last, masked, _SET_ID, 0))
         if name != "creat":  # what is not made has no mode, and libc leaves anything there

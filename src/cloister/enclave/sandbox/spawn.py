@@ -1,9 +1,10 @@
-"""Starting a worker: a Python module in a process of its own, with one channel to its starter, nothing else.
+"""Starting a worker: a Python module in a process of its own, with a channel to its starter, nothing else.
 
 The child runs `python -I -m ...` (no PYTHON* variable, no user site, no current folder), inherits one end of
-a socket pair as descriptor 3, reads nothing on standard input, and says what it prints into a bounded memory
-of last words. Its environment is a handful of variables. It is isolated before its module is imported, and
-dies with its starter: when the `Child` is closed or the starter ends, in whatever way.
+a socket pair as descriptor 3 and the further sockets that its starter names as 5, 6 and so on, reads nothing
+on standard input, and says what it prints into a bounded memory of last words. Its environment is a handful of
+variables. It is isolated before its module is imported, and dies with its starter: when the `Child` is closed
+or the starter ends, in whatever way.
 
 Last words are the worker's own and may hold anything it has seen: show them to the site's own operator, and
 never send them to anybody.
@@ -112,6 +113,7 @@ def spawn(
     *,
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    extra: Sequence[socket.socket] = (),
 ) -> Child:
     """Start `module` in a sandboxed process; it still has to `confine` itself before it sees data.
 
@@ -120,6 +122,8 @@ def spawn(
         arguments: its `sys.argv[1:]`.
         environment: variables beside the few it gets. Keep OPENBLAS_NUM_THREADS at 1: a thread that runs
             before `confine` is a refusal.
+        extra: further sockets; the worker finds them at descriptors 5, 6 and so on. The caller's copies stay
+            open, for the caller to close.
 
     Raises:
         StorageError: the process cannot be started.
@@ -127,14 +131,15 @@ def spawn(
     ours, theirs = socket.socketpair()
     watch, lifeline = os.pipe()
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    further = [each.fileno() for each in extra]
     command = [sys.executable, "-I", "-m", "cloister.enclave.sandbox.start"]
     try:
         process = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(watch), module, *arguments],
+            [*command, *map(str, (theirs.fileno(), watch)), ",".join(map(str, further)), module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(theirs.fileno(), watch),
+            pass_fds=(theirs.fileno(), watch, *further),
             env={**passed, **_ENVIRONMENT, **dict(environment)},
             cwd="/",
             start_new_session=True,  # no terminal of its own, and Ctrl-C is its starter's to answer

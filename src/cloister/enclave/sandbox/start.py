@@ -1,9 +1,10 @@
 """What `spawn` starts: namespaces first, then the module that was asked for, as `__main__`.
 
-    python -I -m cloister.enclave.sandbox.start CHANNEL LIFELINE MODULE [ARGUMENT...]
+    python -I -m cloister.enclave.sandbox.start CHANNEL LIFELINE FURTHER MODULE [ARGUMENT...]
 
-CHANNEL and LIFELINE are descriptors that were inherited; the module finds the channel at 3, and none but it
-and the standard three. A refusal is one sentence on standard error and exit code 3.
+CHANNEL, LIFELINE and FURTHER (any number, with commas between) are descriptors that were inherited; the
+module finds the channel at 3, the further ones from 5 on, and none but them and the standard three. A refusal
+is one sentence on standard error and exit code 3.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ _ASIDE = 64
 
 def main(arguments: list[str]) -> None:
     """Arrange the descriptors, isolate, and run the module."""
-    channel, lifeline, module = int(arguments[0]), int(arguments[1]), arguments[2]
-    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, _ASIDE) for each in (channel, lifeline)]
-    for descriptor, place in zip(moved, (CHANNEL, _LIFELINE), strict=True):
+    module = arguments[3]
+    given = [*map(int, arguments[:2]), *(int(each) for each in arguments[2].split(",") if each)]
+    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, _ASIDE) for each in given]
+    for place, descriptor in enumerate(moved, CHANNEL):
         os.dup2(descriptor, place, inheritable=False)
-    os.closerange(_LIFELINE + 1, 2**20)
+    os.closerange(CHANNEL + len(given), 2**20)
     try:
         isolate(_LIFELINE)
-        sys.argv = [module, *arguments[3:]]
+        sys.argv = [module, *arguments[4:]]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except CloisterError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the starter reads it as last words
