@@ -1,0 +1,311 @@
+"""A sealed model: its files, encrypted in a folder, read at any place without ever being on a disk in clear.
+
+    data key                     32 fresh bytes, wrapped by a key service, committed to in the manifest
+    key of a file                HKDF(data key, salt = SHA-256 of model id, digest, number, name and size)
+    chunk of a file              1 MiB of plaintext (the last: less, and none in an empty file), AES-256-GCM,
+                                 the nonce being its number, the associated data number and "last or not"
+
+`opened_model`, in this order:
+1. the manifest is the owner's (`manifest.open_manifest`);
+2. each file is opened once, is no link, is a regular file and has exactly the length that follows;
+3. the data key is asked for, once, and is the one that was committed to; keys of files are made, and it goes.
+After that the folder is not needed: the files stay open, and walls may go up.
+
+Reading decrypts the chunks that are asked for and returns nothing that did not authenticate. So a chunk that
+is changed, moved, repeated, cut off or of another file, another model or another sealing of the same model
+fails, and so does a manifest that lists these files otherwise, whoever signed it: the files' keys hang on the
+digest of the whole set. Nothing beside the listed files is ever looked at; plaintext put in a file's place
+does not decrypt.
+
+What it does not do: it does not notice an older folder of the same owner in the place of a newer one (see
+`manifest`), and does not hide names, sizes, or which chunks are read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from cloister.crypto import TAG_BYTES, HoldsSecret, PublicIdentity, constant_time_equal, framed, hkdf, sha256
+from cloister.crypto.aead import Numbered
+from cloister.errors import InputError, IntegrityError
+from cloister.files import read_bytes
+from cloister.inference.models.manifest import (
+    CHUNK,
+    MANIFEST_NAME,
+    MAX_MANIFEST,
+    ModelManifest,
+    SealedFile,
+    chunks_of,
+    encrypted_size,
+    open_manifest,
+    stored_name,
+)
+
+__all__ = [
+    "OpenDataKey",
+    "SealedModel",
+    "altered",
+    "chunk_label",
+    "commitment",
+    "file_key",
+    "is_sealed_model",
+    "opened_model",
+    "read_envelope",
+]
+
+_COMMIT: Final = b"cloister/model/v1/commitment"
+_FILE: Final = b"cloister/model/v1/file"
+_CHUNK: Final = b"cloister/model/v1/chunk"
+
+OpenDataKey = Callable[[bytes], bytes]
+"""Takes the wrapped data key, as the manifest has it; returns it. Raises IntegrityError, PolicyRefused."""
+
+
+def is_sealed_model(folder: Path) -> bool:
+    """Tell whether a folder says that it is a sealed model; nothing is verified."""
+    return os.path.lexists(folder / MANIFEST_NAME)
+
+
+def read_envelope(folder: Path) -> bytes:
+    """Return the signed manifest of a sealed model, unverified.
+
+    Raises:
+        InputError: the folder is no sealed model, or its manifest cannot be read or is too large.
+    """
+    if not is_sealed_model(folder):
+        raise InputError(
+            "the folder is no sealed model", where=str(folder), fix="Make one with `cloister model seal`"
+        )
+    if (folder / MANIFEST_NAME).is_symlink():
+        raise altered(folder, "its manifest is a link")
+    return read_bytes(folder / MANIFEST_NAME, limit=MAX_MANIFEST, what="sealed model's manifest")
+
+
+def commitment(data_key: bytes) -> bytes:
+    """Return the 32 bytes by which a manifest commits to a data key."""
+    return hkdf(data_key, info=_COMMIT)
+
+
+def file_key(data_key: bytes, model_id: str, digest: str, number: int, name: str, size: int) -> bytes:
+    """Return the 32-byte key of one file of one sealing; see the module's docstring."""
+    place = (number.to_bytes(4, "big"), name.encode(), size.to_bytes(8, "big"))
+    salt = sha256(framed(bytes.fromhex(model_id), bytes.fromhex(digest), *place))
+    return hkdf(data_key, info=_FILE, salt=salt)
+
+
+def chunk_label(number: int, *, last: bool) -> bytes:
+    """Return the associated data of a chunk."""
+    return _CHUNK + number.to_bytes(8, "big") + bytes([last])
+
+
+def altered(folder: Path | str, what: str) -> IntegrityError:
+    """Return the error that says a sealed model is not what was sealed."""
+    return IntegrityError(
+        f"the sealed model was altered: {what}", where=str(folder), fix="Restore its folder from a backup"
+    )
+
+
+class _Open(HoldsSecret):
+    """One encrypted file on its descriptor."""
+
+    __slots__ = ("_cipher", "_descriptor", "name", "size")
+
+    def __init__(self, folder: Path, number: int, file: SealedFile) -> None:
+        self.name, self.size = file.name, file.size
+        self._cipher: Numbered | None = None
+        self._descriptor = _opened(folder, stored_name(number))
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != encrypted_size(file.size):
+            self.close()
+            raise altered(folder, f"{stored_name(number)} is no file, or not of the length that was signed")
+
+    def unlock(self, key: bytes) -> None:
+        self._cipher = Numbered(key)
+
+    def length(self, number: int) -> int:
+        """Return the bytes of a chunk in the clear."""
+        return min(CHUNK, self.size - number * CHUNK)
+
+    def chunk_into(self, number: int, out: memoryview, scratch: memoryview) -> None:
+        """Write a chunk to `out`, which has exactly its length."""
+        if self._cipher is None or self._descriptor < 0:
+            raise InputError("the model is closed", where=self.name, fix="Open it again")
+        sealed = scratch[: len(out) + TAG_BYTES]
+        last = number == chunks_of(self.size) - 1
+        try:
+            count = os.preadv(self._descriptor, [sealed], number * (CHUNK + TAG_BYTES))
+        except OSError as error:
+            raise InputError(
+                "cannot read a file of the model", where=self.name, fix="Check the disk"
+            ) from error
+        if count != len(sealed):
+            raise altered(self.name, "it was cut while it was read")
+        try:
+            self._cipher.open_into(number, sealed, chunk_label(number, last=last), out)
+        except IntegrityError:
+            raise altered(self.name, f"chunk {number} does not open") from None
+
+    def close(self) -> None:
+        descriptor, self._descriptor, self._cipher = self._descriptor, -1, None
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class SealedModel(HoldsSecret):
+    """The files of a sealed model; a `ModelFiles`. Made by `opened_model` or `open`. For several threads.
+
+    Attributes:
+        manifest: what the owner signed.
+        names: sorted.
+        digest: of the files in the clear.
+    """
+
+    def __init__(self, manifest: ModelManifest, files: dict[str, _Open]) -> None:
+        self.manifest: Final = manifest
+        self.names: Final = tuple(files)
+        self.digest: Final = manifest.digest
+        self._files = files
+        self._edge: tuple[str, int, bytes] | None = None  # tensors rarely end where chunks do
+
+    @classmethod
+    def open(cls, folder: Path, owner: PublicIdentity, data_key: OpenDataKey) -> SealedModel:
+        """Open the model in a folder; see `opened_model`."""
+        return opened_model(folder, read_envelope(folder), owner, data_key)
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file. Raises InputError where there is none of that name."""
+        return self._file(name).size
+
+    def read(self, name: str) -> bytes:
+        """Return a whole file; raises as `read_at`."""
+        return self.read_at(name, 0, self.size(name))
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` on.
+
+        Raises:
+            InputError: there is no such file, it has no such bytes, or it cannot be read.
+            IntegrityError: it was altered; nothing of it is returned.
+        """
+        file = self._range(name, offset, length)
+        first, skip = divmod(offset, CHUNK)
+        if length and skip + length <= file.length(first):
+            return self._part(file, first)[skip : skip + length]
+        out = bytearray(length)
+        self.read_into(name, offset, memoryview(out))
+        return bytes(out)
+
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `offset` on, decrypted straight into it: the way for large tensors.
+
+        Args:
+            name: of the file.
+            offset: in bytes.
+            out: writable and contiguous, such as a tensor's storage. Where an error is raised, what is in it
+                is to be thrown away.
+
+        Raises:
+            InputError, IntegrityError: as `read_at`.
+        """
+        view = out.cast("B")
+        file = self._range(name, offset, len(view))
+        scratch = memoryview(bytearray(min(CHUNK, max(file.size, 1)) + TAG_BYTES))
+        done = 0
+        while done < len(view):
+            number, skip = divmod(offset + done, CHUNK)
+            whole = file.length(number)
+            take = min(whole - skip, len(view) - done)
+            if take == whole:
+                file.chunk_into(number, view[done : done + take], scratch)
+            else:
+                view[done : done + take] = memoryview(self._part(file, number))[skip : skip + take]
+            done += take
+
+    def check(self, name: str) -> None:
+        """Raise IntegrityError unless every chunk of a file opens; an empty file has one, too."""
+        file = self._file(name)
+        scratch, out = memoryview(bytearray(CHUNK + TAG_BYTES)), memoryview(bytearray(CHUNK))
+        for number in range(chunks_of(file.size)):
+            file.chunk_into(number, out[: file.length(number)], scratch)
+
+    def close(self) -> None:
+        """Close the files and drop their keys; nothing can be read afterwards."""
+        self._edge = None
+        for file in self._files.values():
+            file.close()
+
+    def __enter__(self) -> SealedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", {}).values():
+            file.close()
+
+    def _part(self, file: _Open, number: int) -> bytes:
+        """Return a chunk of which a part is wanted; the last such chunk is kept."""
+        kept = self._edge
+        if kept is not None and kept[:2] == (file.name, number):
+            return kept[2]
+        out = bytearray(file.length(number))
+        file.chunk_into(number, memoryview(out), memoryview(bytearray(len(out) + TAG_BYTES)))
+        self._edge = (file.name, number, bytes(out))
+        return self._edge[2]
+
+    def _range(self, name: str, offset: int, length: int) -> _Open:
+        file = self._file(name)
+        if offset < 0 or length < 0 or offset + length > file.size:
+            raise InputError("a file of the model is shorter than its contents say", where=name[:200])
+        return file
+
+    def _file(self, name: str) -> _Open:
+        found = self._files.get(name)
+        if found is None:
+            raise InputError("the model has no such file", where=name[:200], fix="Check the model folder")
+        return found
+
+
+def opened_model(folder: Path, envelope: bytes, owner: PublicIdentity, data_key: OpenDataKey) -> SealedModel:
+    """Open a sealed model; see the module's docstring for the order.
+
+    Args:
+        folder: where it lies.
+        envelope: its signed manifest, as `read_envelope` gave it to whoever asked for the model.
+        owner: whose signature counts.
+        data_key: asks whoever keeps the key: the home's process, a key service, or a broker. Called once.
+
+    Raises:
+        IntegrityError: the manifest is not the owner's, or the folder is not the manifest's.
+        InputError: a file cannot be read.
+        CloisterError: as `data_key` does.
+    """
+    manifest = open_manifest(envelope, owner)  # 1
+    files: dict[str, _Open] = {}
+    try:
+        for number, each in enumerate(manifest.files):
+            files[each.name] = _Open(folder, number, each)  # 2
+        key = data_key(manifest.wrapped)  # 3
+        if len(key) != 32 or not constant_time_equal(commitment(key), manifest.commitment):
+            raise altered(folder, "its data key is not the one that it was sealed under")
+        for number, file in enumerate(files.values()):
+            place = (manifest.model_id, manifest.digest, number, file.name, file.size)
+            file.unlock(file_key(key, *place))
+    except BaseException:
+        for file in files.values():
+            file.close()
+        raise
+    return SealedModel(manifest, files)
+
+
+def _opened(folder: Path, name: str) -> int:
+    try:
+        # O_NONBLOCK: a pipe put in the file's place must not hang; the check of its kind refuses it
+        return os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise altered(folder, f"{name} cannot be opened ({os.strerror(error.errno or 0)})") from None
