@@ -26,22 +26,14 @@ from cloister.errors import (
     ProtocolError,
     SchemaError,
 )
-from cloister.inference import ModelArtifact, Predictor, walled
-from cloister.inference.walled import (
-    PROTOCOL,
-    Failed,
-    Predicted,
-    Rows,
-    Task,
-    predict_walled,
-    rows_of,
-    start_worker,
-)
-from cloister.inference.walledprocess import serve
+from cloister.inference import ModelArtifact, Predictor, walled, walledtalk
+from cloister.inference.walled import predict_walled, rows_of, start_worker
+from cloister.inference.walledmessages import PROTOCOL, Failed, Predicted, Ready, Rows, Task
+from cloister.inference.walledprocess import _Work, serve
 from cloister.learning.sections import ModelSection
 from cloister.runtime.link import Link
 from cloister.runtime.workers.channel import Channel, recv_clear, send_clear
-from cloister.runtime.workers.messages import Meet, encode
+from cloister.runtime.workers.messages import BrokerAsk, EvidenceWanted, KeyWanted, Meet, Prepare, encode
 
 CANARY = b"canary-Zq81"
 ROWS = b"patient,age,pain,fluid\n" + CANARY + b",40,none,1.5\np-2,77,typical,\np-3,18,atypical,0\n"
@@ -60,7 +52,7 @@ def artifact() -> ModelArtifact:
 
 def twin(scratch: Path) -> Callable[[], Twin]:
     """Return what starts a worker in a thread, without walls."""
-    return lambda: Twin(lambda sock: serve(sock, scratch))
+    return lambda: Twin(lambda sock: serve(sock, lambda read: scratch))
 
 
 def rows(path: Path, content: bytes = ROWS) -> Rows:
@@ -77,6 +69,8 @@ def scripted(says: Callable[[Channel, Task], Any]) -> tuple[Callable[[], Twin], 
         identity, caller = Identity.generate("worker"), PublicIdentity.from_json(meet.site)
         send_clear(sock, identity.public.to_json())
         channel = Channel(Link(identity, caller, PROTOCOL, initiator=False), sock)
+        assert msgspec.msgpack.decode(channel.receive(), type=Prepare) == Prepare([], False, 1)
+        channel.send(encode(Ready()))
         answer = says(channel, msgspec.msgpack.decode(channel.receive(1 << 30), type=Task))
         if answer is not None:
             channel.send(answer if isinstance(answer, bytes) else encode(answer))
@@ -132,10 +126,8 @@ def test_what_crosses_holds_no_row_in_the_open_and_no_key_of_the_home(
     (tmp_path / "scratch").mkdir()
 
     def honest(channel: Channel, task: Task) -> Any:
-        from cloister.inference.walledprocess import _predicted
-
         tasks.append(encode(task))
-        answers.append(encode(_predicted(task, tmp_path / "scratch")))
+        answers.append(encode(_Work(channel, OTHER.public, tmp_path / "scratch").predicted(task)))
         return answers[0]
 
     start, _ = scripted(honest)
@@ -165,7 +157,7 @@ def predicted(**changes: Any) -> Predicted:
         b"Predicted",
         msgspec.msgpack.encode(["Predicted"]),
         msgspec.msgpack.encode(["Predicted", b"", 3, ["prediction", "probability"], 1]),
-        msgspec.msgpack.encode(["Task", b"", None, None, "csv", "plaintext"]),
+        msgspec.msgpack.encode(["Task", b"", None, None, "csv", "plaintext", None]),
         msgspec.msgpack.encode(["Failed", "InputError", "x" * 7000, "", "", None, None]),
         msgspec.msgpack.encode(["Failed", "InputError", b"\xff", "", "", None, None]),
         predicted(rows=-1),
@@ -175,6 +167,11 @@ def predicted(**changes: Any) -> Predicted:
         predicted(content=seal_bytes(b"x", [OTHER.public])),
         predicted(content=seal_bytes(b"x", [READER.public, OTHER.public])),
         predicted(content=seal_bytes(b"x", [READER.public])[:30]),
+        Ready(),
+        KeyWanted(0, b"wrapped"),
+        KeyWanted(1, b"wrapped"),
+        BrokerAsk(0, b"asked", True),
+        EvidenceWanted(0, bytes(1216)),
         None,
     ],
     ids=lambda answer: type(answer).__name__,
@@ -192,7 +189,7 @@ def test_an_answer_that_is_none_is_refused(artifact: ModelArtifact, tmp_path: Pa
 def test_too_much_is_refused_before_it_comes(
     artifact: ModelArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walled, "_MAX_MESSAGE", 1 << 20)
+    monkeypatch.setattr(walledtalk, "_MAX_MESSAGE", 1 << 20)
     start, twins = scripted(lambda channel, task: bytes(64 << 20))
     with pytest.raises(ProtocolError, match="over the limit"):
         predict_walled(artifact, rows(tmp_path / "rows"), output_format="csv", readers=None, start=start)
@@ -260,7 +257,7 @@ def test_rows_that_are_too_large_are_refused(
         predict_walled(
             artifact, rows(tmp_path / "rows"), output_format="csv", readers=None, start=twin(tmp_path)
         )
-    monkeypatch.setattr(walled, "_MAX_FILE", 16)
+    monkeypatch.setattr(walled, "MAX_FILE", 16)
     with pytest.raises(InputError, match="files of rows up to"):
         rows(tmp_path / "rows")
 
@@ -280,6 +277,8 @@ def test_the_worker_takes_a_task_and_nothing_else(tmp_path: Path) -> None:
         worker = PublicIdentity.from_json(recv_clear(running.socket, 1 << 16, 10))
         channel = Channel(Link(identity, worker, PROTOCOL, initiator=True), running.socket)
         channel.open(10)
+        channel.send(encode(Prepare([], False, 1)))
+        assert msgspec.msgpack.decode(channel.receive(), type=Ready) == Ready()
         channel.send(sent)
         answer = msgspec.msgpack.decode(channel.receive(), type=Failed)
         assert answer.kind == "ProtocolError"

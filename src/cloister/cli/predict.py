@@ -1,58 +1,52 @@
 """`cloister predict MODEL FILE --to KEY`: sealed rows in, sealed predictions out.
 
 1. The release is verified against the identities that this home trusts, unless `--unverified` is spelled out.
-2. The model is opened in memory only, where it is sealed to this home's identity.
+2. The model is opened in memory only, where it is sealed to this home's identity. Of a model that is code the
+   file must have been allowed, and have the hash that the plan named.
 3. A walled worker, which gets the key of a sealed file's content and no other, opens the rows in memory,
    checks every one against the model's schema, predicts, and seals the predictions to their readers, unless
    `--plaintext` is spelled out. This process has the home's keys and opens neither.
 4. What came back is written as one step.
+
+With `--dataset NAME` the rows are those of the home's vault (`predictdataset`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import enum
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from cloister.cli.common import JsonOption, emit, load_identity, resolve_identity, say
+from cloister.cli.predictfile import Asked, Format, of_file
 from cloister.cli.verify import TrustOption, trust_anchors
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
-from cloister.errors import InputError, SchemaError
+from cloister.errors import InputError, PolicyRefused
 from cloister.files import read_bytes, write_atomic
+from cloister.types import check_name
 
 if TYPE_CHECKING:
-    from cloister.crypto import PublicIdentity
     from cloister.inference import ModelArtifact
 
 __all__ = ["predict"]
 
-_ROWS_LIMIT = 1 << 30
-
-
-class Format(enum.StrEnum):
-    """What the predictions are written as."""
-
-    CSV = "csv"
-    PARQUET = "parquet"
-
-
-class _Answer(NamedTuple):
-    """The predictions' bytes, sealed where they have readers; how many, and their columns' names."""
-
-    content: bytes
-    rows: int
-    columns: list[str]
+_CODE_LIMIT: Final = 1 << 20
 
 
 def predict(
     model: Annotated[Path, typer.Argument(help="The release.", show_default=False)],
     file: Annotated[
-        Path, typer.Argument(help="Rows: CSV, Parquet, or either sealed to you.", show_default=False)
-    ],
+        Path | None, typer.Argument(help="Rows: CSV, Parquet, or either sealed to you.", show_default=False)
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Rows: a dataset of your vault, however large.", show_default=False),
+    ] = None,
+    purpose: Annotated[
+        str | None,
+        typer.Option(help="With --dataset: what for; needed where it has several purposes."),
+    ] = None,
     to: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,29 +72,43 @@ def predict(
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Use the model without verifying its release.")
     ] = False,
+    allow_user_code: Annotated[
+        Path | None,
+        typer.Option(
+            "--allow-user-code",
+            help="The Python file of a model that is code, which you have read and trust.",
+            show_default=False,
+        ),
+    ] = None,
     trust: TrustOption = None,
     worker: WorkerOption = Where.SANDBOXED,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict with a released model: sealed rows in, sealed answers out."""
-    if bool(to) == plaintext:
-        raise InputError(
-            "predictions are sealed or unencrypted, not both" if plaintext else "predictions need a reader",
-            fix="Name one with --to, or write --plaintext to have them unencrypted",
-        )
-    target = out or file.with_name(f"{file.name}.predictions.{output_format}{'' if plaintext else '.sealed'}")
-    if target.exists() and (not force or (file.exists() and target.samefile(file))):
-        raise InputError(
-            "the target exists", where=str(target), fix="Choose another one with --out, or use --force"
-        )
+    if (file is None) == (dataset is None):
+        raise InputError("predictions need rows", fix="Give either a file, or --dataset NAME")
+    if dataset is None and purpose is not None:
+        raise InputError("a file of rows has no purposes", fix="Leave --purpose out")
+    _check_readers(to, plaintext=plaintext, dataset=dataset)
+    target = _target(out, file, dataset, output_format, plaintext=plaintext, force=force)
     readers = [resolve_identity(name) for name in to or []]
     artifact = _model(model, trust, unverified)
-    work = _walled if is_sandboxed(worker) else _inside
-    answer = work(artifact, file, reference, output_format, None if plaintext else readers)
+    code = _allowed(artifact, allow_user_code)
+    asked = Asked(artifact, None if plaintext else readers, output_format, reference, code)
+    sandboxed = is_sandboxed(worker)
+    if dataset is not None:
+        from cloister.cli.predictdataset import of_dataset
+
+        answer, wanted = of_dataset(asked, dataset, purpose, sandboxed=sandboxed)
+        about = {"dataset": dataset, "purpose": wanted}
+    else:
+        assert file is not None  # noqa: S101 - one of them is there
+        answer, about = of_file(asked, file, sandboxed=sandboxed), {}
     write_atomic(target, answer.content, mode=0o600)
     names = ", ".join(reader.name for reader in readers)
     result = {
+        **about,
         "out": str(target),
         "rows": answer.rows,
         "columns": answer.columns,
@@ -109,6 +117,49 @@ def predict(
     }
     where = f"in {target}, unencrypted" if plaintext else f"in {target}, sealed to {names}"
     emit(result, as_json=as_json, text=f"{answer.rows} predictions are {where}.")
+
+
+def _check_readers(to: list[str] | None, *, plaintext: bool, dataset: str | None) -> None:
+    """Raise unless the predictions have readers, or are meant to have none and may."""
+    if plaintext and dataset is not None:
+        raise PolicyRefused(
+            "predictions about a dataset are not written unencrypted: nobody could say who reads them",
+            where=f"dataset {dataset!r}",
+            fix="Seal them to yourself with --to, and open them with `cloister open`",
+        )
+    if bool(to) == plaintext:
+        raise InputError(
+            "predictions are sealed or unencrypted, not both" if plaintext else "predictions need a reader",
+            fix="Name one with --to, or write --plaintext to have them unencrypted",
+        )
+
+
+def _target(
+    out: Path | None,
+    file: Path | None,
+    dataset: str | None,
+    output_format: Format,
+    *,
+    plaintext: bool,
+    force: bool,
+) -> Path:
+    """Return the file to write. Raises InputError where it is there and may not be replaced."""
+    rows = Path(check_name(dataset or "rows", "a dataset's name")) if file is None else file
+    ending = f"predictions.{output_format}{'' if plaintext else '.sealed'}"
+    target = out or rows.with_name(f"{rows.name}.{ending}")
+    if target.exists() and (not force or (rows.exists() and target.samefile(rows))):
+        raise InputError(
+            "the target exists", where=str(target), fix="Choose another one with --out, or use --force"
+        )
+    return target
+
+
+def _allowed(artifact: ModelArtifact, path: Path | None) -> bytes | None:
+    """Return the file of a model that is code. Raises PolicyRefused where it was not allowed."""
+    from cloister.inference.torchpredict import allowed_code
+
+    data = None if path is None else read_bytes(path, limit=_CODE_LIMIT, what="model's file")
+    return allowed_code(artifact, data)
 
 
 def _model(folder: Path, trust: list[Path] | None, unverified: bool) -> ModelArtifact:
@@ -136,76 +187,3 @@ def _model(folder: Path, trust: list[Path] | None, unverified: bool) -> ModelArt
         files = dict(verdict.files)
     data = files[MODEL] if reader is None else open_bytes(files[SEALED_MODEL], reader)
     return ModelArtifact.from_bytes(data)
-
-
-def _walled(
-    artifact: ModelArtifact,
-    file: Path,
-    reference: Path | None,
-    output_format: Format,
-    readers: list[PublicIdentity] | None,
-) -> _Answer:
-    """Have a walled worker predict."""
-    from cloister.inference.walled import predict_walled, rows_of
-
-    given = [rows_of(_existing(each), load_identity) for each in (reference, file) if each is not None]
-    answer = predict_walled(
-        artifact,
-        given[-1],
-        reference=given[0] if reference is not None else None,
-        output_format=output_format.value,
-        readers=readers,
-    )
-    return _Answer(bytes(answer.content), answer.rows, answer.columns)
-
-
-def _inside(
-    artifact: ModelArtifact,
-    file: Path,
-    reference: Path | None,
-    output_format: Format,
-    readers: list[PublicIdentity] | None,
-) -> _Answer:
-    """Predict in this process."""
-    from cloister.crypto import seal_bytes
-    from cloister.inference import Predictor
-    from cloister.inference.predictor import encoded
-
-    predictor = Predictor.of(artifact)
-    if reference is not None:
-        with _rows(reference) as path:
-            predictor = predictor.fit_file(path)
-    with _rows(file) as path:
-        predictions = predictor.predict_file(path)
-    content = encoded(predictions, output_format.value)
-    sealed = content if readers is None else seal_bytes(content, readers)
-    return _Answer(sealed, predictions.num_rows, predictions.column_names)
-
-
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise InputError("there is no such file of rows", where=str(file), fix="Check the path")
-    return file
-
-
-@contextlib.contextmanager
-def _rows(file: Path) -> Iterator[Path]:
-    """Yield a path to read the rows from: the file itself, or its opened content, which never touches a
-    disk."""
-    from cloister.crypto import open_bytes, sealed_recipients
-    from cloister.inference import in_memory_file
-
-    _existing(file)
-    try:
-        sealed_recipients(file)
-    except InputError:
-        yield file
-        return
-    opened = open_bytes(read_bytes(file, limit=_ROWS_LIMIT, what="sealed rows"), load_identity())
-    with in_memory_file(opened) as path:
-        try:
-            yield path
-        except SchemaError:
-            raise
-        except InputError as error:
-            raise InputError(error.what, where=f"in {file}", fix=error.fix) from error

@@ -1,43 +1,55 @@
 """What runs in the process of a walled prediction: `spawn` isolates it and starts this module.
 
-1. What is needed is imported; then every wall goes up. No row and no key was here before.
-2. One `Task` is taken: rows opened, answers computed, encoded, and sealed to their readers.
+1. A session opens; what is needed is imported, torch too where it will be; then every wall goes up. No row,
+   no key and no code of a user's was here before.
+2. One `Task` is taken: a user's code, if there is any, is run; rows are opened, a file in the scratch space
+   or a dataset where it lies; answers are computed, encoded, and sealed to their readers.
 3. One answer goes back, and the process ends, its memory with it.
 
-Rows lie as a file in the scratch space, which is memory of this process's own and ends with it. An error of
-ours goes back as class and text, any other as its class's name alone: its text may hold values.
+The scratch space is memory of this process's own and ends with it. An error of ours goes back as class and
+text, any other as its class's name alone: its text may hold values. Whether a user's code chose the words is
+for the other side to think of.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from cloister.crypto import Buffer, Identity, PublicIdentity, open_with_content_key, seal_bytes
+from cloister.crypto import Identity, PublicIdentity, open_with_content_key, seal_bytes, sha256
+from cloister.enclave.broker import BrokerKeys
+from cloister.enclave.broker import Worker as BrokerWorker
 from cloister.enclave.sandbox import confine
 from cloister.errors import CloisterError, InputError, ProtocolError, SchemaError
 from cloister.inference.artifact import ModelArtifact
 from cloister.inference.predictor import Predictor, encoded
-from cloister.inference.walled import (
+from cloister.inference.rowgroups import scored
+from cloister.inference.torchpredict import torch_predictor
+from cloister.inference.walledmessages import (
     MAX_ANSWER,
     MAX_CONTENT,
     MAX_TASK,
     PROTOCOL,
+    DatasetRows,
     Failed,
     Plaintext,
     Predicted,
+    Ready,
     Rows,
     Task,
     decode,
 )
 from cloister.runtime.link import Link
+from cloister.runtime.workers.brokered import PipeBroker
 from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
-from cloister.runtime.workers.messages import Meet, encode
+from cloister.runtime.workers.messages import Key, KeyWanted, Meet, Prepare, decode_question, encode
+from cloister.vault import open_manifest
+from cloister.vault.handover import OpenDataKey, open_handed
 
 __all__ = ["main", "serve"]
 
@@ -46,24 +58,26 @@ _MAX_MEET: Final = 64 << 10
 _MAX_TEXT: Final = 6000
 
 _meet: msgspec.msgpack.Decoder[Meet] = msgspec.msgpack.Decoder(Meet)
+_prepare: msgspec.msgpack.Decoder[Prepare] = msgspec.msgpack.Decoder(Prepare)
 _task: msgspec.msgpack.Decoder[Task] = msgspec.msgpack.Decoder(Task)
 
 
 def main() -> None:
-    """Put the walls up and serve one task. Raises PolicyRefused where the machine lacks a wall."""
-    scratch = confine(read=[]).scratch  # 1
-    serve(socket.socket(fileno=_CHANNEL), scratch)
+    """Serve one task behind walls. Raises PolicyRefused where the machine lacks one."""
+    serve(socket.socket(fileno=_CHANNEL), lambda read: confine(read=read).scratch)
 
 
-def serve(sock: socket.socket, scratch: Path) -> None:
+def serve(sock: socket.socket, wall: Callable[[list[Path]], Path]) -> None:
     """Answer one task.
 
     Args:
         sock: the caller's channel.
-        scratch: a folder for rows.
+        wall: puts the walls up around this process, but for folders to read; returns the one folder it may
+            write to.
 
     Raises:
         ProtocolError, IntegrityError: the other end does not speak this protocol.
+        PolicyRefused: as `wall`.
     """
     try:
         meet = decode(_meet, recv_clear(sock, _MAX_MEET, None))
@@ -73,41 +87,107 @@ def serve(sock: socket.socket, scratch: Path) -> None:
         send_clear(sock, identity.public.to_json())
         link = Link(identity, caller, PROTOCOL, initiator=False, auto_grant=False)
         channel = Channel(link, sock)
-        channel.send(encode(_answer(channel.receive(MAX_TASK), scratch)))  # 2, 3
+        scratch = _prepared(decode(_prepare, channel.receive()), wall)  # 1
+        channel.send(encode(Ready()))
+        channel.send(encode(_Work(channel, caller, scratch).answer()))  # 2, 3
         channel.receive()  # the answer travels meanwhile; the caller ends this
     except Gone:
         return
 
 
-def _answer(data: Buffer, scratch: Path) -> Predicted | Failed:
-    try:
-        return _predicted(decode(_task, data), scratch)
-    except SchemaError as error:
-        column = None if error.column is None else _short(error.column)
-        texts = (_short(error.what), _short(error.where), _short(error.fix))
-        return Failed("SchemaError", *texts, error.line, column)
-    except CloisterError as error:
-        texts = (_short(error.what), _short(error.where), _short(error.fix))
-        return Failed(type(error).__name__, *texts)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it ends here, without its text
-        return Failed(type(error).__name__[:64], "the work failed inside the worker", "", "")
+def _prepared(prepare: Prepare, wall: Callable[[list[Path]], Path]) -> Path:
+    """Return the scratch space, once the walls stand."""
+    if prepare.torch:
+        with contextlib.suppress(ImportError):  # `torch_predictor` says so
+            import cloister.learning.torch  # noqa: F401  # later its files may be out of reach
+    scratch = wall([Path(each) for each in prepare.read])
+    if prepare.torch:
+        with contextlib.suppress(ImportError):
+            from cloister.learning.torch import use_threads
+
+            use_threads(prepare.threads)
+    return scratch
 
 
-def _predicted(task: Task, scratch: Path) -> Predicted:
-    predictor = Predictor.of(ModelArtifact.from_bytes(bytes(task.model)))
-    if task.reference is not None:
-        with _file(task.reference, scratch) as path:
-            predictor = predictor.fit_file(path)
-    with _file(task.rows, scratch) as path:
-        predictions = predictor.predict_file(path)
-    content = encoded(predictions, task.format)
-    if task.readers != Plaintext:
-        content = seal_bytes(content, [PublicIdentity.from_json(each) for each in task.readers])
-    if len(content) > MAX_ANSWER:
-        raise InputError(
-            f"the predictions are larger than {MAX_ANSWER >> 20} MiB", fix="Split the file of rows"
-        )
-    return Predicted(memoryview(content), predictions.num_rows, predictions.column_names)
+class _Work:
+    """One task.
+
+    Args:
+        channel: to the caller.
+        owner: the caller, whose signature on a dataset's manifest counts.
+        scratch: a folder to write to.
+    """
+
+    def __init__(self, channel: Channel, owner: PublicIdentity, scratch: Path) -> None:
+        self._channel, self._owner, self._scratch = channel, owner, scratch
+
+    def answer(self) -> Predicted | Failed:
+        """Take the task; return what comes of it. Raises Gone."""
+        try:
+            return self.predicted(decode(_task, self._channel.receive(MAX_TASK)))
+        except Gone:
+            raise
+        except SchemaError as error:
+            column = None if error.column is None else _short(error.column)
+            texts = (_short(error.what), _short(error.where), _short(error.fix))
+            return Failed("SchemaError", *texts, error.line, column)
+        except CloisterError as error:
+            texts = (_short(error.what), _short(error.where), _short(error.fix))
+            return Failed(type(error).__name__, *texts)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it ends here, without its text
+            return Failed(type(error).__name__[:64], "the work failed inside the worker", "", "")
+
+    def predicted(self, task: Task) -> Predicted:
+        """Return the answers to a task. Raises CloisterError."""
+        artifact = ModelArtifact.from_bytes(bytes(task.model))
+        if task.code is None:
+            predictor = Predictor.of(artifact)
+        else:
+            predictor = torch_predictor(artifact, task.code, scratch=self._scratch)
+        if task.reference is not None:
+            with _file(task.reference, self._scratch) as path:
+                predictor = predictor.fit_file(path)
+        if isinstance(task.rows, DatasetRows):
+            content, rows = self._of_dataset(task.rows, predictor, task)
+        else:
+            with _file(task.rows, self._scratch) as path:
+                predictions = predictor.predict_file(path)
+            content, rows = encoded(predictions, task.format), predictions.num_rows
+        if task.readers != Plaintext:
+            content = seal_bytes(content, [PublicIdentity.from_json(each) for each in task.readers])
+        if len(content) > MAX_ANSWER:
+            raise InputError(
+                f"the predictions are larger than {MAX_ANSWER >> 20} MiB", fix="Split the file of rows"
+            )
+        return Predicted(memoryview(content), rows, list(predictor.columns))
+
+    def _of_dataset(self, rows: DatasetRows, predictor: Predictor, task: Task) -> tuple[bytes, int]:
+        place = rows.place
+        data_key = self._lent if place.broker is None else self._brokered(rows)
+        folder = Path(place.folder)
+        with open_handed(
+            folder, place.envelope, self._owner, purpose=rows.purpose, data_key=data_key
+        ) as dataset:
+            return scored(dataset, predictor, task.format)
+
+    def _lent(self, wrapped: bytes) -> bytes:
+        """Ask the caller for a data key."""
+        self._channel.send(encode(KeyWanted(0, wrapped)))
+        answer = decode_question(self._channel.receive())
+        if not isinstance(answer, Key):
+            raise ProtocolError("gave the worker something else than the key it asked for")
+        return answer.data_key
+
+    def _brokered(self, rows: DatasetRows) -> OpenDataKey:
+        """Return what asks a broker for data keys, which are sealed to this process."""
+        place = rows.place
+        pipe, broker = PipeBroker(self._channel, 0), PublicIdentity.from_json(place.broker or b"")
+        digest = sha256(place.envelope).hex()
+        worker = BrokerWorker(pipe, manifest=digest, plan=None, purpose=rows.purpose)
+        pipe.key = worker.public_key
+        keys = BrokerKeys(pipe.connect, broker, worker=worker)
+        kek_id = open_manifest(place.envelope, self._owner).kek_id
+        return lambda wrapped: keys.unwrap(kek_id, wrapped)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,142 @@
+"""Predictions for a file of rows: in a walled worker, or, where that was spelled out, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from cloister.cli.common import load_identity
+from cloister.errors import InputError, SchemaError
+from cloister.files import read_bytes
+
+if TYPE_CHECKING:
+    from cloister.crypto import PublicIdentity
+    from cloister.inference import ModelArtifact, Predictor
+
+__all__ = ["Answer", "Asked", "Format", "of_file", "predictor_inside"]
+
+_ROWS_LIMIT: Final = 1 << 30
+
+
+class Format(enum.StrEnum):
+    """What the predictions are written as."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class Answer(NamedTuple):
+    """The predictions' bytes, sealed where they have readers; how many, and their columns' names."""
+
+    content: bytes
+    rows: int
+    columns: list[str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of some rows.
+
+    Attributes:
+        artifact: the model.
+        readers: to whom the predictions are sealed; None for nobody.
+        output_format: what they are written as.
+        reference: a file of rows to scale by, or None.
+        code: the file of a model that is code, which was allowed and has the plan's hash; else None.
+    """
+
+    artifact: ModelArtifact
+    readers: list[PublicIdentity] | None
+    output_format: Format
+    reference: Path | None
+    code: bytes | None
+
+
+def of_file(asked: Asked, file: Path, *, sandboxed: bool) -> Answer:
+    """Return predictions for a file of rows, sealed where they have readers.
+
+    Raises:
+        SchemaError: a row breaks the model's schema: line and column.
+        InputError: the file cannot be read, is too large for a worker, or is sealed to somebody else.
+        IntegrityError: it was altered.
+    """
+    return (_walled if sandboxed else _inside)(asked, file)
+
+
+def _walled(asked: Asked, file: Path) -> Answer:
+    """Have a walled worker predict."""
+    from cloister.inference.walled import predict_walled, rows_of
+
+    given = [rows_of(_existing(each), load_identity) for each in (asked.reference, file) if each is not None]
+    answer = predict_walled(
+        asked.artifact,
+        given[-1],
+        reference=given[0] if asked.reference is not None else None,
+        output_format=asked.output_format.value,
+        readers=asked.readers,
+        code=asked.code,
+    )
+    return Answer(bytes(answer.content), answer.rows, answer.columns)
+
+
+def _inside(asked: Asked, file: Path) -> Answer:
+    """Predict in this process."""
+    from cloister.crypto import seal_bytes
+    from cloister.inference.predictor import encoded
+
+    with predictor_inside(asked) as predictor, _rows(file) as path:
+        predictions = predictor.predict_file(path)
+    content = encoded(predictions, asked.output_format.value)
+    sealed = content if asked.readers is None else seal_bytes(content, asked.readers)
+    return Answer(sealed, predictions.num_rows, predictions.column_names)
+
+
+@contextlib.contextmanager
+def predictor_inside(asked: Asked) -> Iterator[Predictor]:
+    """Yield what predicts in this process, scaled where rows are given for that; a user's code runs here."""
+    from cloister.inference import Predictor
+    from cloister.inference.torchpredict import torch_predictor
+
+    with tempfile.TemporaryDirectory() as scratch:
+        if asked.code is None:
+            predictor = Predictor.of(asked.artifact)
+        else:
+            predictor = torch_predictor(asked.artifact, asked.code, scratch=Path(scratch))
+        if asked.reference is not None:
+            with _rows(asked.reference) as path:
+                predictor = predictor.fit_file(path)
+        yield predictor
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise InputError("there is no such file of rows", where=str(file), fix="Check the path")
+    return file
+
+
+@contextlib.contextmanager
+def _rows(file: Path) -> Iterator[Path]:
+    """Yield a path to read the rows from: the file itself, or its opened content, which never touches a
+    disk."""
+    from cloister.crypto import open_bytes, sealed_recipients
+    from cloister.inference import in_memory_file
+
+    _existing(file)
+    try:
+        sealed_recipients(file)
+    except InputError:
+        yield file
+        return
+    opened = open_bytes(read_bytes(file, limit=_ROWS_LIMIT, what="sealed rows"), load_identity())
+    with in_memory_file(opened) as path:
+        try:
+            yield path
+        except SchemaError:
+            raise
+        except InputError as error:
+            raise InputError(error.what, where=f"in {file}", fix=error.fix) from error

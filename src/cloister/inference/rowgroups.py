@@ -1,0 +1,65 @@
+"""Answers for a whole dataset, one row group after another.
+
+Memory is a row group, 65,536 rows of the columns that the model reads, and the answers. Other columns are not
+decrypted.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from cloister.errors import InputError, SchemaError
+from cloister.inference.predictor import Predictor
+from cloister.inference.walledmessages import MAX_ANSWER
+from cloister.vault import Dataset
+
+__all__ = ["scored"]
+
+_TOO_LARGE: Final = f"the predictions are larger than {MAX_ANSWER >> 20} MiB"
+
+
+def scored(
+    dataset: Dataset, predictor: Predictor, output_format: Literal["csv", "parquet"]
+) -> tuple[bytes, int]:
+    """Return a dataset's answers, encoded, and their number; its rows are read one row group at a time.
+
+    Raises:
+        SchemaError: a column is absent, or a row breaks the model's schema: number of the row, from 1.
+        IntegrityError: a page was altered.
+        InputError: the answers are too large.
+    """
+    names = list(predictor.features.columns)
+    for name in names:
+        if name not in dataset.columns:
+            raise SchemaError("the column is absent", column=name, fix="Add rows that have every column")
+    sink, writer, rows = io.BytesIO(), None, 0
+    for batch in dataset.batches(names):
+        answers = _answers(pa.Table.from_batches([batch]), predictor, rows)
+        writer = writer or _writer(sink, answers.schema, output_format)
+        writer.write_table(answers)
+        rows += batch.num_rows
+        if sink.tell() > MAX_ANSWER:
+            raise InputError(_TOO_LARGE, where=dataset.manifest.name, fix="Add the rows as several datasets")
+    if writer is not None:
+        writer.close()
+    return sink.getvalue(), rows
+
+
+def _answers(table: pa.Table, predictor: Predictor, before: int) -> pa.Table:
+    """Return the answers of one row group; `before` rows came before it."""
+    try:
+        return predictor.predict(table)
+    except SchemaError as error:
+        line = None if error.line is None else before + error.line
+        raise SchemaError(error.what, line=line, column=error.column, fix=error.fix) from error
+
+
+def _writer(sink: io.BytesIO, schema: pa.Schema, output_format: Literal["csv", "parquet"]) -> Any:
+    if output_format == "csv":
+        return pyarrow.csv.CSVWriter(sink, schema)
+    return pyarrow.parquet.ParquetWriter(sink, schema)
