@@ -1,9 +1,7 @@
 """A sealed model: its files, encrypted in a folder, read at any place without ever being on a disk in clear.
 
-    data key                     32 fresh bytes, wrapped by a key service, committed to in the manifest
-    key of a file                HKDF(data key, salt = SHA-256 of model id, digest, number, name and size)
-    chunk of a file              1 MiB of plaintext (the last: less, and none in an empty file), AES-256-GCM,
-                                 the nonce being its number, the associated data number and "last or not"
+    data key     32 fresh bytes, wrapped by a key service, committed to in the manifest
+    files        each under a key of its own, in chunks of 1 MiB (`sealedfile`)
 
 `opened_model`, in this order:
 1. the manifest is the owner's (`manifest.open_manifest`);
@@ -24,42 +22,24 @@ What it does not do: it does not notice an older folder of the same owner in the
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cloister.crypto import TAG_BYTES, HoldsSecret, PublicIdentity, constant_time_equal, framed, hkdf, sha256
-from cloister.crypto.aead import Numbered
-from cloister.errors import InputError, IntegrityError
+from cloister.crypto import TAG_BYTES, HoldsSecret, PublicIdentity, constant_time_equal
+from cloister.errors import InputError
 from cloister.files import read_bytes
 from cloister.inference.models.manifest import (
     CHUNK,
     MANIFEST_NAME,
     MAX_MANIFEST,
     ModelManifest,
-    SealedFile,
     chunks_of,
-    encrypted_size,
     open_manifest,
-    stored_name,
 )
+from cloister.inference.models.sealedfile import EncryptedFile, altered, commitment, file_key
 
-__all__ = [
-    "OpenDataKey",
-    "SealedModel",
-    "altered",
-    "chunk_label",
-    "commitment",
-    "file_key",
-    "is_sealed_model",
-    "opened_model",
-    "read_envelope",
-]
-
-_COMMIT: Final = b"cloister/model/v1/commitment"
-_FILE: Final = b"cloister/model/v1/file"
-_CHUNK: Final = b"cloister/model/v1/chunk"
+__all__ = ["OpenDataKey", "SealedModel", "is_sealed_model", "opened_model", "read_envelope"]
 
 OpenDataKey = Callable[[bytes], bytes]
 """Takes the wrapped data key, as the manifest has it; returns it. Raises IntegrityError, PolicyRefused."""
@@ -75,84 +55,15 @@ def read_envelope(folder: Path) -> bytes:
 
     Raises:
         InputError: the folder is no sealed model, or its manifest cannot be read or is too large.
+        IntegrityError: its manifest is a link, or no file.
     """
     if not is_sealed_model(folder):
         raise InputError(
             "the folder is no sealed model", where=str(folder), fix="Make one with `cloister model seal`"
         )
-    if (folder / MANIFEST_NAME).is_symlink():
-        raise altered(folder, "its manifest is a link")
+    if (folder / MANIFEST_NAME).is_symlink() or not (folder / MANIFEST_NAME).is_file():
+        raise altered(folder, "its manifest is no file, or a link")
     return read_bytes(folder / MANIFEST_NAME, limit=MAX_MANIFEST, what="sealed model's manifest")
-
-
-def commitment(data_key: bytes) -> bytes:
-    """Return the 32 bytes by which a manifest commits to a data key."""
-    return hkdf(data_key, info=_COMMIT)
-
-
-def file_key(data_key: bytes, model_id: str, digest: str, number: int, name: str, size: int) -> bytes:
-    """Return the 32-byte key of one file of one sealing; see the module's docstring."""
-    place = (number.to_bytes(4, "big"), name.encode(), size.to_bytes(8, "big"))
-    salt = sha256(framed(bytes.fromhex(model_id), bytes.fromhex(digest), *place))
-    return hkdf(data_key, info=_FILE, salt=salt)
-
-
-def chunk_label(number: int, *, last: bool) -> bytes:
-    """Return the associated data of a chunk."""
-    return _CHUNK + number.to_bytes(8, "big") + bytes([last])
-
-
-def altered(folder: Path | str, what: str) -> IntegrityError:
-    """Return the error that says a sealed model is not what was sealed."""
-    return IntegrityError(
-        f"the sealed model was altered: {what}", where=str(folder), fix="Restore its folder from a backup"
-    )
-
-
-class _Open(HoldsSecret):
-    """One encrypted file on its descriptor."""
-
-    __slots__ = ("_cipher", "_descriptor", "name", "size")
-
-    def __init__(self, folder: Path, number: int, file: SealedFile) -> None:
-        self.name, self.size = file.name, file.size
-        self._cipher: Numbered | None = None
-        self._descriptor = _opened(folder, stored_name(number))
-        status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != encrypted_size(file.size):
-            self.close()
-            raise altered(folder, f"{stored_name(number)} is no file, or not of the length that was signed")
-
-    def unlock(self, key: bytes) -> None:
-        self._cipher = Numbered(key)
-
-    def length(self, number: int) -> int:
-        """Return the bytes of a chunk in the clear."""
-        return min(CHUNK, self.size - number * CHUNK)
-
-    def chunk_into(self, number: int, out: memoryview, scratch: memoryview) -> None:
-        """Write a chunk to `out`, which has exactly its length."""
-        if self._cipher is None or self._descriptor < 0:
-            raise InputError("the model is closed", where=self.name, fix="Open it again")
-        sealed = scratch[: len(out) + TAG_BYTES]
-        last = number == chunks_of(self.size) - 1
-        try:
-            count = os.preadv(self._descriptor, [sealed], number * (CHUNK + TAG_BYTES))
-        except OSError as error:
-            raise InputError(
-                "cannot read a file of the model", where=self.name, fix="Check the disk"
-            ) from error
-        if count != len(sealed):
-            raise altered(self.name, "it was cut while it was read")
-        try:
-            self._cipher.open_into(number, sealed, chunk_label(number, last=last), out)
-        except IntegrityError:
-            raise altered(self.name, f"chunk {number} does not open") from None
-
-    def close(self) -> None:
-        descriptor, self._descriptor, self._cipher = self._descriptor, -1, None
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
 class SealedModel(HoldsSecret):
@@ -164,7 +75,7 @@ class SealedModel(HoldsSecret):
         digest: of the files in the clear.
     """
 
-    def __init__(self, manifest: ModelManifest, files: dict[str, _Open]) -> None:
+    def __init__(self, manifest: ModelManifest, files: dict[str, EncryptedFile]) -> None:
         self.manifest: Final = manifest
         self.names: Final = tuple(files)
         self.digest: Final = manifest.digest
@@ -248,7 +159,7 @@ class SealedModel(HoldsSecret):
         for file in getattr(self, "_files", {}).values():
             file.close()
 
-    def _part(self, file: _Open, number: int) -> bytes:
+    def _part(self, file: EncryptedFile, number: int) -> bytes:
         """Return a chunk of which a part is wanted; the last such chunk is kept."""
         kept = self._edge
         if kept is not None and kept[:2] == (file.name, number):
@@ -258,13 +169,13 @@ class SealedModel(HoldsSecret):
         self._edge = (file.name, number, bytes(out))
         return self._edge[2]
 
-    def _range(self, name: str, offset: int, length: int) -> _Open:
+    def _range(self, name: str, offset: int, length: int) -> EncryptedFile:
         file = self._file(name)
         if offset < 0 or length < 0 or offset + length > file.size:
             raise InputError("a file of the model is shorter than its contents say", where=name[:200])
         return file
 
-    def _file(self, name: str) -> _Open:
+    def _file(self, name: str) -> EncryptedFile:
         found = self._files.get(name)
         if found is None:
             raise InputError("the model has no such file", where=name[:200], fix="Check the model folder")
@@ -286,10 +197,10 @@ def opened_model(folder: Path, envelope: bytes, owner: PublicIdentity, data_key:
         CloisterError: as `data_key` does.
     """
     manifest = open_manifest(envelope, owner)  # 1
-    files: dict[str, _Open] = {}
+    files: dict[str, EncryptedFile] = {}
     try:
         for number, each in enumerate(manifest.files):
-            files[each.name] = _Open(folder, number, each)  # 2
+            files[each.name] = EncryptedFile(folder, number, each)  # 2
         key = data_key(manifest.wrapped)  # 3
         if len(key) != 32 or not constant_time_equal(commitment(key), manifest.commitment):
             raise altered(folder, "its data key is not the one that it was sealed under")
@@ -301,11 +212,3 @@ def opened_model(folder: Path, envelope: bytes, owner: PublicIdentity, data_key:
             file.close()
         raise
     return SealedModel(manifest, files)
-
-
-def _opened(folder: Path, name: str) -> int:
-    try:
-        # O_NONBLOCK: a pipe put in the file's place must not hang; the check of its kind refuses it
-        return os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise altered(folder, f"{name} cannot be opened ({os.strerror(error.errno or 0)})") from None

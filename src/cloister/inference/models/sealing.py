@@ -42,7 +42,7 @@ from cloister.inference.models.manifest import (
     sign_manifest,
     stored_name,
 )
-from cloister.inference.models.sealed import chunk_label, commitment, file_key
+from cloister.inference.models.sealedfile import chunk_label, commitment, file_key
 from cloister.types import KeyService, RandomBytes, check_name
 
 __all__ = ["MemoryFiles", "seal_model"]

@@ -29,12 +29,8 @@ from cloister.inference.models.manifest import (
     open_manifest,
     stored_name,
 )
-from cloister.inference.models.sealed import (
-    OpenDataKey,
-    SealedModel,
-    altered,
-    opened_model,
-)
+from cloister.inference.models.sealed import OpenDataKey, SealedModel, opened_model
+from cloister.inference.models.sealedfile import altered
 from cloister.vault.verify import Check
 
 __all__ = ["BROKER_NOTE", "Check", "verify_model"]
