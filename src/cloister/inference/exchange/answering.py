@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from cloister.crypto import Buffer, HoldsSecret, SigningKey, sha256
@@ -136,16 +136,19 @@ class Answering(HoldsSecret):
         self._parts.append(content)
 
     def request(self) -> tuple[RequestHead, bytes]:
-        """Return head and body of the request.
+        """Return head and body of the request, once: this object keeps neither.
 
         Raises:
             Refused: it is not whole.
+            InputError: it was read before.
         """
         if not self.ended or self._asked is None:
             raise Refused
+        if self._request is not None:
+            raise InputError("a request that was read before", fix="Keep what the first call returned")
         head, head_bytes = self._asked
         body = b"".join(self._parts)
-        self._parts = [memoryview(body)]
+        self._parts.clear()
         self._request = head_bytes, sha256(body)
         return head, body
 
@@ -194,10 +197,12 @@ class Answering(HoldsSecret):
             now: aware; goes into the receipt, in whole seconds.
 
         Raises:
-            InputError: before the head, after the end, or after the keys were destroyed.
+            InputError: before the head, after the end, after the keys were destroyed, or `now` has no zone.
         """
         sealer = self._open_sealer()
         signing, keys = self._epoch.signing, self._epoch.keys
+        if now.utcoffset() is None:
+            raise InputError("a time without a zone", fix="Give one in UTC")
         if signing is None or self._request is None or self._asked is None:
             raise InputError("the keys of this answer were destroyed", fix="Ask again")
         self._closed = True
@@ -210,7 +215,7 @@ class Answering(HoldsSecret):
             request=salted_digest(request_salt, *self._request).hex(),
             answer=salted_digest(answer_salt, self._answer_head, self._hash.digest()).hex(),
             status=self._status,
-            at=now.replace(microsecond=0),
+            at=now.astimezone(UTC).replace(microsecond=0),
         )
         content = encode(Ending(sign_receipt(receipt, signing), request_salt, answer_salt))
         return sealer.seal(block(BlockKind.END, content, _ENDING_BLOCK), True)

@@ -63,14 +63,11 @@ class KeySet(
     def __post_init__(self) -> None:
         if len(self.encryption_key) != 1216 or len(self.receipt_key) != 32:
             raise InputError("a key set's keys have other lengths than 1,216 and 32 bytes")
-        if not (_is_stamp(self.not_before) and _is_stamp(self.not_after)):
+        if not (is_stamp(self.not_before) and is_stamp(self.not_after)):
             raise InputError("a key set's times are not whole seconds of UTC")
         if self.not_before >= self.not_after:
             raise InputError("a key set ends before it begins")
-        if not _MODEL.fullmatch(self.model):
-            raise InputError(
-                "a model's name is not 1 to 128 printable ASCII characters", fix="Serve it under another name"
-            )
+        check_model_name(self.model)
         if not _DIGEST.fullmatch(self.model_digest):
             raise InputError("a model's digest is not 64 hexadecimal digits")
         if not 0 <= self.accelerators <= _MAX_ACCELERATORS:
@@ -101,8 +98,8 @@ class KeySet(
             raise InputError(f"a key set has more than {MAX_KEY_SET} bytes", fix="Ask for it again")
         try:
             keys = msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"this is no key set: {error}", fix="Ask the service again") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise InputError("this is no key set", fix="Ask the service again") from None
         if keys.to_bytes() != data:
             raise InputError("a key set is not in canonical form", fix="Ask the service again")
         return keys
@@ -111,8 +108,17 @@ class KeySet(
         return f"<KeySet {self.digest.hex()[:16]} of {self.model}>"
 
 
-def _is_stamp(time: datetime) -> bool:
+def is_stamp(time: datetime) -> bool:
+    """Return whether a time is in whole seconds of UTC, which has one written form."""
     return time.utcoffset() == timedelta(0) and not time.microsecond
+
+
+def check_model_name(name: str) -> None:
+    """Raise InputError unless `name` is 1 to 128 printable ASCII characters."""
+    if not _MODEL.fullmatch(name):
+        raise InputError(
+            "a model's name is not 1 to 128 printable ASCII characters", fix="Serve it under another name"
+        )
 
 
 def keys_report_data(nonce: bytes, keys: KeySet) -> bytes:

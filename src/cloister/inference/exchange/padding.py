@@ -16,7 +16,7 @@ import enum
 from typing import Final
 
 from cloister.crypto import Buffer
-from cloister.errors import IntegrityError
+from cloister.errors import InputError, IntegrityError
 
 __all__ = [
     "MAX_BLOCK",
@@ -70,8 +70,10 @@ def padded(length: int) -> int:
 
 
 def block(kind: BlockKind, content: Buffer, size: int) -> bytes:
-    """Return one block of exactly `size` bytes, which `content` fits into."""
+    """Return one block of exactly `size` bytes. Raises InputError where `content` does not fit into it."""
     length = len(content)
+    if length > size - _HEADER:
+        raise InputError(f"content of {length} bytes for a block of {size}", fix="Cut it into blocks")
     header = (kind << 32 | length).to_bytes(_HEADER, "big")
     return b"".join((header, content, _ZEROS[: size - _HEADER - length]))
 

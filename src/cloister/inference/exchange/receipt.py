@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from cloister.crypto import (
     Buffer,
@@ -35,6 +35,7 @@ from cloister.crypto import (
     sign_envelope,
 )
 from cloister.errors import InputError, IntegrityError
+from cloister.inference.exchange.keyset import check_model_name, is_stamp
 
 __all__ = ["RECEIPT_TYPE", "Receipt", "open_receipt", "salted", "salted_digest", "sign_receipt"]
 
@@ -42,8 +43,6 @@ RECEIPT_TYPE: Final = "application/vnd.cloister.receipt+json"
 """The type of the signed envelope."""
 _MAX_ENVELOPE: Final = 4_096
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
-
-_Moment = Annotated[datetime, Meta(tz=True)]
 
 
 class Receipt(Struct, frozen=True, forbid_unknown_fields=True, tag="cloister/receipt/v1", tag_field="type"):
@@ -57,10 +56,10 @@ class Receipt(Struct, frozen=True, forbid_unknown_fields=True, tag="cloister/rec
         request: salted digest of the request, hex.
         answer: salted digest of the answer, hex.
         status: of HTTP, as answered.
-        at: when the answer ended, by the enclave's clock.
+        at: when the answer ended, by the enclave's clock; UTC, whole seconds.
 
     Raises:
-        InputError: a digest has another form.
+        InputError: one of them cannot be.
     """
 
     keys: str
@@ -70,12 +69,15 @@ class Receipt(Struct, frozen=True, forbid_unknown_fields=True, tag="cloister/rec
     request: str
     answer: str
     status: int
-    at: _Moment
+    at: datetime
 
     def __post_init__(self) -> None:
         digests = (self.keys, self.model_digest, self.request, self.answer, self.policy or self.keys)
-        if not all(map(_HEX.fullmatch, digests)) or self.at.utcoffset() is None:
-            raise InputError("a receipt's digests are 64 hexadecimal digits, and its time has a zone")
+        if not all(map(_HEX.fullmatch, digests)):
+            raise InputError("a receipt's digests are not 64 hexadecimal digits")
+        if not is_stamp(self.at) or not 200 <= self.status <= 599:
+            raise InputError("a receipt's time is not in whole seconds of UTC, or its status is none")
+        check_model_name(self.model)
 
 
 def salted_digest(salt: bytes, head: Buffer, body_digest: bytes) -> bytes:

@@ -12,8 +12,8 @@ Invariants:
 - a key set is offered for `lifetime` seconds, or until it opened `MAX_REQUESTS`; then another one is, and the
   retired one is taken for `overlap` seconds more; then its decryption key is dropped, and what was recorded
   of a request under it opens nowhere any more;
-- one sealed secret is one request for the life of its key. What is remembered of each is a SHA-256; - memory
-  for these is bounded: a key opens at most twice `MAX_REQUESTS`, and at most two retired ones are kept.
+- one sealed secret is one request for the life of its key; a SHA-256 of each is remembered, and memory for
+  these is bounded: a key opens at most twice `MAX_REQUESTS`, and at most two retired ones are kept.
 
 Python cannot overwrite what it drops: a destroyed key may stay in freed memory until that is used again.
 For one thread.
@@ -196,7 +196,7 @@ class KeyRing(HoldsSecret):
         raise StaleKey
 
     def close(self) -> None:
-        """Destroy all keys: nothing is opened any more, and no answer that has begun can end."""
+        """Destroy all keys: nothing is opened any more, and no answer under the keys in use can end."""
         for keys in (self._current, *self._retired):
             if keys is not None:
                 keys.drop()
