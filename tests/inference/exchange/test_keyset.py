@@ -40,7 +40,7 @@ def test_a_key_set_comes_back_and_has_one_form() -> None:
     [
         {"encryption_key": bytes(1215)},
         {"receipt_key": bytes(33)},
-        {"not_before": datetime(2026, 5, 4, 12)},  # noqa: DTZ001
+        {"not_before": datetime(2026, 5, 4, 12)},
         {"not_before": NOON.replace(microsecond=1)},
         {"not_after": NOON},
         {"not_after": (NOON + timedelta(days=1)).astimezone(timezone(timedelta(hours=1)))},

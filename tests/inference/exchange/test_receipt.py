@@ -86,7 +86,7 @@ def test_digests_are_salted_and_framed() -> None:
         {"request": "AB" * 32},
         {"answer": ""},
         {"status": 99},
-        {"at": datetime(2026, 5, 4, 12)},  # noqa: DTZ001
+        {"at": datetime(2026, 5, 4, 12)},
         {"at": NOON.replace(microsecond=5)},
         {"at": NOON.astimezone(timezone(timedelta(hours=8)))},
     ],
