@@ -1,0 +1,200 @@
+"""What the proxy and the relay share of ASGI: bodies, whole answers, clients that go away, and a server.
+
+Neither logs a request: a line of an access log is what a private exchange is meant to avoid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping
+from typing import Any, Final
+
+from cloister.errors import InputError
+
+__all__ = [
+    "Application",
+    "BodyTooLong",
+    "ClientGone",
+    "Incoming",
+    "Receive",
+    "Scope",
+    "Send",
+    "bound_socket",
+    "headers_of",
+    "send_whole",
+    "serve",
+]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_GRACE_SECONDS: Final = 3
+
+
+class ClientGone(Exception):
+    """Whoever asked has closed the connection: nobody waits for an answer."""
+
+
+class BodyTooLong(Exception):
+    """A request's body exceeds the limit."""
+
+
+class Incoming:
+    """A request as it comes, and the end of its connection.
+
+    Args:
+        receive: of ASGI; nobody else may call it.
+        limit: bytes of the body.
+    """
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive, self._limit = receive, limit
+        self._read = asyncio.Event()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Yield the body. Raises ClientGone, BodyTooLong."""
+        left = self._limit
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            data: bytes = message.get("body", b"")
+            left -= len(data)
+            if left < 0:
+                raise BodyTooLong
+            if data:
+                yield data
+            if not message.get("more_body", False):
+                self._read.set()
+                return
+
+    async def body(self) -> bytes:
+        """Return the whole body. Raises as `stream`."""
+        return b"".join([data async for data in self.stream()])
+
+    async def while_there(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` to its end, or cancel it where the client goes away after its request."""
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self._gone())
+        try:
+            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not task.done():
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await gone
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not task.cancelled():  # this very call is cancelled
+                raise
+
+    async def _gone(self) -> None:
+        await self._read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """Return headers by lower-case name; of two of one name, what cannot be mistaken for either alone."""
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
+async def send_whole(
+    send: Send, status: int, content: bytes, kind: str, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    """Send one whole answer of the media type `kind`; nothing may keep it."""
+    lines = [
+        (b"content-type", kind.encode()),
+        (b"content-length", str(len(content)).encode()),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+        *headers,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": content})
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one.
+
+    Raises:
+        InputError: it is taken, or not to be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"the port cannot be had: {getattr(error, 'strerror', None) or error}",
+            where=f"{host}:{port}",
+            fix="Choose another one with --port",
+        ) from error
+
+
+async def serve(app: Application, listening: socket.socket, *, tls: tuple[str, str] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, without a log; requests in progress get three seconds.
+
+    Args:
+        app: what answers.
+        listening: as `bound_socket` made it; closed at the end.
+        tls: paths of certificate chain and key; None for none.
+
+    Raises:
+        InputError: uvicorn is not installed, or the certificate cannot be used.
+    """
+    try:
+        import uvicorn
+    except ModuleNotFoundError:
+        raise InputError("a server needs the package uvicorn", fix="Install cloister[serve]") from None
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    certificate, key = tls or (None, None)
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="critical",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(
+            f"the certificate cannot be used: {error.strerror or type(error).__name__}",
+            where=certificate or "",
+            fix="Give a PEM chain and its key",
+        ) from error
+    server = Server(config)
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+        listening.close()
