@@ -29,7 +29,7 @@ from cloister.crypto import envelope_signers
 from cloister.enclave.broker import BrokerKeys
 from cloister.errors import CloisterError, InputError, IntegrityError, PolicyRefused
 from cloister.inference.models.files import PlainFolder
-from cloister.inference.models.keys import PURPOSE, ModelHandover, broker_data_key, kept_by_broker
+from cloister.inference.models.keys import PURPOSE, ModelHandover, broker_data_key, kept_elsewhere
 from cloister.inference.models.manifest import (
     CHUNK,
     MANIFEST_NAME,
@@ -387,7 +387,7 @@ def test_verify_names_the_first_thing_that_is_wrong(tmp_path: Path) -> None:
         assert numbers(folder) == [True] * number + [False]
     assert numbers(whole, lambda _: b"k" * 32) == [True] * 3 + [False]
     with pytest.raises(PolicyRefused, match="checks 1 to 3 hold"):
-        numbers(whole, kept_by_broker)
+        numbers(whole, kept_elsewhere)
 
 
 @pytest.mark.parametrize("key", [b"", b"k" * 31, b"k" * 32, b"k" * 33])

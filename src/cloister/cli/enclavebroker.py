@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cloister.cli import common
-from cloister.cli.brokergrant import permission_of
+from cloister.cli.brokergrant import broker_of, granted_model, is_model, permission_of
 from cloister.cli.brokerserve import broker_folder, home_book, home_broker, serve
 from cloister.cli.common import JsonOption, emit
 from cloister.errors import InputError, PolicyRefused, StorageError
 
 if TYPE_CHECKING:
+    from cloister.crypto import PublicIdentity
     from cloister.enclave.broker import BrokerKeys
     from cloister.enclave.claims import Claims
     from cloister.enclave.evidence import Evidence
@@ -65,7 +66,10 @@ def add(
 @app.command()
 def grant(
     name: Annotated[
-        str, typer.Argument(metavar="DATASET", help="A dataset of your vault, or the id of a key.")
+        str,
+        typer.Argument(
+            metavar="DATASET", help="A dataset of your vault, a sealed model's folder, or the id of a key."
+        ),
     ],
     purpose: Annotated[
         str | None, typer.Option(help="What it may be opened for; a dataset's only purpose without it.")
@@ -83,11 +87,17 @@ def grant(
     broker_identity: IdentityOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let attested workers open a dataset: for one plan and purpose, so many times, until then."""
+    """Let attested workers open a dataset or a sealed model: for one plan and purpose, so often, until then.
+
+    For a sealed model nothing more needs to be said: its purpose is "inference", and its folder says where
+    its broker is.
+    """
     import msgspec
 
     permission = permission_of(name, purpose, plan, manifest, uses, days)
-    with _owner(socket, broker_identity) as keys:
+    model = granted_model(name) if manifest is None and is_model(permission) else None
+    place, whose = (socket, broker_identity) if model is None else broker_of(model, socket, broker_identity)
+    with _owner(place, whose) as keys:
         keys.allow(permission)
     wanted = permission.wanted
     study = f"plan {wanted.plan[:16]}" if wanted.plan else "no plan"
@@ -170,12 +180,14 @@ def _releases_nothing(
 
 
 @contextlib.contextmanager
-def _owner(socket: Path | None, broker_identity: str | None) -> Iterator[BrokerKeys]:
+def _owner(socket: Path | None, broker_identity: str | PublicIdentity | None) -> Iterator[BrokerKeys]:
     """Yield the owner's side of a broker; one's own is opened where nobody serves it."""
     from cloister.enclave.broker import SOCKET_NAME, BrokerKeys, Direct, SocketLink
 
     identity = common.load_identity()
-    named = common.resolve_identity(broker_identity) if broker_identity else identity.public
+    if isinstance(broker_identity, str):
+        broker_identity = common.resolve_identity(broker_identity)
+    named = broker_identity or identity.public
     path = socket or broker_folder() / SOCKET_NAME
     if socket is None and named == identity.public and not _served(path):
         book = home_book(identity)

@@ -72,6 +72,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "verify": Entry(
         "verify", "verify", "Verify a release offline, against your own trust anchors.", "Results"
     ),
+    "model": Entry("model", "app", "Encrypt a model's folder; show and check it.", "Private inference"),
 }
 
 # Typer brings its own copy of click in newer versions and uses the installed one in older ones.

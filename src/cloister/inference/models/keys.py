@@ -30,7 +30,7 @@ from cloister.runtime.workers.messages import Key, KeyWanted, decode_question, e
 from cloister.runtime.workers.session import KeyLender, Lends
 from cloister.types import KeyService
 
-__all__ = ["PURPOSE", "ModelHandover", "broker_data_key", "brokered", "kept_by_broker", "lender", "lent"]
+__all__ = ["PURPOSE", "ModelHandover", "broker_data_key", "brokered", "kept_elsewhere", "lender", "lent"]
 
 PURPOSE: Final = "inference"
 """What a model is opened for, as a broker's grants say it."""
@@ -156,11 +156,12 @@ def broker_data_key(
     return _asking(keys, open_manifest(envelope, owner).kek_id)
 
 
-def kept_by_broker(_wrapped: bytes) -> bytes:
-    """Raise PolicyRefused: where a broker keeps a model's key, its owner opens it no more than others do."""
+def kept_elsewhere(_wrapped: bytes) -> bytes:
+    """Raise PolicyRefused: a broker opens a model's key for attested workers alone, and a keystore for its
+    owner; whoever asks here is neither."""
     raise PolicyRefused(
-        "this model's key is with a key broker, which opens it for attested workers alone",
-        fix="Serve it with `cloister serve`, on a machine that your enclave policy accepts",
+        "its key is with a key broker, which opens it for attested workers alone, or in another's keystore",
+        fix="`cloister model show` says where",
     )
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "MAX_FILES",
     "MAX_MANIFEST",
     "PAYLOAD_TYPE",
+    "TABLE_FILE",
     "Kind",
     "ModelManifest",
     "SealedFile",
@@ -54,6 +55,8 @@ MANIFEST_NAME: Final = "model.dsse.json"
 FILES: Final = "files"
 CHUNK: Final = 1 << 20
 """Bytes of plaintext that are encrypted as one."""
+TABLE_FILE: Final = "model.safetensors"
+"""The one file of a model of kind "table": what `ModelArtifact.from_bytes` reads."""
 MAX_MANIFEST: Final = 1 << 20
 MAX_FILES: Final = 512
 """Each stays open while the model is: within the thousand descriptors that a process usually may have."""
