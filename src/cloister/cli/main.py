@@ -68,6 +68,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "predict": Entry(
         "predict", "predict", "Predict with a released model: sealed rows in, sealed answers out.", "Results"
     ),
+    "he": Entry("he", "app", "Scores under encryption: the server never sees rows.", "Results"),
     "release": Entry("release", "release", "Release a study's model through its policy.", "Results"),
     "verify": Entry(
         "verify", "verify", "Verify a release offline, against your own trust anchors.", "Results"

@@ -8,10 +8,10 @@ Each product of ciphertexts and each sum of products with constants uses up one 
 moduli has exactly the scale `Parameters.scales[l - 1]`; where the terms of a sum come at different levels,
 their constants are scaled so that the products agree.
 
-Which T_n are computed follows from the activation alone (odd ones, or even ones), never from a weight. A weight
-below 2**-40 is left out: SEAL refuses a product with 0. Where all of them are, the first stands at 2**-38,
-or there would be nothing encrypted to answer with. Time therefore depends on which weights are 0, which the
-client learns from the scores anyway.
+Which T_n are computed follows from the activation alone (odd ones, or even ones), never from a weight. A
+weight below 2**-40 is left out: SEAL refuses a product with 0. Where all of them are, the first stands at
+2**-38, or there would be nothing encrypted to answer with. Time therefore depends on which weights are 0,
+which the client learns from the scores anyway.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@
 2. a hidden layer with local scaling, whose inputs no schema bounds;
 3. more features, outputs or hidden units than a file may carry;
 4. a model whose scores may reach 2**14;
-5. a hidden layer whose polynomials may be wrong by more than a tenth of what a score means.
+5. a hidden layer whose polynomials may change a logit by more than 0.5, or a value by more than 0.05
+   of half the label's range.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -34,7 +36,7 @@ MAX_HIDDEN: Final = 256
 LOCAL_LIMIT: Final = 64.0
 """Under local scaling: so many deviations from its mean a value may lie."""
 
-_ALLOWED_ERROR: Final = {"value": 0.1, "logistic": 0.5, "softmax": 0.5}
+_ALLOWED_ERROR: Final = {"value": 0.05, "logistic": 0.5, "softmax": 0.5}
 _WIDER: Final = 1.0 + 2.0**-10
 _ELSEWHERE: Final = "score it in a walled worker: `cloister serve`, or `cloister predict` on sealed rows"
 
@@ -109,7 +111,7 @@ class Network:
 
 def _layers(parameters: Array, widths: tuple[int, ...]) -> list[tuple[Array, Array]]:
     found, at = [], 0
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(widths):
         weights = parameters[at : at + inputs * outputs].reshape(inputs, outputs)
         at += (inputs + 1) * outputs
         found.append((weights, parameters[at - outputs : at]))

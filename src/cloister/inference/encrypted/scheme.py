@@ -85,7 +85,7 @@ class Scheme:
             )
 
     def encode(self, values: Any, level: int, scale: float) -> Any:
-        """Return SEAL's plaintext of a number, or of up to N / 2 of them, for ciphertexts of `level` moduli."""
+        """Return the plaintext of a number, or of up to N / 2 of them, for ciphertexts of `level` moduli."""
         plain = self.api.Plaintext()
         self.encoder.encode(values, self.parms_ids[level - 1], scale, plain)
         return plain
