@@ -10,11 +10,9 @@ The key serves one file of rows and stays with the client, sealed to the identit
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -26,18 +24,14 @@ from cloister.cli.common import (
     resolve_identity,
     say,
 )
-from cloister.cli.predict import Format, _model
+from cloister.cli.heparts import Format, client_key, free, released_model, sources
 from cloister.cli.verify import TrustOption
-from cloister.errors import InputError, SchemaError
+from cloister.errors import InputError
 from cloister.files import read_bytes, write_atomic
-
-if TYPE_CHECKING:
-    from cloister.vault.sources import Source
 
 __all__ = ["app"]
 
-_FILE_LIMIT: Final = 1 << 30
-_KEY_LIMIT: Final = 16 << 20
+_CARD_LIMIT: Final = 16 << 20
 
 app = typer.Typer(no_args_is_help=True, help="Scores under encryption: the server never sees rows.")
 
@@ -73,8 +67,8 @@ def card_(
     """Write what clients need to encrypt rows for a model; it holds no parameter."""
     from cloister.inference.encrypted import Card
 
-    _free(force, out)
-    card = Card.of(_model(model, trust, unverified))
+    free(force, out)
+    card = Card.of(released_model(model, trust, unverified))
     write_atomic(out, card.to_bytes())
     result = {
         "out": str(out),
@@ -107,7 +101,7 @@ def encrypt_(
     from cloister.crypto import SECRET_ACCESS, Identity, seal_bytes
     from cloister.inference.encrypted import Card, encrypt_rows
 
-    _free(force, out, key)
+    free(force, out, key)
     if out.absolute() == key.absolute():
         raise InputError("rows and key are two files", fix="Give --out and --key different names")
     if not unprotected_key and not identity_path().exists():
@@ -115,8 +109,8 @@ def encrypt_(
             "there is no identity to seal the key to",
             fix="Make one with `cloister keys init NAME`, or write --unprotected-key",
         )
-    found = Card.from_bytes(read_bytes(card, limit=_KEY_LIMIT, what="card"))
-    with _sources(file, reference) as (source, scale_by):
+    found = Card.from_bytes(read_bytes(card, limit=_CARD_LIMIT, what="card"))
+    with sources(file, reference) as (source, scale_by):
         data, secret = encrypt_rows(found, source, scale_by)
     content = secret.to_bytes(SECRET_ACCESS)
     if not unprotected_key:
@@ -156,13 +150,13 @@ def score_(
     """Score encrypted rows. Neither rows nor scores can be read here."""
     from cloister.inference.encrypted import FILE_LIMIT, score_rows
 
-    _free(force, out)
+    free(force, out)
     if not unsigned and not identity_path().exists():
         raise InputError(
             "there is no identity to sign the scores with",
             fix="Make one with `cloister keys init NAME`, or write --unsigned",
         )
-    artifact = _model(model, trust, unverified)
+    artifact = released_model(model, trust, unverified)
     data = read_bytes(rows, limit=FILE_LIMIT, what="encrypted rows")
     signer = None if unsigned else load_identity()
     begin = time.perf_counter()
@@ -200,10 +194,10 @@ def open_(
     from cloister.inference.predictor import encoded
 
     target = out or scores.with_name(f"{scores.name}.{output_format}{'.sealed' if to else ''}")
-    _free(force, target)
+    free(force, target)
     readers = [resolve_identity(name) for name in to or []]
     vouching = resolve_identity(signer) if signer else None
-    found = _client_key(key)
+    found = client_key(key)
     opened = found.open(read_bytes(scores, limit=FILE_LIMIT, what="encrypted scores"), vouching)
     if vouching is None:
         say("Nobody's signature was asked for: give --from to know who computed these scores.")
@@ -245,8 +239,8 @@ def report_(
 
     from cloister.inference.encrypted import compare
 
-    artifact = _model(model, trust, unverified)
-    with _sources(file, reference) as (source, scale_by):
+    artifact = released_model(model, trust, unverified)
+    with sources(file, reference) as (source, scale_by):
         found = compare(artifact, source, scale_by)
     encrypted = found.encrypt_ms + found.score_ms + found.open_ms
     lines = [
@@ -260,57 +254,3 @@ def report_(
         f"in the clear {found.plain_bytes:.0f} up",
     ]
     emit(dataclasses.asdict(found), as_json=as_json, text="\n".join(lines))
-
-
-def _free(force: bool, *targets: Path) -> None:
-    for target in targets:
-        if target.exists() and not force:
-            raise InputError(
-                "the target exists", where=str(target), fix="Choose another name, or use --force"
-            )
-
-
-def _client_key(path: Path) -> Any:
-    """Return the client's key in a file, sealed or not."""
-    from cloister.crypto import open_bytes, sealed_recipients
-    from cloister.inference.encrypted import ClientKey
-
-    data = read_bytes(path, limit=_KEY_LIMIT, what="key")
-    try:
-        sealed_recipients(path)
-    except InputError:
-        return ClientKey.from_bytes(data)
-    return ClientKey.from_bytes(open_bytes(data, load_identity()))
-
-
-@contextlib.contextmanager
-def _sources(file: Path, reference: Path | None) -> Iterator[tuple[Source, Source | None]]:
-    """Yield the rows, and those to scale by; what was sealed is opened in memory only."""
-    from cloister.vault.sources import open_source
-
-    with contextlib.ExitStack() as stack:
-        rows = open_source(stack.enter_context(_plain(file)))
-        scale_by = None if reference is None else open_source(stack.enter_context(_plain(reference)))
-        yield rows, scale_by
-
-
-@contextlib.contextmanager
-def _plain(file: Path) -> Iterator[Path]:
-    from cloister.crypto import open_bytes, sealed_recipients
-    from cloister.inference import in_memory_file
-
-    if not file.is_file():
-        raise InputError("there is no such file of rows", where=str(file), fix="Check the path")
-    try:
-        sealed_recipients(file)
-    except InputError:
-        yield file
-        return
-    opened = open_bytes(read_bytes(file, limit=_FILE_LIMIT, what="sealed rows"), load_identity())
-    with in_memory_file(opened) as path:
-        try:
-            yield path
-        except SchemaError:
-            raise
-        except InputError as error:
-            raise InputError(error.what, where=f"in {file}", fix=error.fix) from error

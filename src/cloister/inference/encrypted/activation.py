@@ -2,8 +2,8 @@
 
 Under encryption there is addition and multiplication, and neither tanh nor a maximum. On [-B, B] tanh becomes
 an odd polynomial of degree 31, interpolated at Chebyshev's nodes, and max(x, 0) = x / 2 + |x| / 2 the best
-even one of degree 32, wrong by at most 0.0044 B. Both are written in Chebyshev's basis, whose members stay within
-[-1, 1].
+even one of degree 32, wrong by at most 0.0044 B. Both are written in Chebyshev's basis, whose members stay
+within [-1, 1].
 
 B is no guess: a schema bounds every feature, so a hidden unit's input is bounded by its weights. Rows within
 the schema cannot leave [-B, B], and the largest difference on it, found on a grid, bounds the error of every
