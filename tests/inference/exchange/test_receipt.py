@@ -6,6 +6,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.inference.exchange.exchanges import NOON
 
 from cloister.crypto import SigningKey, canonical_bytes, open_envelope, sign_envelope
@@ -54,6 +56,13 @@ def test_a_receipt_is_signed_and_comes_back() -> None:
             "at": "2026-05-04T12:00:00Z",
             "type": "cloister/receipt/v1",
         }
+
+
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=128))
+def test_what_is_signed_is_canonical(model: str) -> None:
+    receipt = Receipt(**{**GOOD, "model": model})
+    envelope = sign_receipt(receipt, KEY)
+    assert open_envelope(envelope, RECEIPT_TYPE, {KEY_ID: KEY.verify_key}) == canonical_bytes(receipt)
 
 
 def test_the_longest_receipt_fits_its_block() -> None:

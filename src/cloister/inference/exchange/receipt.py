@@ -28,7 +28,6 @@ from cloister.crypto import (
     SignatureAlgorithm,
     SigningKey,
     VerifyKey,
-    canonical_bytes,
     framed,
     open_envelope,
     sha256,
@@ -43,6 +42,9 @@ RECEIPT_TYPE: Final = "application/vnd.cloister.receipt+json"
 """The type of the signed envelope."""
 _MAX_ENVELOPE: Final = 4_096
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
+_canonical: Final = msgspec.json.Encoder(order="sorted").encode
+"""A receipt's canonical JSON, as `canonical_bytes` gives it and faster by far: it holds only small integers,
+and ASCII without control characters."""
 
 
 class Receipt(Struct, frozen=True, forbid_unknown_fields=True, tag="cloister/receipt/v1", tag_field="type"):
@@ -113,7 +115,7 @@ def _key_id(key: VerifyKey) -> str:
 
 def sign_receipt(receipt: Receipt, key: SigningKey) -> bytes:
     """Return the DSSE envelope of a receipt, signed with the key set's receipt key."""
-    return sign_envelope(RECEIPT_TYPE, canonical_bytes(receipt), [_Signer(key)])
+    return sign_envelope(RECEIPT_TYPE, _canonical(receipt), [_Signer(key)])
 
 
 def open_receipt(envelope: bytes, receipt_key: bytes) -> Receipt:
@@ -135,7 +137,7 @@ def open_receipt(envelope: bytes, receipt_key: bytes) -> Receipt:
         receipt = msgspec.json.decode(payload, type=Receipt)  # 2
     except (msgspec.DecodeError, UnicodeDecodeError, InputError):
         raise _no_receipt() from None
-    if canonical_bytes(receipt) != payload:  # 3
+    if _canonical(receipt) != payload:  # 3
         raise _no_receipt()
     return receipt
 
