@@ -2,7 +2,7 @@
 
 The child runs `python -I -m ...` (no PYTHON* variable, no user site, no current folder), inherits one end of
 a socket pair as descriptor 3 and the further sockets that its starter names as 5, 6 and so on, reads nothing
-on standard input, and says what it prints into a bounded memory of last words. Its environment is a handful of
+on standard input, and says what it prints into a bounded memory of last words. Its environment is a few
 variables. It is isolated before its module is imported, and dies with its starter: when the `Child` is closed
 or the starter ends, in whatever way.
 

@@ -1,0 +1,134 @@
+"""In the worker, behind its walls: from what a service was told to serve to the application that does.
+
+    table       inference.Predictor          -> openai.TableApp
+    language    language.load_engine         -> openai.OpenAIApp
+    loopback    sockets handed over          -> openai.LoopbackApp
+    sealed      models.opened_model first, its key asked for over the channel; then one of the first two
+
+Every application answers to its readers alone where a request says so (`openai.SealingApp`).
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from cloister.crypto import PublicIdentity, sha256
+from cloister.errors import InputError
+from cloister.inference.application import Application
+from cloister.inference.service.boot import HANDED, Boot, Engine, Language, Sealed, Table
+
+if TYPE_CHECKING:
+    from cloister.inference.models.files import ModelFiles
+    from cloister.runtime.workers.channel import Channel
+
+__all__ = ["UNKNOWN_DIGEST", "Loaded", "load"]
+
+UNKNOWN_DIGEST: Final = "0" * 64
+"""The digest of a model that another process holds."""
+_MODEL: Final = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What answers.
+
+    Attributes:
+        application: the application.
+        digest: of the model, 64 hexadecimal digits.
+        kind: what it is.
+    """
+
+    application: Application
+    digest: str
+    kind: Literal["table", "language", "loopback"]
+
+
+def load(boot: Boot, channel: Channel, scratch: Path) -> Loaded:
+    """Load what is to be served. On the loop that will serve.
+
+    Args:
+        boot: what it is.
+        channel: over which the key of a sealed model is asked for.
+        scratch: the folder that this process may write.
+
+    Raises:
+        CloisterError: it cannot be served.
+    """
+    loaded = _load(boot, channel, scratch)
+    from cloister.inference.openai import SealingApp
+
+    return Loaded(SealingApp(loaded.application), loaded.digest, loaded.kind)
+
+
+def _load(boot: Boot, channel: Channel, scratch: Path) -> Loaded:
+    match boot.model:
+        case Table():
+            data = bytes(boot.model.model)
+            return _table(boot, data, boot.model.code, sha256(data).hex(), scratch)
+        case Language():
+            from cloister.inference.models.files import PlainFolder
+
+            return _language(boot, PlainFolder(Path(boot.model.folder)), boot.model.kv_tokens, scratch)
+        case Sealed():
+            return _sealed(boot, boot.model, channel, scratch)
+        case Engine():
+            return _engine(boot.model)
+
+
+def _table(boot: Boot, data: bytes, code: bytes | None, digest: str, scratch: Path) -> Loaded:
+    import pyarrow as pa
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has none
+
+    from cloister.inference.artifact import ModelArtifact
+    from cloister.inference.openai import TableApp
+    from cloister.inference.predictor import Predictor
+    from cloister.inference.torchpredict import allowed_code, torch_predictor
+
+    artifact = ModelArtifact.from_bytes(data)
+    if artifact.card.features.scaling == "local":
+        raise InputError(
+            'the model was trained with scaling = "local": it answers relative to rows of whoever asks',
+            fix="Use `cloister predict --reference` where these rows are",
+        )
+    pa.set_cpu_count(boot.threads)
+    threadpool_limits(limits=boot.threads)
+    allowed = allowed_code(artifact, code)
+    if allowed is None:
+        predictor = Predictor.of(artifact)
+    else:
+        predictor = torch_predictor(artifact, allowed, scratch=scratch)
+    return Loaded(TableApp(predictor, boot.name), digest, "table")
+
+
+def _language(boot: Boot, files: ModelFiles, kv_tokens: int | None, scratch: Path) -> Loaded:
+    from cloister.inference.language import load_engine
+    from cloister.inference.openai import OpenAIApp
+
+    engine = load_engine(files, name=boot.name, kv_tokens=kv_tokens, threads=boot.threads, scratch=scratch)
+    return Loaded(OpenAIApp(engine), files.digest, "language")
+
+
+def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loaded:
+    from cloister.inference.models.keys import brokered, lent
+    from cloister.inference.models.sealed import opened_model
+
+    owner = PublicIdentity.from_json(model.owner)
+    if model.broker is None:
+        data_key = lent(channel)
+    else:
+        data_key = brokered(channel, model.envelope, owner, PublicIdentity.from_json(model.broker))
+    files = opened_model(Path(model.folder), model.envelope, owner, data_key)
+    if files.manifest.kind == "language":
+        return _language(boot, files, model.kv_tokens, scratch)
+    return _table(boot, files.read(_MODEL), model.code, files.digest, scratch)
+
+
+def _engine(model: Engine) -> Loaded:
+    from cloister.inference.openai import LoopbackApp
+    from cloister.inference.service.connections import Connections
+
+    connections = Connections(socket.socket(fileno=HANDED), model.peer)
+    return Loaded(LoopbackApp(connections.connect, model.names), UNKNOWN_DIGEST, "loopback")

@@ -1,0 +1,181 @@
+"""What runs in a service's worker: `spawn` isolates it and starts this module.
+
+1. `Meet`: an identity made for this process; a session opens between it and its service. 2. `Prepare`:
+libraries are imported, the event loop is made (the walls let no socket be made later), every wall goes up,
+and standard output and error lead nowhere: what a library prints could be a prompt. 3. `Boot`: the model is
+loaded; the key of a sealed one is asked for over the session. No model, key or request was here before.
+4. `Ready`: the keys of the service are made, and the door serves until its front is gone.
+
+Nothing the worker meets after step 2 is printed or logged; an error on the way to `Ready` goes back as
+class and text where it is ours, and as its class's name where it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cloister.crypto import Identity, PublicIdentity
+from cloister.enclave.sandbox import confine
+from cloister.errors import ProtocolError
+from cloister.inference.exchange import KeyRing
+from cloister.inference.service.boot import (
+    HANDED,
+    MAX_BOOT,
+    PIPE,
+    PROTOCOL,
+    Boot,
+    Prepare,
+    Ready,
+    decode_told,
+    failed,
+)
+from cloister.inference.service.credentials import Register
+from cloister.inference.service.door import Door
+from cloister.inference.service.loading import Loaded, load
+from cloister.inference.service.pipe import Pipe
+from cloister.runtime.link import Link
+from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
+from cloister.runtime.workers.messages import Confined, Meet, encode
+
+__all__ = ["Confine", "main", "serve"]
+
+_CHANNEL: Final = 3  # where `spawn` puts this end of the pair
+_MAX_MEET: Final = 64 << 10
+
+Confine = Callable[[Prepare], tuple[Path, Mapping[str, bool | None]]]
+"""Puts the walls up; returns the one folder that may be written, and which walls stand, by name."""
+
+
+def main() -> None:
+    """Serve until the service is gone. Raises PolicyRefused where the machine lacks a wall."""
+    serve(socket.socket(fileno=_CHANNEL), socket.socket(fileno=PIPE), _confined)
+
+
+def serve(sock: socket.socket, pipe: socket.socket, walls: Confine) -> None:
+    """Boot over one socket and serve over the other.
+
+    Args:
+        sock: the channel to the service.
+        pipe: to its front.
+        walls: puts them up.
+
+    Raises:
+        ProtocolError, IntegrityError: the other end does not speak this protocol.
+    """
+    try:
+        channel = _met(sock)  # 1
+        prepare = decode_told(channel.receive(MAX_BOOT))
+        if not isinstance(prepare, Prepare):
+            raise _out_of_turn()
+        _import(prepare.imports)  # 2
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        scratch, standing = walls(prepare)
+        channel.send(encode(Confined(dict(standing))))
+        boot = decode_told(channel.receive(MAX_BOOT))
+        if not isinstance(boot, Boot):
+            raise _out_of_turn()
+        loop.run_until_complete(_run(boot, channel, pipe, scratch))
+    except Gone:
+        return
+
+
+def _met(sock: socket.socket) -> Channel:
+    try:
+        meet = msgspec.msgpack.decode(recv_clear(sock, _MAX_MEET, None), type=Meet)
+    except msgspec.DecodeError as error:
+        raise ProtocolError("met a worker in a way that it does not understand") from error
+    if meet.study != PROTOCOL:
+        raise ProtocolError("asked a worker for something else than to serve")
+    identity, service = Identity.generate("worker"), PublicIdentity.from_json(meet.site)
+    send_clear(sock, identity.public.to_json())
+    return Channel(Link(identity, service, PROTOCOL, initiator=False, auto_grant=False), sock)
+
+
+def _import(what: str) -> None:
+    """Import what takes long, or may be out of reach later."""
+    import cloister.inference.openai
+    import cloister.inference.torchpredict
+
+    if what == "torch":
+        import cloister.learning.torch
+    elif what == "language":
+        import cloister.inference.language  # noqa: F401
+    elif what == "loopback":
+        import httpx2  # noqa: F401
+
+
+def _confined(prepare: Prepare) -> tuple[Path, Mapping[str, bool | None]]:
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    read = [Path(each) for each in prepare.read]
+    walls = confine(read=read, handed=HANDED if prepare.handed else None)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+    logging.disable(logging.CRITICAL)
+    logging.raiseExceptions = False
+    warnings.simplefilter("ignore")
+    stand: dict[str, bool | None] = dict.fromkeys(walls.namespaces, True)
+    stand |= {
+        "file system of its own": True,
+        "Landlock": walls.landlock_abi > 0,
+        "seccomp": walls.seccomp,
+        "no new privileges": walls.no_new_privileges,
+        "not dumpable": not walls.dumpable,
+        "memory locked": walls.memory_locked,
+        "secret memory": walls.secret_memory,
+    }
+    return walls.scratch, stand
+
+
+async def _run(boot: Boot, channel: Channel, pipe: socket.socket, scratch: Path) -> None:
+    try:
+        loaded = load(boot, channel, scratch)  # 3
+        ring = KeyRing(
+            boot.name,
+            loaded.digest,
+            boot.accelerators,
+            lifetime=boot.lifetime,
+            overlap=boot.overlap,
+            max_body=boot.limits.body,
+        )
+        ring.current(datetime.now(UTC))
+    except Gone:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever it is, it ends here, without its text
+        channel.send(encode(failed(error)))
+        channel.receive()  # it travels meanwhile; the service ends this
+        return
+    channel.send(encode(Ready(boot.name, loaded.digest, loaded.kind)))
+    channel.flush()
+    gc.collect()
+    gc.freeze()
+    await _serve(boot, loaded, ring, pipe)  # 4
+
+
+async def _serve(boot: Boot, loaded: Loaded, ring: KeyRing, sock: socket.socket) -> None:
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_exception_handler(lambda _loop, _context: None)  # its words could hold what was asked
+    door = Door(ring, loaded.application, Register(boot.clients), boot.limits)
+    door.attach(Pipe(sock, door.on_frame, over.set), loop)
+    await over.wait()
+    await door.close()
+
+
+def _out_of_turn() -> ProtocolError:
+    return ProtocolError("told a worker something out of turn")
+
+
+if __name__ == "__main__":
+    main()
