@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cloister.errors import CloisterError
     from cloister.governance import Certificate, verify_release
     from cloister.inference import Predictor
+    from cloister.inference.client import PrivateClient
     from cloister.learning import Plan, load_plan
     from cloister.privacy.ledger import Cap, Ledger
     from cloister.runtime import Party, Study
@@ -33,6 +34,7 @@ __all__ = [
     "Party",
     "Plan",
     "Predictor",
+    "PrivateClient",
     "PublicIdentity",
     "Schema",
     "SecureSumHub",
@@ -50,6 +52,7 @@ _ROOMS = {
     "errors": ("CloisterError",),
     "governance": ("Certificate", "verify_release"),
     "inference": ("Predictor",),
+    "inference.client": ("PrivateClient",),
     "learning": ("Plan", "load_plan"),
     "privacy.ledger": ("Cap", "Ledger"),
     "runtime": ("Party", "Study"),

@@ -74,6 +74,14 @@ COMMANDS: Final[dict[str, Entry]] = {
         "verify", "verify", "Verify a release offline, against your own trust anchors.", "Results"
     ),
     "model": Entry("model", "app", "Encrypt a model's folder; show and check it.", "Private inference"),
+    "proxy": Entry(
+        "proxy", "proxy", "Serve OpenAI's API here, in front of a verified service.", "Private inference"
+    ),
+    "ask": Entry("ask", "ask", "Ask a verified language model one question.", "Private inference"),
+    "relay": Entry(
+        "relay", "relay", "Forward sealed requests without saying whose they are.", "Private inference"
+    ),
+    "receipts": Entry("receipts", "receipts", "Check the receipts of answers.", "Private inference"),
 }
 
 # Typer brings its own copy of click in newer versions and uses the installed one in older ones.

@@ -45,7 +45,7 @@ from cloister.inference.client.outside import ANY_HOST, TURN
 from cloister.inference.client.privateclient import AsyncPrivateClient
 from cloister.inference.client.sealedanswers import Asked, SealedAnswers
 from cloister.inference.client.turn import SEALED_TYPE, Turn
-from cloister.inference.client.verify import now_utc
+from cloister.inference.client.verify import Verified, now_utc
 from cloister.inference.exchange import MAX_BODY
 
 __all__ = ["Proxy"]
@@ -132,6 +132,16 @@ class Proxy:
                     await _fail(send, _TOO_LARGE)
                     return
                 await incoming.while_there(self._forward(scope, body, send))
+
+    @property
+    def url(self) -> str:
+        """The service's address."""
+        return self._transport.url
+
+    @property
+    def verified(self) -> Verified | None:
+        """The service as it was last verified."""
+        return self._transport.verified
 
     def facts(self) -> dict[str, object]:
         """Return what the page shows."""
