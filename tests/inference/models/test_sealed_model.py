@@ -36,6 +36,7 @@ from cloister.inference.models.manifest import (
     stored_name,
 )
 from cloister.inference.models.sealed import SealedModel, is_sealed_model, opened_model, read_envelope
+from cloister.inference.models.sealedfile import chunk_label, commitment, file_key
 from cloister.inference.models.sealing import MemoryFiles, seal_model
 from cloister.inference.models.verify import verify_model
 
@@ -295,3 +296,21 @@ def test_the_manifest_shows_no_digest_of_a_single_file(tmp_path: Path) -> None:
     text = msgspec.json.encode(manifest_of(sealed(tmp_path, Keys())))
     for data in FILES.values():
         assert sha256(data).hex().encode() not in text
+
+
+def test_the_format_is_what_it_was() -> None:
+    """Stored vectors; both keys were computed with nothing but HMAC as well."""
+    data_key, place = bytes(range(32)), ("0123456789abcdef" * 2, "89abcdef" * 8, 3, "model.safetensors", 5)
+    key = file_key(data_key, *place)
+    assert key.hex() == "665bca5427789a3e8648b6f1d81c6ac3c4b10bc01ced81d4252764e5b913f145"
+    assert commitment(data_key).hex() == "476d4de5e87425417dd58fc2c0608d6b8198a87503a1b526f5bf2986786d0ee1"
+    sealed_chunk = aead.Numbered(key).seal(0, b"hello", chunk_label(0, last=True))
+    assert sealed_chunk.hex() == "5bf710becd3c0a3f0445a00f12afb79fe5806f10e8"
+    others = [
+        ("f" * 32, *place[1:]),
+        (place[0], "f" * 64, *place[2:]),
+        (*place[:2], 4, *place[3:]),
+        (*place[:3], "model.safetensorz", 5),
+        (*place[:4], 6),
+    ]
+    assert len({key, *(file_key(data_key, *each) for each in others)}) == 6
