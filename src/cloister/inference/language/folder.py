@@ -5,7 +5,7 @@
 1. every name is known: configuration, tokenizer, safetensors, or sentence-transformers' pooling;
 2. each JSON file is an object of at most 64 MiB and names no code (`auto_map` and the like), at any depth;
 3. the configuration names one architecture: a causal language model, or an encoder;
-4. it asks for no quantisation and no attention kernel of its own: both may load further packages, or fetch them;
+4. it asks for no quantisation and no attention kernel of its own: both may load or fetch further packages;
 5. the weights are one file, or exactly the files its index names;
 6. there is a tokenizer, and a pooling that is known, where one is written.
 
@@ -48,6 +48,7 @@ _CODE: Final = frozenset(
     {"auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "custom_object"}
 )
 _KERNELS: Final = frozenset({"quantization_config", "compression_config", "use_kernels", "kernel_config"})
+_IMPLEMENTATIONS: Final = ("attn_implementation", "experts_implementation")
 _POOLINGS: Final[dict[str, Pooling]] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",

@@ -1,0 +1,81 @@
+"""A model's tokenizer, as this service uses it: text and conversations into token ids, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from jinja2.exceptions import TemplateError
+
+from cloister.errors import InputError
+
+__all__ = ["Words"]
+
+_SHOWN: Final = ("[TOOL_CALLS]", "[ARGS]", "<tool_call>", "</tool_call>")
+"""Special tokens that are text to this service: what finds tool calls reads them."""
+
+_LONGEST: Final = 200
+
+
+class Words:
+    """Wraps a fast tokenizer of transformers.
+
+    Args:
+        tokenizer: loaded from the model's own files.
+
+    Attributes:
+        longest: tokens that a text may have, as the tokenizer says; very many where it does not.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self.longest = int(tokenizer.model_max_length)
+        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        shown = {tokenizer.convert_tokens_to_ids(token) for token in _SHOWN if token in tokenizer.get_vocab()}
+        self._hidden = frozenset(special.union(tokenizer.all_special_ids) - shown)
+
+    def conversation(
+        self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]]
+    ) -> list[int]:
+        """Return the tokens of a conversation, with the opening of the assistant's turn.
+
+        Raises:
+            InputError: there is no chat template, or it refuses these messages.
+        """
+        if not self._tokenizer.chat_template:
+            raise InputError("this model has no chat template", fix="Ask it for completions")
+        try:
+            tokens: list[int] = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
+                add_generation_prompt=True,
+                return_dict=False,
+            )
+        except Exception as error:  # noqa: BLE001 - a template is a program, and may fail in any way
+            told = str(error)[:_LONGEST] if type(error) is TemplateError else "it failed"
+            raise InputError(
+                f"the model's chat template refuses these messages: {told}", fix="Check roles and contents"
+            ) from None
+        return tokens
+
+    def text(self, text: str) -> list[int]:
+        """Return the tokens of a text, with what the model begins and ends texts with. Raises InputError."""
+        try:
+            tokens: list[int] = self._backend.encode(text, add_special_tokens=True).ids
+        except (TypeError, ValueError, UnicodeError):
+            raise InputError("the text cannot be encoded", fix="Send it as UTF-8") from None
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, special ones as they are spelled."""
+        text: str = self._backend.decode(list(tokens), skip_special_tokens=False)
+        return text
+
+    def hides(self, token: int) -> bool:
+        """Tell whether a token is no text: special, and none that marks a tool call."""
+        return token in self._hidden
+
+    def spelled(self, token: int) -> str:
+        """Return one token as text."""
+        return self.decode((token,))
