@@ -39,6 +39,7 @@ _SYSTEM: Final = (
     "/etc/ld.so.cache",
     "/etc/localtime",
     "/sys/devices/system/cpu",
+    "/sys/devices/system/node",  # how much memory there is, for who plans with it
 )
 _QUIET: Final = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 _MOST_LINKS: Final = 40  # as many as the kernel follows

@@ -111,10 +111,10 @@ class Table(_Message, frozen=True, tag=True):
 
 
 class Language(_Message, frozen=True, tag=True):
-    """A language model in a folder, and how many tokens its cache holds; None for what the engine takes."""
+    """A language model in a folder, and how many tokens its cache holds, of all requests together."""
 
     folder: _Path
-    kv_tokens: _Tokens | None
+    kv_tokens: _Tokens
 
 
 class Sealed(_Message, frozen=True, tag=True):
@@ -126,7 +126,7 @@ class Sealed(_Message, frozen=True, tag=True):
     owner: _Identity
     broker: _Identity | None
     code: _Code | None
-    kv_tokens: _Tokens | None
+    kv_tokens: _Tokens
 
 
 class Engine(_Message, frozen=True, tag=True):

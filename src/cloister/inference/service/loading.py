@@ -1,7 +1,7 @@
 """In the worker, behind its walls: from what a service was told to serve to the application that does.
 
     table       inference.Predictor          -> openai.TableApp
-    language    language.load_engine         -> openai.OpenAIApp
+    language    language.load.load_engine       -> openai.OpenAIApp
     loopback    sockets handed over          -> openai.LoopbackApp
     sealed      models.opened_model first, its key asked for over the channel; then one of the first two
 
@@ -11,6 +11,7 @@ Every application answers to its readers alone where a request says so (`openai.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -39,11 +40,13 @@ class Loaded:
         application: the application.
         digest: of the model, 64 hexadecimal digits.
         kind: what it is.
+        alive: whether it can still answer.
     """
 
     application: Application
     digest: str
     kind: Literal["table", "language", "loopback"]
+    alive: Callable[[], bool] = lambda: True
 
 
 def load(boot: Boot, channel: Channel, scratch: Path) -> Loaded:
@@ -60,7 +63,7 @@ def load(boot: Boot, channel: Channel, scratch: Path) -> Loaded:
     loaded = _load(boot, channel, scratch)
     from cloister.inference.openai import SealingApp
 
-    return Loaded(SealingApp(loaded.application), loaded.digest, loaded.kind)
+    return Loaded(SealingApp(loaded.application), loaded.digest, loaded.kind, loaded.alive)
 
 
 def _load(boot: Boot, channel: Channel, scratch: Path) -> Loaded:
@@ -103,12 +106,12 @@ def _table(boot: Boot, data: bytes, code: bytes | None, digest: str, scratch: Pa
     return Loaded(TableApp(predictor, boot.name), digest, "table")
 
 
-def _language(boot: Boot, files: ModelFiles, kv_tokens: int | None, scratch: Path) -> Loaded:
-    from cloister.inference.language import load_engine
+def _language(boot: Boot, files: ModelFiles, kv_tokens: int, scratch: Path) -> Loaded:
+    from cloister.inference.language.load import load_engine
     from cloister.inference.openai import OpenAIApp
 
     engine = load_engine(files, name=boot.name, kv_tokens=kv_tokens, threads=boot.threads, scratch=scratch)
-    return Loaded(OpenAIApp(engine), files.digest, "language")
+    return Loaded(OpenAIApp(engine), files.digest, "language", lambda: bool(getattr(engine, "running", True)))
 
 
 def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loaded:

@@ -4,7 +4,8 @@
 libraries are imported, the event loop is made (the walls let no socket be made later), every wall goes up,
 and standard output and error lead nowhere: what a library prints could be a prompt. 3. `Boot`: the model is
 loaded; the key of a sealed one is asked for over the session. No model, key or request was here before.
-4. `Ready`: the keys of the service are made, and the door serves until its front is gone.
+4. `Ready`: the keys of the service are made, and the door serves until its front is gone, or what answers
+   can answer no more.
 
 Nothing the worker meets after step 2 is printed or logged; an error on the way to `Ready` goes back as
 class and text where it is ours, and as its class's name where it is not.
@@ -13,6 +14,7 @@ class and text where it is ours, and as its class's name where it is not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -52,6 +54,7 @@ __all__ = ["Confine", "main", "serve"]
 
 _CHANNEL: Final = 3  # where `spawn` puts this end of the pair
 _MAX_MEET: Final = 64 << 10
+_ALIVE_SECONDS: Final = 2.0
 
 Confine = Callable[[Prepare], tuple[Path, Mapping[str, bool | None]]]
 """Puts the walls up; returns the one folder that may be written, and which walls stand, by name."""
@@ -105,13 +108,13 @@ def _met(sock: socket.socket) -> Channel:
 
 def _import(what: str) -> None:
     """Import what takes long, or may be out of reach later."""
-    import cloister.inference.openai
-    import cloister.inference.torchpredict
 
     if what == "torch":
-        import cloister.learning.torch
+        pass
     elif what == "language":
-        import cloister.inference.language  # noqa: F401
+        from cloister.inference.language.load import preload
+
+        preload()
     elif what == "loopback":
         import httpx2  # noqa: F401
 
@@ -169,7 +172,9 @@ async def _serve(boot: Boot, loaded: Loaded, ring: KeyRing, sock: socket.socket)
     loop.set_exception_handler(lambda _loop, _context: None)  # its words could hold what was asked
     door = Door(ring, loaded.application, Register(boot.clients), boot.limits)
     door.attach(Pipe(sock, door.on_frame, over.set), loop)
-    await over.wait()
+    while not over.is_set() and loaded.alive():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), _ALIVE_SECONDS)
     await door.close()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from cloister.inference.artifact import ModelArtifact
 from cloister.inference.service.boot import Engine, Language, Prepare, Sealed, Table
@@ -20,7 +20,10 @@ from cloister.runtime.workers.session import Lends
 if TYPE_CHECKING:
     from cloister.inference.models.keys import ModelHandover
 
-__all__ = ["LanguageModel", "LoopbackEngine", "SealedFolder", "Source", "TableModel"]
+__all__ = ["KV_TOKENS", "LanguageModel", "LoopbackEngine", "SealedFolder", "Source", "TableModel"]
+
+KV_TOKENS: Final = 16_384
+"""Tokens that a language model's cache holds, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,11 @@ class LanguageModel:
 
     Attributes:
         folder: where it lies.
-        kv_tokens: tokens that its cache holds, of all requests together; None for what the engine takes.
+        kv_tokens: tokens that its cache holds, of all requests together.
     """
 
     folder: Path
-    kv_tokens: int | None = None
+    kv_tokens: int = KV_TOKENS
 
     @property
     def name(self) -> str:
@@ -88,7 +91,7 @@ class SealedFolder:
 
     handed: ModelHandover
     lender: Lends = field(repr=False)
-    kv_tokens: int | None = None
+    kv_tokens: int = KV_TOKENS
     code: bytes | None = field(default=None, repr=False)
 
     @property
