@@ -376,6 +376,7 @@ def test_a_request_by_hand_is_taken_where_it_is_right() -> None:
     [
         [BODY_BLOCK],
         [BODY_BLOCK, HEAD_BLOCK],
+        [blocks(BlockKind.BODY, encode(HEAD))[0]],
         [HEAD_BLOCK, HEAD_BLOCK],
         [HEAD_BLOCK, BODY_BLOCK, HEAD_BLOCK],
         [HEAD_BLOCK, block(BlockKind.END, b"", 1024)],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import datetime, timedelta
 
 import pytest
 from tests.inference.exchange.exchanges import DIGEST, HEAD, JSON, MODEL, NOON, exchanged, new_ring, taken
 
+from cloister.crypto import HpkePrivateKey
 from cloister.errors import InputError, ProtocolError
 from cloister.inference.exchange import (
     REFUSAL_STATUS,
@@ -72,6 +74,28 @@ def test_an_answer_begun_before_its_key_was_retired_is_signed() -> None:
     ring.current(after(9000))
     asking.feed(begun + answering.body(b"slow") + answering.end(after(9000)))
     assert asking.receipt.at == after(9000)
+
+
+def test_a_destroyed_key_is_in_no_object_though_an_answer_under_it_goes_on() -> None:
+    def held(public: bytes) -> int:
+        gc.collect()
+        found = (thing for thing in gc.get_objects() if isinstance(thing, HpkePrivateKey))
+        return sum(key.public_key.to_bytes() == public for key in found)
+
+    ring = new_ring()
+    public = ring.current(NOON).encryption_key
+    answering = taken(ring, request_to(ring))
+    answering.request()
+    answering.head(200, JSON, True)
+    ring.current(after(3600))
+    assert held(public) == 1
+    ring.current(after(4200))
+    assert held(public) == 0
+    answering.body(b"still")
+    last = ring.current(after(4200)).encryption_key
+    assert held(last) == 1
+    ring.close()
+    assert held(last) == 0
 
 
 def test_a_sealed_secret_opens_once_for_the_life_of_its_key() -> None:

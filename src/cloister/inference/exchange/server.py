@@ -15,8 +15,11 @@ Invariants:
 - one sealed secret is one request for the life of its key; a SHA-256 of each is remembered, and memory for
   these is bounded: a key opens at most twice `MAX_REQUESTS`, and at most two retired ones are kept.
 
-Python cannot overwrite what it drops: a destroyed key may stay in freed memory until that is used again.
-For one thread.
+What it does not do. Python cannot overwrite what it drops: a destroyed key may stay in freed memory until
+that is used again. The time is the host's word: one that stops the clock keeps a key in use until
+`MAX_REQUESTS`. One that could put this process's memory back to an earlier state would undo both what was
+recorded and what was drawn; that is for the hardware to prevent. Rate limits are for whoever calls: the key
+is public. For one thread.
 """
 
 from __future__ import annotations
