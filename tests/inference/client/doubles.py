@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from tests.inference.openai.engine import ScriptedEngine
 
 from cloister.errors import ProtocolError
 from cloister.inference.application import Application, Request
+from cloister.inference.client import AsyncPrivateClient, Proxy
 from cloister.inference.client.asgi import (
     BodyTooLong,
     ClientGone,
@@ -28,6 +30,7 @@ from cloister.inference.client.asgi import (
     Send,
     bound_socket,
 )
+from cloister.inference.client.sealedanswers import SealedAnswers
 from cloister.inference.client.verify import Verifier
 from cloister.inference.exchange import (
     EXCHANGE_PATH,
@@ -206,6 +209,49 @@ def running(app: Any) -> Iterator[str]:
         thread.join(10)
         listening.close()
         assert not thread.is_alive()
+
+
+@dataclass
+class Proxied:
+    """A proxy that serves: its address, and itself."""
+
+    address: str
+    proxy: Proxy
+
+
+@contextlib.contextmanager
+def proxied(url: str, *, answers: SealedAnswers | None = None, **changes: Any) -> Iterator[Proxied]:
+    """Run a proxy before the service at `url`, in a thread. Raises what its start raises."""
+    listening = bound_socket("127.0.0.1", 0)
+    started: Future[tuple[Proxy, uvicorn.Server]] = Future()
+
+    async def work() -> None:
+        client = AsyncPrivateClient(url, changes.pop("policy", None) or verifier(), **changes)
+        try:
+            async with Proxy(client, answers=answers) as proxy:
+                config = uvicorn.Config(
+                    proxy, http="h11", ws="none", lifespan="off", log_config=None, log_level="critical"
+                )
+                server = uvicorn.Server(config)
+                started.set_result((proxy, server))
+                await server.serve(sockets=[listening])
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+            await client.aclose()
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()), daemon=True)
+    thread.start()
+    try:
+        proxy, server = started.result(10)
+        try:
+            yield Proxied(f"http://127.0.0.1:{listening.getsockname()[1]}", proxy)
+        finally:
+            server.should_exit = server.force_exit = True
+    finally:
+        thread.join(10)
+        listening.close()
 
 
 def scripted(*script: str | Exception) -> tuple[ScriptedEngine, ServiceDouble]:

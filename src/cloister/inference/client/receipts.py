@@ -145,6 +145,8 @@ class ReceiptStore:
             self._append(b"\n")
 
     def _append(self, data: bytes) -> None:
+        if self._file < 0:
+            raise StorageError("the receipt cannot be kept: its file was closed", where=str(self.path))
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
