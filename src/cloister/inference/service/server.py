@@ -36,7 +36,10 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 takes a free one. Raises StorageError where it is not to be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listening = socket.create_server((host, port), family=family, backlog=1024)
+        # asyncio sets this on sockets that it made itself; without it a small frame waits for an acknowledgement
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, OverflowError) as error:
         raise StorageError(
             f"the port cannot be had: {getattr(error, 'strerror', None) or error}",
