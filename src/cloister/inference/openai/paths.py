@@ -16,33 +16,39 @@ from collections.abc import Awaitable, Callable, Mapping
 from cloister.inference.application import Reply, Request
 from cloister.inference.openai.errors import Refusal, json_reply, refusal_of
 
-__all__ = ["Handler", "route", "unknown_model"]
+__all__ = ["Handler", "model_in", "route", "unknown_model"]
 
 Handler = Callable[[Request], Awaitable[Reply]]
 """Answers one path; may raise Refusal, or what an engine raises."""
 
 
 async def route(
-    request: Request, handlers: Mapping[str, Handler], models: Mapping[str, int] | None = None
+    request: Request, handlers: Mapping[str, Handler], models: Mapping[str, int] | Handler
 ) -> Reply:
     """Return the reply of the handler that a request leads to; never raises an `Exception`.
 
     Args:
         request: what a client asks.
         handlers: by path, for POST.
-        models: names, with the time at which each was loaded, in seconds since 1970; None has no such paths.
+        models: names, with the time at which each was loaded, in seconds since 1970; or what answers both
+            paths.
     """
     path = request.path.partition("?")[0]
     try:
         if path in handlers:
             _check_method(request.method, "POST")
             return await handlers[path](request)
-        if models is not None and (path == "/v1/models" or path.startswith("/v1/models/")):
+        if path == "/v1/models" or path.startswith("/v1/models/"):
             _check_method(request.method, "GET")
-            return _models(urllib.parse.unquote(path.removeprefix("/v1/models")[1:]), models)
+            return await models(request) if callable(models) else _models(model_in(request.path), models)
         raise Refusal(f"Invalid URL ({request.method} {path}).", status=404, code="unknown_url")
     except Exception as error:  # noqa: BLE001  an application never raises; only an InputError is worded
         return refusal_of(error).reply()
+
+
+def model_in(path: str) -> str:
+    """Return the name in /v1/models/NAME, which may hold slashes; empty for the list."""
+    return urllib.parse.unquote(path.partition("?")[0].removeprefix("/v1/models").removeprefix("/"))
 
 
 def unknown_model(name: str) -> Refusal:
