@@ -163,7 +163,7 @@ def test_an_altered_dataset_is_not_predicted(
     for data in (
         whole[:-1],
         whole[:60] + bytes([whole[60] ^ 1]) + whole[61:],
-        whole[:-9] + b"x" + whole[-8:],
+        whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
     ):
         path.write_bytes(data)
         for worker in ("sandboxed", "inside"):

@@ -8,18 +8,28 @@
    `--plaintext` is spelled out. This process has the home's keys and opens neither.
 4. What came back is written as one step.
 
-With `--dataset NAME` the rows are those of the home's vault (`predictdataset`).
+With `--dataset NAME` the rows are those of the home's vault (`predictdataset`); with the address of a service
+in the release's place a model is asked that is served there (`predictservice`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cloister.cli.common import JsonOption, emit, load_identity, resolve_identity, say
-from cloister.cli.predictfile import Asked, Format, of_file
+from cloister.cli.predictfile import Answer, Asked, Format, of_file
+from cloister.cli.predictservice import Service, is_service, of_service
+from cloister.cli.serviceoptions import (
+    CaOption,
+    ModelDigestOption,
+    PolicyOption,
+    ReceiptsOption,
+    RelayOption,
+    TokenOption,
+)
 from cloister.cli.verify import TrustOption, trust_anchors
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError, PolicyRefused
@@ -35,7 +45,13 @@ _CODE_LIMIT: Final = 1 << 20
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="The release.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The release; or a service that serves one, such as https://models.example.",
+            show_default=False,
+        ),
+    ],
     file: Annotated[
         Path | None, typer.Argument(help="Rows: CSV, Parquet, or either sealed to you.", show_default=False)
     ] = None,
@@ -81,42 +97,85 @@ def predict(
         ),
     ] = None,
     trust: TrustOption = None,
+    policy: PolicyOption = None,
+    token_file: TokenOption = None,
+    relay: RelayOption = None,
+    receipts: ReceiptsOption = None,
+    model_digest: ModelDigestOption = "",
+    tls_ca: CaOption = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            help="With a service: a column to send; repeat. Default: a file's, or a dataset's features.",
+        ),
+    ] = None,
     worker: WorkerOption = Where.SANDBOXED,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict with a released model: sealed rows in, sealed answers out."""
+    """Predict with a released model, here or served: sealed rows in, sealed answers out."""
     if (file is None) == (dataset is None):
         raise InputError("predictions need rows", fix="Give either a file, or --dataset NAME")
     if dataset is None and purpose is not None:
         raise InputError("a file of rows has no purposes", fix="Leave --purpose out")
     _check_readers(to, plaintext=plaintext, dataset=dataset)
+    service = Service(model, policy, token_file, relay, receipts, model_digest, tls_ca, tuple(column or ()))
+    _check_options(
+        service, here=bool(reference or unverified or allow_user_code or trust or worker is Where.INSIDE)
+    )
     target = _target(out, file, dataset, output_format, plaintext=plaintext, force=force)
-    readers = [resolve_identity(name) for name in to or []]
-    artifact = _model(model, trust, unverified)
-    code = _allowed(artifact, allow_user_code)
-    asked = Asked(artifact, None if plaintext else readers, output_format, reference, code)
-    sandboxed = is_sandboxed(worker)
-    if dataset is not None:
-        from cloister.cli.predictdataset import of_dataset
-
-        answer, wanted = of_dataset(asked, dataset, purpose, sandboxed=sandboxed)
-        about = {"dataset": dataset, "purpose": wanted}
+    people = [resolve_identity(name) for name in to or []]
+    readers = None if plaintext else people
+    rows = file if dataset is None else dataset
+    assert rows is not None  # noqa: S101 - one of them is there
+    if is_service(model):
+        answer, about = of_service(service, rows, purpose, readers, output_format)
     else:
-        assert file is not None  # noqa: S101 - one of them is there
-        answer, about = of_file(asked, file, sandboxed=sandboxed), {}
+        artifact = _model(Path(model), trust, unverified)
+        code = _allowed(artifact, allow_user_code)
+        asked = Asked(artifact, readers, output_format, reference, code)
+        answer, about = _here(asked, rows, purpose, sandboxed=is_sandboxed(worker))
     write_atomic(target, answer.content, mode=0o600)
-    names = ", ".join(reader.name for reader in readers)
+    names = ", ".join(reader.name for reader in people)
     result = {
         **about,
         "out": str(target),
         "rows": answer.rows,
         "columns": answer.columns,
-        "sealed_to": [reader.fingerprint for reader in readers],
+        "sealed_to": [reader.fingerprint for reader in people],
         "verified": not unverified,
     }
     where = f"in {target}, unencrypted" if plaintext else f"in {target}, sealed to {names}"
     emit(result, as_json=as_json, text=f"{answer.rows} predictions are {where}.")
+
+
+def _here(
+    asked: Asked, rows: Path | str, purpose: str | None, *, sandboxed: bool
+) -> tuple[Answer, dict[str, Any]]:
+    """Return predictions with a release, and what there is to know of a dataset."""
+    if isinstance(rows, Path):
+        return of_file(asked, rows, sandboxed=sandboxed), {}
+    from cloister.cli.predictdataset import of_dataset
+
+    answer, wanted = of_dataset(asked, rows, purpose, sandboxed=sandboxed)
+    return answer, {"dataset": rows, "purpose": wanted}
+
+
+def _check_options(service: Service, *, here: bool) -> None:
+    """Raise InputError where options of a release are given for a service, or the other way round."""
+    if is_service(service.url):
+        if here:
+            raise InputError(
+                "a service has verified its model, and computes in a worker of its own",
+                fix="Leave --reference, --unverified, --allow-user-code, --trust and --worker out",
+            )
+    elif service != Service(service.url):
+        raise InputError(
+            "options of a service are given, and the model is a folder's",
+            where=service.url,
+            fix="Leave them out, or give the service's address: https://...",
+        )
 
 
 def _check_readers(to: list[str] | None, *, plaintext: bool, dataset: str | None) -> None:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cloister.cli import common
@@ -18,10 +19,11 @@ from cloister.errors import InputError
 
 if TYPE_CHECKING:
     from cloister.crypto import Identity, PublicIdentity
+    from cloister.privacy.ledger import Ledger
     from cloister.runtime.workers.brokered import BrokerAccess
     from cloister.vault import Manifest, Vault
 
-__all__ = ["of_dataset", "purpose_of", "require_readers"]
+__all__ = ["budgets_of_home", "of_dataset", "purpose_of", "require_readers"]
 
 
 def of_dataset(asked: Asked, dataset: str, purpose: str | None, *, sandboxed: bool) -> tuple[Answer, str]:
@@ -62,17 +64,36 @@ def purpose_of(manifest: Manifest, purpose: str | None) -> str:
 
 
 def require_readers(
-    vault: Vault, manifest: Manifest, readers: list[PublicIdentity], identity: Identity
+    vault: Vault, manifest: Manifest, readers: Sequence[PublicIdentity], identity: Identity
 ) -> None:
     """Raise PolicyRefused where rows that have a budget would be told to others than their owner."""
     from cloister.inference.batch import require_owner_alone
+
+    if all(reader.fingerprint == identity.fingerprint for reader in readers):
+        return
+    with _ledger(manifest, identity) as ledger:
+        if ledger is not None:
+            require_owner_alone(vault, manifest, readers, identity.public, ledger)
+
+
+def budgets_of_home(vault: Vault, manifest: Manifest, identity: Identity) -> tuple[str, ...]:
+    """Return the populations of this home's ledger that have a budget for rows of a dataset."""
+    from cloister.inference.batch import budgets_of
+
+    with _ledger(manifest, identity) as ledger:
+        return () if ledger is None else budgets_of(vault, manifest, ledger)
+
+
+@contextlib.contextmanager
+def _ledger(manifest: Manifest, identity: Identity) -> Iterator[Ledger | None]:
+    """Yield this home's ledger; None where no rows have a budget."""
     from cloister.privacy.ledger import ledger_exists
 
-    mine = all(reader.fingerprint == identity.fingerprint for reader in readers)
-    if mine or not ledger_exists(common.home() / "ledger"):
+    if not ledger_exists(common.home() / "ledger"):
+        yield None
         return
     with common.open_ledger(common.home(), identity, manifest.name) as ledger:
-        require_owner_alone(vault, manifest, readers, identity.public, ledger)
+        yield ledger
 
 
 def _walled(

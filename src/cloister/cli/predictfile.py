@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cloister.crypto import PublicIdentity
     from cloister.inference import ModelArtifact, Predictor
 
-__all__ = ["Answer", "Asked", "Format", "of_file", "predictor_inside"]
+__all__ = ["Answer", "Asked", "Format", "of_file", "predictor_inside", "rows_path"]
 
 _ROWS_LIMIT: Final = 1 << 30
 
@@ -89,7 +89,7 @@ def _inside(asked: Asked, file: Path) -> Answer:
     from cloister.crypto import seal_bytes
     from cloister.inference.predictor import encoded
 
-    with predictor_inside(asked) as predictor, _rows(file) as path:
+    with predictor_inside(asked) as predictor, rows_path(file) as path:
         predictions = predictor.predict_file(path)
     content = encoded(predictions, asked.output_format.value)
     sealed = content if asked.readers is None else seal_bytes(content, asked.readers)
@@ -108,7 +108,7 @@ def predictor_inside(asked: Asked) -> Iterator[Predictor]:
         else:
             predictor = torch_predictor(asked.artifact, asked.code, scratch=Path(scratch))
         if asked.reference is not None:
-            with _rows(asked.reference) as path:
+            with rows_path(asked.reference) as path:
                 predictor = predictor.fit_file(path)
         yield predictor
 
@@ -120,7 +120,7 @@ def _existing(file: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _rows(file: Path) -> Iterator[Path]:
+def rows_path(file: Path) -> Iterator[Path]:
     """Yield a path to read the rows from: the file itself, or its opened content, which never touches a
     disk."""
     from cloister.crypto import open_bytes, sealed_recipients

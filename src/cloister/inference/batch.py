@@ -31,7 +31,18 @@ from cloister.runtime.workers.session import KeyLender, Lends, StartWorker
 from cloister.vault import Manifest, Vault
 from cloister.vault.handover import Handover
 
-__all__ = ["predict_dataset", "require_owner_alone"]
+__all__ = ["budgets_of", "predict_dataset", "require_owner_alone"]
+
+
+def budgets_of(vault: Vault, manifest: Manifest, ledger: Ledger) -> tuple[str, ...]:
+    """Return the populations that have a budget for rows of a dataset, under whatever name they come.
+
+    Args:
+        vault: the dataset's; its rows' fingerprints are computed where the ledger does not know its id.
+        manifest: the dataset's.
+        ledger: the owner's.
+    """
+    return ledger.bound(manifest.dataset_id) or ledger.overlap(vault.fingerprints(manifest.name))
 
 
 def require_owner_alone(
@@ -40,7 +51,7 @@ def require_owner_alone(
     """Return where the owner is the only reader, or the rows have no budget.
 
     Args:
-        vault: the dataset's; its rows' fingerprints are computed where the ledger does not know its id.
+        vault: the dataset's.
         manifest: the dataset's.
         readers: who shall read what the rows are told about.
         owner: the vault's.
@@ -50,9 +61,7 @@ def require_owner_alone(
         PolicyRefused: somebody else shall read it, and rows of the dataset have a budget under any name.
     """
     others = [each.name for each in readers if each.fingerprint != owner.fingerprint]
-    if not others:
-        return
-    populations = ledger.bound(manifest.dataset_id) or ledger.overlap(vault.fingerprints(manifest.name))
+    populations = budgets_of(vault, manifest, ledger) if others else ()
     if populations:
         raise PolicyRefused(
             f"these rows have a budget ({', '.join(populations)}), and predictions are not charged to it",

@@ -7,7 +7,8 @@ decrypted.
 from __future__ import annotations
 
 import io
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv
@@ -18,9 +19,7 @@ from cloister.inference.predictor import Predictor
 from cloister.inference.walledmessages import MAX_ANSWER
 from cloister.vault import Dataset
 
-__all__ = ["scored"]
-
-_TOO_LARGE: Final = f"the predictions are larger than {MAX_ANSWER >> 20} MiB"
+__all__ = ["scored", "together"]
 
 
 def scored(
@@ -37,17 +36,36 @@ def scored(
     for name in names:
         if name not in dataset.columns:
             raise SchemaError("the column is absent", column=name, fix="Add rows that have every column")
+    return together(_of_groups(dataset, predictor, names), output_format)
+
+
+def together(parts: Iterable[pa.Table], output_format: Literal["csv", "parquet"]) -> tuple[bytes, int]:
+    """Return tables of the same columns as the bytes of one CSV or Parquet file, and how many rows it has.
+
+    Raises:
+        InputError: it is too large.
+    """
     sink, writer, rows = io.BytesIO(), None, 0
-    for batch in dataset.batches(names):
-        answers = _answers(pa.Table.from_batches([batch]), predictor, rows)
-        writer = writer or _writer(sink, answers.schema, output_format)
-        writer.write_table(answers)
-        rows += batch.num_rows
+    for part in parts:
+        writer = writer or _writer(sink, part.schema, output_format)
+        writer.write_table(part)
+        rows += part.num_rows
         if sink.tell() > MAX_ANSWER:
-            raise InputError(_TOO_LARGE, where=dataset.manifest.name, fix="Add the rows as several datasets")
+            raise InputError(
+                f"the predictions are larger than {MAX_ANSWER >> 20} MiB",
+                where=f"after {rows} rows",
+                fix="Split the rows",
+            )
     if writer is not None:
         writer.close()
     return sink.getvalue(), rows
+
+
+def _of_groups(dataset: Dataset, predictor: Predictor, names: list[str]) -> Iterator[pa.Table]:
+    before = 0
+    for batch in dataset.batches(names):
+        yield _answers(pa.Table.from_batches([batch]), predictor, before)
+        before += batch.num_rows
 
 
 def _answers(table: pa.Table, predictor: Predictor, before: int) -> pa.Table:
