@@ -75,6 +75,12 @@ class HomeEvidence:
 
         return self._open(load_enclave_policy(self._home, self._owner)).attest(report_data)
 
+    def attester(self) -> Attester:
+        """Return this machine's attester, opened now. Raises as `of_hub`."""
+        from cloister.enclave.policyfile import load_enclave_policy
+
+        return self._open(load_enclave_policy(self._home, self._owner))
+
     def _attesting(self, purpose: str, vouched_for: PublicIdentity) -> Attesting:
         from cloister.enclave.appraise import appraiser
         from cloister.enclave.policyfile import load_enclave_policy

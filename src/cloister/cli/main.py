@@ -74,6 +74,8 @@ COMMANDS: Final[dict[str, Entry]] = {
         "verify", "verify", "Verify a release offline, against your own trust anchors.", "Results"
     ),
     "model": Entry("model", "app", "Encrypt a model's folder; show and check it.", "Private inference"),
+    "serve": Entry("serve", "serve", "Serve a model that nobody can listen to.", "Private inference"),
+    "clients": Entry("clients", "app", "Say who may ask your services.", "Private inference"),
     "proxy": Entry(
         "proxy", "proxy", "Serve OpenAI's API here, in front of a verified service.", "Private inference"
     ),

@@ -48,7 +48,9 @@ class Running:
                 yield from asking.feed(part)
         asking.finish()
 
-    def ask(self, path: str, body: object = b"", *, method: str = "POST", token: str = "") -> tuple[int, bytes]:
+    def ask(
+        self, path: str, body: object = b"", *, method: str = "POST", token: str = ""
+    ) -> tuple[int, bytes]:
         """Return status and body."""
         head, *pieces = self.stream(path, body, method=method, token=token)
         assert isinstance(head, ResponseHead)
@@ -60,6 +62,6 @@ def running(source: Source, **options: Any) -> Iterator[Running]:
     """Start a service with walls, serve it on a free port, and end both."""
     need_walls()
     options = {"attester": AttesterDouble(), "clients": None, "allow_swap": True} | options
-    with Service(source, **options) as service, serving(service) as url:
+    with Service(source, **options) as service, serving(service) as url:  # noqa: SIM117  # one line would be long
         with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
             yield Running(service, url, client)

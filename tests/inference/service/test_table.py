@@ -38,7 +38,9 @@ def test_what_answers_is_named_in_the_keys(served: Running) -> None:
     assert (keys.model, keys.model_digest) == ("heart", sha256(ARTIFACT.to_bytes()).hex())
     assert served.service.ready is not None
     assert served.service.ready.kind == "table"
-    assert json.loads(served.ask("/v1/models", method="GET", token="clst-token")[1])["data"][0]["id"] == "heart"
+    assert (
+        json.loads(served.ask("/v1/models", method="GET", token="clst-token")[1])["data"][0]["id"] == "heart"
+    )
 
 
 def test_whoever_has_no_token_gets_401(served: Running) -> None:

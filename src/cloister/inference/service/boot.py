@@ -83,6 +83,7 @@ _ERRORS: Final = {
 _Path = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[ -~]+\Z")]
 _Identity = Annotated[bytes, msgspec.Meta(max_length=16 << 10)]
+_Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
 _Code = Annotated[bytes, msgspec.Meta(max_length=_MAX_CODE)]
 
@@ -152,12 +153,14 @@ class Boot(_Message, frozen=True, tag=True):
 
 
 class Ready(_Message, frozen=True, tag=True):
-    """What answers now: its name, its digest (64 hexadecimal digits), and what kind of model it is. An
-    engine on loopback is another process's: its digest is 64 zeros, for nothing here vouches for it."""
+    """What answers now: its name, its digest and that of the first key set (64 hexadecimal digits each), and
+    what kind of model it is. An engine on loopback is another process's: its digest is 64 zeros, for nothing
+    here vouches for it."""
 
     model: _Name
-    model_digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    model_digest: _Hex32
     kind: Literal["table", "language", "loopback"]
+    keys: _Hex32
 
 
 Told = Prepare | Boot

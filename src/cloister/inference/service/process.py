@@ -153,14 +153,14 @@ async def _run(boot: Boot, channel: Channel, pipe: socket.socket, scratch: Path)
             overlap=boot.overlap,
             max_body=boot.limits.body,
         )
-        ring.current(datetime.now(UTC))
+        keys = ring.current(datetime.now(UTC)).digest.hex()
     except Gone:
         raise
     except Exception as error:  # noqa: BLE001  # whatever it is, it ends here, without its text
         channel.send(encode(failed(error)))
         channel.receive()  # it travels meanwhile; the service ends this
         return
-    channel.send(encode(Ready(boot.name, loaded.digest, loaded.kind)))
+    channel.send(encode(Ready(boot.name, loaded.digest, loaded.kind, keys)))
     channel.flush()
     gc.collect()
     gc.freeze()

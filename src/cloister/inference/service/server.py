@@ -33,11 +33,11 @@ _START_SECONDS: Final = 30.0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one. Raises StorageError where it is not to be had."""
+    """Return a listening socket; port 0 takes a free one. Raises StorageError where it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=1024)
-        # asyncio sets this on sockets that it made itself; without it a small frame waits for an acknowledgement
+        # asyncio sets this on sockets of its own making alone; without it a small frame waits for an answer
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except (OSError, OverflowError) as error:

@@ -1,0 +1,90 @@
+"""What `cloister serve` was asked to serve: found on this disk or on loopback, and checked beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from cloister.cli.common import load_identity
+from cloister.cli.verify import trust_anchors
+from cloister.errors import InputError, PolicyRefused
+from cloister.files import read_bytes
+
+if TYPE_CHECKING:
+    from cloister.enclave.broker import Attests
+    from cloister.inference import ModelArtifact
+    from cloister.inference.service import Source
+
+__all__ = ["Wanted", "source_of"]
+
+_CODE_LIMIT: Final = 1 << 20
+
+
+class Wanted(NamedTuple):
+    """The options that say what is served; see `cloister serve --help`."""
+
+    folder: Path | None
+    engine: str | None
+    name: str
+    accelerators: int
+    kv_tokens: int
+    plain_weights: bool
+    code: Path | None
+    trust: list[Path] | None
+
+
+def source_of(wanted: Wanted, attester: Attests) -> Source:
+    """Return what is to be served.
+
+    Args:
+        wanted: the options.
+        attester: makes evidence, for a model whose key is with a broker.
+
+    Raises:
+        InputError: it is nothing that can be served, or cannot be read.
+        IntegrityError, VerificationError: it is not as it was signed, or by nobody whom this home trusts.
+        PolicyRefused: its weights are in the clear, or it is code, and neither was allowed.
+    """
+    from cloister.inference.models.sealed import is_sealed_model
+    from cloister.inference.service import Address, LanguageModel, LoopbackEngine, SealedFolder, TableModel
+
+    if (wanted.folder is None) == (wanted.engine is None):
+        raise InputError("a service has a model or an engine", fix="Give MODEL, or --engine URL")
+    if wanted.engine is not None:
+        names = (wanted.name,) if wanted.name else ()
+        return LoopbackEngine(Address.parse(wanted.engine), names, wanted.accelerators)
+    folder = wanted.folder
+    assert folder is not None  # noqa: S101  # one of the two is there
+    code = None if wanted.code is None else read_bytes(wanted.code, limit=_CODE_LIMIT, what="model's file")
+    if is_sealed_model(folder):
+        from cloister.cli.modelkeys import model_to_serve
+
+        handed, lender = model_to_serve(folder, attester)
+        return SealedFolder(handed, lender, wanted.kv_tokens, code)
+    if (folder / "config.json").is_file():
+        if not wanted.plain_weights:
+            raise PolicyRefused(
+                "the model's weights are in the clear on this disk",
+                where=str(folder),
+                fix="Seal it with `cloister model seal`; or, if they are no secret, --plain-weights",
+            )
+        return LanguageModel(folder, wanted.kv_tokens)
+    from cloister.inference.torchpredict import allowed_code
+
+    artifact = _released(folder, wanted.trust)
+    return TableModel(artifact, allowed_code(artifact, code))
+
+
+def _released(folder: Path, trust: list[Path] | None) -> ModelArtifact:
+    """Return a release's model, from the very bytes that were verified."""
+    from cloister.crypto import open_bytes
+    from cloister.governance import verify_release
+    from cloister.governance.folder import MODEL, SEALED_MODEL
+    from cloister.inference import ModelArtifact
+
+    reader = load_identity() if (folder / SEALED_MODEL).exists() else None
+    verdict = verify_release(folder, trust_anchors(trust), reader=reader)
+    verdict.require()
+    files = dict(verdict.files)
+    data = files[MODEL] if reader is None else open_bytes(files[SEALED_MODEL], reader)
+    return ModelArtifact.from_bytes(data)
