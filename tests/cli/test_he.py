@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from tests.cli.homes import be, make_homes, tampered
 from tests.governance.releases import World, identity, make_world
+from tests.runtime.workers.walls import needs_walls
 
 from cloister.cli.main import run
 from cloister.crypto import open_bytes, seal_bytes, sealed_recipients
@@ -35,6 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def work(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    needs_walls()
     monkeypatch.chdir(tmp_path)
     be(monkeypatch, world.root, "server")
     return tmp_path

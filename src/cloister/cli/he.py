@@ -26,6 +26,7 @@ from cloister.cli.common import (
 )
 from cloister.cli.heparts import Format, client_key, free, released_model, sources
 from cloister.cli.verify import TrustOption
+from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
 from cloister.files import read_bytes, write_atomic
 
@@ -144,11 +145,12 @@ def score_(
     ] = False,
     trust: TrustOption = None,
     unverified: _Unverified = False,
+    worker: WorkerOption = Where.SANDBOXED,
     force: _Force = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score encrypted rows. Neither rows nor scores can be read here."""
-    from cloister.inference.encrypted import FILE_LIMIT, score_rows
+    from cloister.inference.encrypted import FILE_LIMIT, score_rows, score_rows_walled
 
     free(force, out)
     if not unsigned and not identity_path().exists():
@@ -160,7 +162,7 @@ def score_(
     data = read_bytes(rows, limit=FILE_LIMIT, what="encrypted rows")
     signer = None if unsigned else load_identity()
     begin = time.perf_counter()
-    scores = score_rows(artifact, data, signer)
+    scores = (score_rows_walled if is_sandboxed(worker) else score_rows)(artifact, data, signer)
     seconds = time.perf_counter() - begin
     write_atomic(out, scores)
     result = {"out": str(out), "signed": not unsigned, "seconds": seconds, "bytes": len(scores)}

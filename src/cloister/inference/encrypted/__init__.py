@@ -10,7 +10,8 @@ encrypted scores. No enclave is needed, and no trust in the server's machine for
     mlp with more layers, or scaling "local"       no
     torch                                          no
 
-Order of use: `Card.of` at the server; `encrypt_rows` at the client; `score_rows` at the server;
+Order of use: `Card.of` at the server; `encrypt_rows` at the client; `score_rows_walled` at the server
+(`score_rows` does it in this process);
 `ClientKey.open` at the client. `compare` measures cost and accuracy for whoever has both.
 
 Limits, all of which `docs/encrypted-scoring.md` explains: the client learns scores, hence in time the model;
@@ -22,5 +23,16 @@ from cloister.inference.encrypted.client import ClientKey, Opened, encrypt_rows
 from cloister.inference.encrypted.container import FILE_LIMIT
 from cloister.inference.encrypted.report import Report, compare
 from cloister.inference.encrypted.server import score_rows
+from cloister.inference.encrypted.walled import score_rows_walled
 
-__all__ = ["FILE_LIMIT", "Card", "ClientKey", "Opened", "Report", "compare", "encrypt_rows", "score_rows"]
+__all__ = [
+    "FILE_LIMIT",
+    "Card",
+    "ClientKey",
+    "Opened",
+    "Report",
+    "compare",
+    "encrypt_rows",
+    "score_rows",
+    "score_rows_walled",
+]

@@ -22,6 +22,7 @@ import functools
 import os
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from cloister.errors import InputError, IntegrityError
 from cloister.inference.encrypted.parameters import CIRCUITS, Circuit, Parameters
 from cloister.inference.encrypted.residues import Polynomial
 
-__all__ = ["SEED_BYTES", "Scheme", "Seeded", "scheme_of"]
+__all__ = ["SEED_BYTES", "Scheme", "Seeded", "library", "scheme_of"]
 
 SEED_BYTES: Final = 64
 _HEADER: Final = struct.Struct("<HBBBBHQ")
@@ -51,6 +52,11 @@ class Seeded(NamedTuple):
 class Scheme:
     """SEAL under one set of parameters.
 
+    Args:
+        parameters: the set.
+        scratch: a folder, in memory, for the one file through which objects go, where a process may make no
+            anonymous ones: a walled worker.
+
     Attributes:
         parameters: the set.
         api: the module `tenseal.sealapi`.
@@ -58,8 +64,9 @@ class Scheme:
         parms_ids: SEAL's names of the levels; at index l - 1 that with l moduli.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
-        api = _library()
+    def __init__(self, parameters: Parameters, scratch: Path | None = None) -> None:
+        api = library()
+        self._scratch = scratch
         self.parameters = parameters
         self.api = api
         wanted = api.EncryptionParameters(api.SCHEME_TYPE.CKKS)
@@ -195,7 +202,7 @@ class Scheme:
         return members
 
     def _written(self, thing: Any) -> bytes:
-        return _through_memory(thing.save)
+        return self._through_file(thing.save)
 
     def _contents(self, thing: Any, size: int) -> bytes:
         """Return what SEAL writes of an object after the header, uncompressed; it must be `size` bytes."""
@@ -212,9 +219,26 @@ class Scheme:
 
     def _load(self, thing: Any, raw: bytes) -> None:
         try:
-            _through_memory(lambda path: thing.load(self.context, path), self._head(len(raw)) + raw)
+            self._through_file(lambda path: thing.load(self.context, path), self._head(len(raw)) + raw)
         except (RuntimeError, ValueError) as error:  # SEAL checks what it is given, too
             raise IntegrityError("SEAL refuses a ciphertext or a key", fix="Get the file again") from error
+
+    def _through_file(self, action: Callable[[str], None], data: bytes = b"") -> bytes:
+        """Call `action` with the path of a file that holds `data`; return what it holds afterwards."""
+        if self._scratch is not None:
+            path = self._scratch / "seal"
+            path.write_bytes(data)
+            action(str(path))
+            return path.read_bytes()
+        descriptor = os.memfd_create("seal", os.MFD_CLOEXEC)
+        with os.fdopen(descriptor, "w+b", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            action(f"/proc/self/fd/{descriptor}")
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            return file.read(size)
 
 
 @functools.cache
@@ -227,7 +251,8 @@ def scheme_of(circuit: Circuit) -> Scheme:
     return Scheme(CIRCUITS[circuit])
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Return the module `tenseal.sealapi`. Raises InputError where it is not installed."""
     try:
         from tenseal import sealapi
     except ImportError:
@@ -240,16 +265,3 @@ def _library() -> Any:
 
 def _id_bytes(parms_id: Any) -> bytes:
     return struct.pack("<4Q", *parms_id)
-
-
-def _through_memory(action: Callable[[str], None], data: bytes = b"") -> bytes:
-    """Call `action` with the path of a file in memory that holds `data`; return what it holds afterwards."""
-    descriptor = os.memfd_create("seal", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "w+b", buffering=0) as file:
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) :]
-        action(f"/proc/self/fd/{descriptor}")
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        return file.read(size)

@@ -12,6 +12,7 @@ computation besides (there is no circuit privacy), which adds little to that.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from cloister.crypto import Signer, canonical_bytes, sha256, sign_envelope
@@ -22,20 +23,23 @@ from cloister.inference.encrypted.client import SCORES_TYPE
 from cloister.inference.encrypted.container import RowsHeader, ScoresHeader, blocks, read, write
 from cloister.inference.encrypted.evaluation import Evaluation
 from cloister.inference.encrypted.network import Network
-from cloister.inference.encrypted.parameters import Parameters
+from cloister.inference.encrypted.parameters import CIRCUITS, Parameters
 from cloister.inference.encrypted.residues import pack, packed_bytes, unpack
 from cloister.inference.encrypted.scheme import SEED_BYTES, Scheme, Seeded, scheme_of
 
-__all__ = ["score_rows"]
+__all__ = ["score_rows", "signed"]
 
 
-def score_rows(artifact: ModelArtifact, rows: bytes, signer: Signer | None = None) -> bytes:
+def score_rows(
+    artifact: ModelArtifact, rows: bytes, signer: Signer | None = None, *, scratch: Path | None = None
+) -> bytes:
     """Score encrypted rows.
 
     Args:
         artifact: the model.
         rows: what `encrypt_rows` returned.
         signer: who vouches for the scores; None for nobody.
+        scratch: for `Scheme`, in a walled worker.
 
     Raises:
         InputError: the model is not scored under encryption, this is no file of rows, or tenseal is absent.
@@ -48,14 +52,14 @@ def score_rows(artifact: ModelArtifact, rows: bytes, signer: Signer | None = Non
         raise IntegrityError(
             "the rows were encrypted for another model", fix="Give their owner this model's card"
         )
-    scheme = scheme_of(card.circuit)
+    scheme = scheme_of(card.circuit) if scratch is None else Scheme(CIRCUITS[card.circuit], scratch)
     keys = _relinearisation(parts.body[: header.sizes[0]], scheme) if header.sizes[0] else None
     evaluation = Evaluation(network, scheme, keys)
     found = []
     for block in blocks(header, parts.body):
         features = [scheme.from_seeded(one) for one in _seeded(block, scheme.parameters.data, scheme)]  # 2
         found += [_packed(score, scheme) for score in evaluation.scores(features)]  # 3
-    body = b"".join(found)  # 4
+    body = b"".join(found)
     scores = ScoresHeader(
         sha256(parts.header).hex(),
         card.digest,
@@ -64,8 +68,13 @@ def score_rows(artifact: ModelArtifact, rows: bytes, signer: Signer | None = Non
         header.blocks,
         sha256(body).hex(),
     )
-    envelope = b"" if signer is None else sign_envelope(SCORES_TYPE, canonical_bytes(scores), [signer])
-    return write(scores, body, envelope)
+    return signed(scores, body, signer)
+
+
+def signed(header: ScoresHeader, body: bytes, signer: Signer | None) -> bytes:  # 4
+    """Return a file of scores, signed where there is a signer."""
+    envelope = b"" if signer is None else sign_envelope(SCORES_TYPE, canonical_bytes(header), [signer])
+    return write(header, body, envelope)
 
 
 def _seeded(data: memoryview, primes: tuple[int, ...], scheme: Scheme) -> list[Seeded]:
