@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from cloister.inference.language.folder import CONFIG, LanguageModel, check_lang
 from cloister.inference.models.files import ModelFiles
 
 if TYPE_CHECKING:
+    import torch
+
     from cloister.inference.language.words import Words
 
 __all__ = ["load_engine", "preload"]
@@ -145,7 +148,7 @@ def _model(files: ModelFiles, found: LanguageModel, config: Any) -> Any:
             None,
             config=config,
             state_dict=weights,
-            dtype="auto",
+            dtype=_dtype(weights),
             attn_implementation="sdpa" if kind._supports_sdpa else "eager",
             local_files_only=True,
             output_loading_info=True,
@@ -167,6 +170,17 @@ def _context(config: Any, found: LanguageModel, words: Words, kv_tokens: int) ->
     """Return the most tokens the model was made for; an encoder may have fewer places than it says."""
     most = int(getattr(config.get_text_config(), "max_position_embeddings", None) or kv_tokens)
     return min(most, words.longest) if found.kind == "encoder" else most
+
+
+def _dtype(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """Return the type that most parameters have in the files, whatever the configuration says."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in weights.values():
+        if tensor.is_floating_point():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+    if not sizes:
+        raise InputError("the weights hold no numbers to compute with", fix="Copy the model again")
+    return max(sizes, key=sizes.__getitem__)
 
 
 def _ends(files: ModelFiles, found: LanguageModel) -> tuple[int, ...]:

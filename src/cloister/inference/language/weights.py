@@ -24,6 +24,7 @@ from cloister.inference.models.files import ModelFiles
 __all__ = ["read_weights"]
 
 _MAX_HEADER: Final = 100_000_000
+_MAX_ELEMENTS: Final = 1 << 48
 _PIECE: Final = 1 << 24
 _TYPES: Final[dict[str, torch.dtype]] = {
     "F64": torch.float64,
@@ -81,7 +82,8 @@ def _tensors(files: ModelFiles, name: str) -> Iterator[tuple[str, torch.Tensor]]
                 where=name,
                 fix="Use the model in bfloat16 or float32",
             )
-        if start != reached or end - start != math.prod(entry.shape) * dtype.itemsize or data + end > size:
+        whole = end - start == math.prod(entry.shape) * dtype.itemsize and data + end <= size
+        if start != reached or not whole or math.prod(filter(None, entry.shape)) > _MAX_ELEMENTS:
             raise _broken(name)
         reached = end
         tensor = _read(files, name, data + start, end - start).view(dtype).reshape(entry.shape)
