@@ -16,6 +16,7 @@ there. An engine belongs in the same enclave as its service; evidence has to cov
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from dataclasses import dataclass
@@ -160,7 +161,11 @@ class Connections:
                 raise StorageError("the engine cannot be reached: nobody connects to it") from error
         if said != _GIVEN or len(descriptors) != 1:
             raise StorageError("the engine does not answer", fix="See whether it runs")
-        made = socket.socket(fileno=descriptors[0])
+        try:
+            made = socket.socket(fileno=descriptors[0])
+        except OSError:
+            os.close(descriptors[0])
+            raise StorageError("what was handed over is no socket") from None
         with contextlib.suppress(OSError):
             if made.type & socket.SOCK_STREAM and _name(made.getpeername()) == self._peer:
                 return made
