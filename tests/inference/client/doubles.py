@@ -200,7 +200,15 @@ def running(app: Any) -> Iterator[str]:
         app, http="h11", ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+
+    async def work() -> None:
+        try:
+            await server.serve(sockets=[listening])
+        finally:
+            if hasattr(app, "aclose"):
+                await app.aclose()
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -45,6 +45,8 @@ MAX_AGE: Final = timedelta(hours=24)
 SKEW: Final = timedelta(minutes=5)
 """How far the clocks of client and service may be apart."""
 
+_MAX_WORDS: Final = 4000
+
 AppraisesEvidence = Callable[[Evidence, datetime, bytes | None], tuple[Claims, Sequence[str]]]
 
 
@@ -155,7 +157,7 @@ class Verifier:
             evidence = Evidence.from_json(found.evidence)  # 3
         except CloisterError as error:
             raise ProtocolError(
-                f"the service shows no keys with evidence: {error.what}", fix="Check its address"
+                f"the service shows no keys with evidence: {_line(error.what)}", fix="Check its address"
             ) from None
         now = self.clock()
         try:
@@ -202,9 +204,14 @@ def _gpus(claims: Claims) -> int:
     return len({name for name in sound if name is not None})
 
 
+def _line(text: str) -> str:
+    """Return text that may hold somebody else's words as one line that steers no terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_MAX_WORDS])
+
+
 def _refused(reasons: list[str]) -> PolicyRefused:
     return PolicyRefused(
-        f"the service's evidence was refused: {'; '.join(dict.fromkeys(reasons))}",
+        f"the service's evidence was refused: {_line('; '.join(dict.fromkeys(reasons)))}",
         where="enclave policy",
         fix="Send nothing to it; or change your enclave policy, if it is wrong",
     )
