@@ -247,7 +247,7 @@ _VALUES = {
 
 
 @given(st.lists(st.fixed_dictionaries(_VALUES), min_size=1, max_size=4), st.sampled_from([MAP, LOCAL]))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_the_short_way_gives_the_long_ways_numbers_or_none(
     rows: list[dict[str, Any]], features: FeatureMap
 ) -> None:
@@ -267,6 +267,8 @@ def test_plain_rows_take_the_short_way(features: FeatureMap) -> None:
     assert PlainRows(features).matrix(rows) is not None
 
 
+CARD = ModelCard("cloister-model/1", "m", "a" * 64, 5, LOGISTIC, DATA.features, MAP)
+APP = TableApp(Predictor.of(ModelArtifact(CARD, np.zeros(MAP.width + 1))), "m")
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcde"), inner, max_size=3),
@@ -277,11 +279,9 @@ _JSON = st.recursive(
 @given(
     st.sampled_from(["rows", "columns"]), _JSON | st.lists(st.dictionaries(st.sampled_from("abcde"), _JSON))
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_no_json_makes_it_raise(form: str, value: Any) -> None:
-    card = ModelCard("cloister-model/1", "m", "a" * 64, 5, LOGISTIC, DATA.features, MAP)
-    app = TableApp(Predictor.of(ModelArtifact(card, np.zeros(MAP.width + 1))), "m")
-    status, answer = score(app, {form: value})
+    status, answer = score(APP, {form: value})
     assert status == 200 or set(answer["error"]) == {"message", "type", "param", "code"}
 
 

@@ -25,6 +25,8 @@ __all__ = ["JSON", "Refusal", "error_object", "json_reply", "refusal_of"]
 JSON: Final = {"content-type": "application/json"}
 """Headers of a reply in JSON."""
 _TYPES: Final = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+_LONGEST: Final = 1000
+"""Characters of a message: it may name what a client sent, and need not give all of it back."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,9 +64,9 @@ def error_object(refusal: Refusal) -> dict[str, object]:
     """Return the error object of a refusal, as it stands in a body or in an event of a stream."""
     return {
         "error": {
-            "message": refusal.what,
+            "message": refusal.what[:_LONGEST],
             "type": _TYPES.get(refusal.status, "invalid_request_error"),
-            "param": refusal.param,
+            "param": None if refusal.param is None else refusal.param[:_LONGEST],
             "code": refusal.code,
         }
     }

@@ -71,7 +71,7 @@ class LoopbackApp:
 
     def __init__(self, connect: Callable[[], socket.socket], names: Sequence[str] = ()) -> None:
         try:
-            import anyio._backends._asyncio  # noqa: F401  httpcore2 asks for it later, behind the walls
+            import anyio._backends._asyncio  # noqa: F401  else imported at the first request
             import httpcore2
 
             from cloister.inference.openai.sockets import HandedOver

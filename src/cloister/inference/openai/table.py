@@ -18,9 +18,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.errors import InputError, SchemaError
@@ -69,6 +71,8 @@ class TableApp:
         self._models = {name: int(time.time())}
         self._plain = PlainRows(features)
         self._names = predictor.columns
+        self._thread = ThreadPoolExecutor(1, "cloister-score")
+        pa.array(np.zeros(1))  # what Arrow imports at its first use must not wait for a request
         self._labels = [_label(each, features.label.type) for each in features.class_names]
 
     async def __call__(self, request: Request) -> Reply:
@@ -76,7 +80,8 @@ class TableApp:
         return await route(request, {"/v1/score": self._score}, self._models)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """End the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _score(self, request: Request) -> Reply:
         asked = read_fields(request.body, ScoreRequest, ignored=frozenset(), only={})  # 1
@@ -93,7 +98,7 @@ class TableApp:
         try:
             if len(rows) < LONG:
                 return self._answer(rows)
-            return await asyncio.to_thread(self._answer, rows)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, rows)
         except SchemaError as error:
             row = "" if error.line is None else error.line - 1
             param = place.format(row=row, column=error.column)
