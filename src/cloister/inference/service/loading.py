@@ -29,7 +29,6 @@ __all__ = ["UNKNOWN_DIGEST", "Loaded", "load"]
 
 UNKNOWN_DIGEST: Final = "0" * 64
 """The digest of a model that another process holds."""
-_MODEL: Final = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,7 @@ def _language(boot: Boot, files: ModelFiles, kv_tokens: int, scratch: Path) -> L
 
 def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loaded:
     from cloister.inference.models.keys import brokered, lent
+    from cloister.inference.models.manifest import TABLE_FILE
     from cloister.inference.models.sealed import opened_model
 
     owner = PublicIdentity.from_json(model.owner)
@@ -126,7 +126,7 @@ def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loade
     files = opened_model(Path(model.folder), model.envelope, owner, data_key)
     if files.manifest.kind == "language":
         return _language(boot, files, model.kv_tokens, scratch)
-    return _table(boot, files.read(_MODEL), model.code, files.digest, scratch)
+    return _table(boot, files.read(TABLE_FILE), model.code, files.digest, scratch)
 
 
 def _engine(model: Engine) -> Loaded:
