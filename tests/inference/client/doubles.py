@@ -247,7 +247,6 @@ def proxied(url: str, *, answers: SealedAnswers | None = None, **changes: Any) -
             if started.done():
                 raise
             started.set_exception(error)
-            await client.aclose()
 
     thread = threading.Thread(target=lambda: asyncio.run(work()), daemon=True)
     thread.start()

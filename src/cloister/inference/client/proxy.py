@@ -98,7 +98,11 @@ class Proxy:
             PolicyRefused, VerificationError, ProtocolError: it does not pass.
             httpx2.TransportError: it cannot be reached.
         """
-        await self._client.attest()
+        try:
+            await self._client.attest()
+        except BaseException:
+            await self._client.aclose()
+            raise
         self._keeping = asyncio.create_task(self._keep_verified())
         return self
 
