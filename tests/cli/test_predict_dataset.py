@@ -13,14 +13,18 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from tests.cli.homes import PASSPHRASE, be, make_homes
+from tests.enclave.broker.world import Home, InsecureAttesterDouble, permission, served
+from tests.enclave.broker.world import identity as known
 from tests.governance.releases import PURPOSE, World, identity, make_world, schema
 from tests.runtime.workers.walls import needs_walls
 
+from cloister.cli.brokerkeys import broker_keys, keep_broker
+from cloister.cli.evidence import HomeEvidence
 from cloister.cli.main import run
-from cloister.crypto import ScryptCost, open_bytes
+from cloister.crypto import ScryptCost, open_bytes, sha256
 from cloister.governance.folder import MODEL
 from cloister.inference import Predictor, load_model
-from cloister.vault import Vault
+from cloister.vault import LocalKeystore, SplitKeys, Vault
 from cloister.vault.checkedfile import DATA_NAME
 from cloister.vault.parquet import EncryptedFile
 
@@ -199,18 +203,11 @@ def test_rows_with_a_budget_are_told_to_their_owner_alone(
     assert run(["predict", str(world.root / "release"), "--dataset", "patients", "--to", "reader"]) == 3
 
 
-def test_what_a_broker_keeps_is_not_opened_inside(
+def test_what_a_broker_keeps_is_opened_by_an_attested_worker_alone(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And a worker of a machine that cannot vouch for itself gets no key either."""
-    from tests.enclave.broker.world import Home, served
-    from tests.enclave.broker.world import identity as known
-
-    from cloister.cli.brokerkeys import broker_keys, keep_broker
-    from cloister.vault import LocalKeystore, SplitKeys
-
-    home = Home(tmp_path / "broker")
-    alice = known("alice")
+    """The broker believes a double's evidence here; without any, or inside, there is no key."""
+    home, alice = Home(tmp_path / "broker"), known("alice")
     make_homes(tmp_path, {"alice": alice, **{each.name: each for each in (world.hub, *world.sites)}})
     be(monkeypatch, tmp_path, "alice")
     root = tmp_path / "alice" / "vault"
@@ -218,13 +215,23 @@ def test_what_a_broker_keeps_is_not_opened_inside(
     with served(home, tmp_path / "socket") as socket:
         keep_broker(root, socket, known("broker").public)
         keys = broker_keys(socket, known("broker").public, alice)
-        Vault(root, alice, SplitKeys(local, keys, new=True)).add_table(
-            table(), name="patients", schema=schema(), purposes=[PURPOSE]
-        )
+        vault = Vault(root, alice, SplitKeys(local, keys, new=True))
+        manifest = vault.add_table(table(), name="patients", schema=schema(), purposes=[PURPOSE])
+        digest = sha256(vault.hand_over("patients", purpose=PURPOSE).envelope).hex()
+        keys.allow(permission(1, kek_id=manifest.kek_id, manifest=digest, plan=None, purpose=PURPOSE))
         keys.close()
-        out = ["--out", str(tmp_path / "answers"), "--dataset", "patients", "--to", "alice"]
-        assert predict(world, *out, "--worker", "inside") == 3
+        asked = ["--out", tmp_path / "answers", "--dataset", "patients", "--to", "alice"]
+        assert predict(world, *asked, "--worker", "inside") == 3
         assert "attested workers alone" in capsys.readouterr().err
-        assert predict(world, *out) == 3
+        monkeypatch.setattr(
+            HomeEvidence, "attest", lambda self, data: InsecureAttesterDouble("bb" * 32).attest(data)
+        )
+        assert predict(world, *asked) == 3
+        assert "none of the accepted images" in capsys.readouterr().err
+        assert not (tmp_path / "answers").exists()
+        monkeypatch.setattr(HomeEvidence, "attest", lambda self, data: InsecureAttesterDouble().attest(data))
+        assert predict(world, *asked) == 0
+        assert predict(world, *asked, "--force") == 3  # its one use is over
     home.close()
-    assert not (tmp_path / "answers").exists()
+    found = pyarrow.csv.read_csv(io.BytesIO(open_bytes((tmp_path / "answers").read_bytes(), alice)))
+    assert found.equals(expected(world, table()))

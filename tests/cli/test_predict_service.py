@@ -16,15 +16,19 @@ from tests.enclave.doubles import AppraiserDouble, AttesterDouble
 from tests.inference.batchworld import OWNER, READER, add, table
 from tests.inference.client.doubles import DIGEST, TOKEN, ServiceDouble, running
 from tests.inference.models import make_artifact
+from tests.inference.modules import CODE, make_module
+from tests.inference.service.real import running as served
 
 from cloister.cli.main import run
-from cloister.crypto import ScryptCost, open_bytes, seal_bytes
+from cloister.crypto import ScryptCost, open_bytes, seal_bytes, sha256
 from cloister.enclave.policy import EnclavePolicy
 from cloister.inference import Predictor, servicescores
 from cloister.inference.client import privateclient
 from cloister.inference.client.verify import Verifier
 from cloister.inference.exchange import KeyRing
 from cloister.inference.openai import TableApp
+from cloister.inference.service import TableModel
+from cloister.inference.torchpredict import torch_predictor
 from cloister.learning.sections import ModelSection
 from cloister.vault import Vault
 
@@ -196,3 +200,27 @@ _LAX = """
 kinds = ["tpm"]
 allow_software_tee = true
 """
+
+
+@pytest.mark.parametrize("kind", ["logistic", pytest.param("torch", marks=pytest.mark.slow)])
+def test_a_service_behind_its_walls(
+    world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    root, _, _ = world
+    code = None
+    artifact = PREDICTOR.artifact
+    if kind == "torch":
+        pytest.importorskip("torch", reason="needs the extra torch")
+        artifact, code = make_module(scratch=tmp_path), CODE
+    out = tmp_path / "answers"
+    with served(TableModel(artifact, code=code)) as here:
+        asked = [here.url, "--dataset", "patients", "--to", "owner", "--out", str(out), "--json"]
+        assert run(["predict", *asked]) == 0
+        assert run(["predict", here.url, str(root / "rows.csv"), "--plaintext", "--out", str(out) + "2"]) == 0
+    said = json.loads(capsys.readouterr().out.partition("\n}\n")[0] + "}")
+    assert said["model_digest"] == sha256(artifact.to_bytes()).hex()
+    found = pyarrow.csv.read_csv(io.BytesIO(open_bytes(out.read_bytes(), OWNER)))
+    predictor = PREDICTOR if code is None else torch_predictor(artifact, code, scratch=tmp_path)
+    expected = predictor.predict(table(80))
+    assert found["prediction"].equals(expected["prediction"])
+    assert found["probability"].to_pylist() == pytest.approx(expected["probability"].to_pylist(), rel=1e-6)
