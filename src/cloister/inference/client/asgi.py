@@ -36,6 +36,8 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _GRACE_SECONDS: Final = 3
+_IDLE_SECONDS: Final = 75
+"""Longer than clients keep an idle connection, so that none is closed while a request is on its way."""
 
 
 class ClientGone(Exception):
@@ -134,7 +136,10 @@ def bound_socket(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listening = socket.create_server((host, port), family=family, backlog=1024)
+        # connections inherit it; without it a streamed piece waits until the one before was acknowledged
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, OverflowError) as error:
         raise InputError(
             f"the port cannot be had: {getattr(error, 'strerror', None) or error}",
@@ -176,6 +181,7 @@ async def serve(app: Application, listening: socket.socket, *, tls: tuple[str, s
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_keep_alive=_IDLE_SECONDS,
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
