@@ -76,7 +76,7 @@ def test_no_rows_give_no_predictions() -> None:
 
 def test_many_rows_are_answered_beside_others() -> None:
     app = TableApp(Predictor.of(make_artifact("boolean", LOGISTIC)), "heart")
-    single = [score(app, {"rows": [row]})[1]["predictions"][0] for row in ROWS]
+    single = [score(app, {"rows": [{"fluid": None} | row]})[1]["predictions"][0] for row in ROWS]
     _, answer = score(app, {"rows": ROWS * LONG})
     for given_, expected in zip(answer["predictions"], single * LONG, strict=True):
         assert given_["prediction"] == expected["prediction"]
@@ -128,11 +128,13 @@ def test_a_column_that_no_row_has() -> None:
         {"rows": [{"age": 20, "fluid": 1}]},
         {"columns": {"age": [20], "fluid": [1]}},
         {"rows": [{}]},
+        {"rows": [{"age": 20, "pain": "none", "Fluid": 1}]},  # though its values may be missing
+        {"columns": {"age": [20], "pain": ["none"], "Fluid": [1]}},
     ):
         status, answer = score(app, body)
         assert status == 400
         assert "absent" in answer["error"]["message"]
-        assert answer["error"]["param"].endswith(("pain", "age"))
+        assert answer["error"]["param"].endswith(("pain", "age", "fluid"))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@
     GET  /v1/models
 
 One prediction for each row, in order; what its columns mean is said in `cloister.inference.predictor`. A
-value is a number, a text, true, false, or null where one is missing; columns that the model does not read are
-not looked at. The first value that breaks the schema is refused by row, from 1, and column, never by value.
+value is a number, a text, true, false, or null where one is missing. A column that no row has is refused, and
+columns that the model does not read are not looked at. The first value that breaks the schema is refused by
+row, from 1, and column, never by value.
 
 Steps: 1 the request is read; 2 plain values become X at once; 3 where a value needs a second look, the
 predictor checks all of them; 4 predictions are worded. From `LONG` rows on a thread computes, so that
@@ -105,6 +106,7 @@ class TableApp:
             raise refusal_of(error, param=param.replace("[]", "")) from None
 
     def _answer(self, rows: Sequence[Mapping[str, object]]) -> Reply:
+        self._check_present(rows)
         X = self._plain.matrix(rows)  # 2
         if X is not None:
             columns = self._columns(X)
@@ -113,6 +115,14 @@ class TableApp:
             columns = [answers.column(name).to_pylist() for name in self._names]
         predictions = [dict(zip(self._names, values, strict=True)) for values in zip(*columns, strict=True)]
         return json_reply({"model": self._name, "columns": self._names, "predictions": predictions})  # 4
+
+    def _check_present(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Raise SchemaError for a column that no row has: a slip in its name is no missing value."""
+        for name in self._predictor.features.columns if rows else ():
+            if not any(name in row for row in rows):
+                raise SchemaError(
+                    "the column is absent", column=name, fix="Give every column that the model reads"
+                )
 
     def _columns(self, X: NDArray[np.float64]) -> list[list[object]]:
         """Return the columns of an answer, as `Predictor.predict` has them."""
