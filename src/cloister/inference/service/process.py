@@ -76,6 +76,7 @@ def serve(sock: socket.socket, pipe: socket.socket, walls: Confine) -> None:
     Raises:
         ProtocolError, IntegrityError: the other end does not speak this protocol.
     """
+    loop: asyncio.AbstractEventLoop | None = None
     try:
         channel = _met(sock)  # 1
         prepare = decode_told(channel.receive(MAX_BOOT))
@@ -92,6 +93,9 @@ def serve(sock: socket.socket, pipe: socket.socket, walls: Confine) -> None:
         loop.run_until_complete(_run(boot, channel, pipe, scratch))
     except Gone:
         return
+    finally:
+        if loop is not None:
+            loop.close()
 
 
 def _met(sock: socket.socket) -> Channel:

@@ -32,7 +32,7 @@ class Stream:
         task: that serves it.
         gone: whether its client is gone, or did not move for too long.
         begun: whether the client was given the beginning of an answer.
-        kept: bytes of the answer that wait here.
+        due: bytes of the answer that came and were not given back as credit.
     """
 
     __slots__ = (
@@ -41,8 +41,8 @@ class Stream:
         "_wake",
         "begun",
         "done",
+        "due",
         "gone",
-        "kept",
         "number",
         "reason",
         "since",
@@ -54,7 +54,7 @@ class Stream:
         self.reason: str | None = None
         self.done = False
         self.since: float | None = None
-        self.gone, self.begun, self.kept = False, False, 0
+        self.gone, self.begun, self.due = False, False, 0
         self.task: asyncio.Task[object] | None = None
         self._parts: list[bytes] = []
         self._owed = 0
@@ -73,7 +73,6 @@ class Stream:
 
     def take(self) -> bytes:
         """Return what came since the last call."""
-        self.kept = 0
         if len(self._parts) == 1:
             return self._parts.pop()
         data = b"".join(self._parts)
@@ -86,12 +85,13 @@ class Stream:
         if self._owed < WINDOW // 2 or self.done:
             return b""
         owed, self._owed = self._owed, 0
+        self.due -= owed
         return frame(Kind.CREDIT, self.number, owed.to_bytes(4, "big"))
 
     def came(self, part: bytes) -> None:
         """Take bytes of the answer."""
         self._parts.append(part)
-        self.kept += len(part)
+        self.due += len(part)
         self.wake()
 
     def wake(self) -> None:
@@ -169,7 +169,7 @@ class Streams:
         stream = self._open.get(number)
         if stream is None or stream.done:
             return
-        if kind is Kind.DATA and stream.kept + len(payload) <= WINDOW:
+        if kind is Kind.DATA and stream.due + len(payload) <= WINDOW:
             stream.came(payload)
             return
         if kind is Kind.REFUSED:
