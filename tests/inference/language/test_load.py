@@ -130,6 +130,65 @@ def test_configurations_that_do_not_work(
         load(copy, tmp_path)
 
 
+def test_a_model_that_cannot_be_batched(tmp_path: Path) -> None:
+    """Falcon's own masks do not know pages: found by the trial, and not by a client."""
+    from tests.inference.language.models import make_tokenizer
+
+    tokenizer = make_tokenizer()
+    config = transformers.FalconConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        eos_token_id=None,
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="many requests at once"):
+        load(tmp_path / "model", tmp_path)
+
+
+def test_a_model_that_answers_otherwise_beside_others(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the batch's mask is not heeded, requests read each other's prompts: such a model is not served."""
+    from transformers.generation.continuous_batching import input_outputs
+
+    def all_visible(attention_mask: Any, **_: object) -> None:
+        attention_mask.zero_()
+
+    monkeypatch.setattr(input_outputs, "build_attention_mask", all_visible)
+    with pytest.raises(InputError, match="otherwise beside others"):
+        load(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Gemma2", "GptOss", "Qwen3", "GPT2"])
+def test_other_architectures(kind: str, tmp_path: Path) -> None:
+    """Eager attention, sinks, sliding windows, other names for the same things: the trial passes."""
+    from tests.inference.language.models import make_tokenizer
+
+    tokenizer = make_tokenizer()
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=0,
+        **({} if kind == "GPT2" else {"head_dim": 16, "num_key_value_heads": 2, "intermediate_size": 128}),
+        **({"num_local_experts": 4} if kind == "GptOss" else {}),
+        **({"sliding_window": 16} if kind in ("Gemma2", "GptOss") else {}),
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    engine = load(tmp_path / "model", tmp_path)
+    assert engine.context == 256
+    assert engine.embeds == (kind in ("Qwen3", "GPT2"))
+    asyncio.run(engine.aclose())
+
+
 def test_a_broken_tokenizer(copy: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.json").write_text("{}")
     scratch = tmp_path / "scratch"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -20,6 +21,7 @@ from cloister.inference.application import Piece, Sampling, TokenLogprob
 from cloister.inference.language.batching import Batcher, EngineStopped
 from cloister.inference.language.drawing import Draw
 from cloister.inference.language.folder import Pooling
+from cloister.inference.language.manager import Manager, tried
 from cloister.inference.language.text import Detokenizer, Stops
 from cloister.inference.language.tools import ToolFormat, ToolParser
 from cloister.inference.language.vectors import embedded, groups
@@ -67,7 +69,7 @@ class Engine:
         most: requests that may compute or wait at once.
 
     Raises:
-        ValueError, RuntimeError: as `Batcher`.
+        InputError: as `tried`. ValueError, RuntimeError and others: as `Manager` and `tried`.
 
     Attributes:
         name: as of `LanguageEngine`.
@@ -79,8 +81,12 @@ class Engine:
 
     def __init__(self, loaded: Loaded, *, cache_tokens: int, most: int = _MOST_REQUESTS) -> None:
         self._loaded, self._words, self._most = loaded, loaded.words, most
-        self._batcher = Batcher(loaded.model, cache_tokens, loaded.ends) if loaded.generates else None
-        self._embedding = asyncio.Lock()
+        self._batcher: Batcher | None = None
+        if loaded.generates:
+            manager = Manager(loaded.model, cache_tokens, loaded.ends)
+            tried(manager, loaded.vocabulary)
+            self._batcher = Batcher(manager)
+        self._embedding = ThreadPoolExecutor(1, "embedding")  # one at a time, in order
         self._waiting, self._closed = 0, False
         self.name, self.generates = loaded.name, loaded.generates
         self.context = min(loaded.context, self._batcher.capacity) if self._batcher else loaded.context
@@ -140,16 +146,16 @@ class Engine:
             raise InputError(f"more than {_MOST_EMBEDDED} texts at once", fix="Ask in several requests")
         for prompt in prompts:
             self._check(prompt, 0)
-        if not self.running:
-            raise EngineStopped
         if self._waiting >= self._most:
             raise _busy()
-        vectors: dict[int, list[float]] = {}
+        loop, vectors = asyncio.get_running_loop(), dict[int, list[float]]()
         self._waiting += 1
         try:
             for group in groups(prompts):
-                async with self._embedding:  # others get their turn between two groups
-                    found = await asyncio.to_thread(self._embedded, [prompts[index] for index in group])
+                if not self.running:
+                    raise EngineStopped
+                some = [prompts[index] for index in group]  # others get their turn between two groups
+                found = await loop.run_in_executor(self._embedding, self._embedded, some)
                 vectors.update(zip(group, found, strict=True))
         finally:
             self._waiting -= 1
@@ -158,6 +164,7 @@ class Engine:
     async def aclose(self) -> None:
         """Stop computing; what is open ends with EngineStopped."""
         self._closed = True
+        self._embedding.shutdown(wait=False)
         if self._batcher is not None:
             await self._batcher.aclose()
 

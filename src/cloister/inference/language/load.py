@@ -4,7 +4,8 @@
 2. The configuration becomes an object of a class that transformers has itself.
 3. The tokenizer's files are written to a scratch folder, for its loader reads files, and removed again.
 4. The weights become tensors one by one; every parameter of the model is among them, and no more.
-5. Memory for keys and values is taken now: what does not fit fails here, and not at a client's request.
+5. Memory for keys and values is taken now, and two prompts of our own are answered at once: what does not
+   fit, or cannot be batched, fails here and not at a client's request.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def load_engine(
     )
     try:
         return Engine(loaded, cache_tokens=kv_tokens)  # 5
-    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, MemoryError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a model of another kind may fail in any way
         raise InputError(
             "this model cannot answer many requests at once, or there is no memory for their cache",
             fix=f"Give fewer --kv-tokens than {kv_tokens}, or use a model with plain attention",
