@@ -131,3 +131,28 @@ def test_a_sealed_language_model(tmp_path: Path) -> None:
         status, body = here.ask("/v1/completions", asked)
         assert status == 200, body
         assert here.keys().model_digest == handed.manifest.digest
+
+
+class Mislabelled(MemoryFiles):
+    """Says of its files that they are others."""
+
+    digest = "ab" * 32  # type: ignore[misc]
+
+    def __init__(self) -> None:
+        self._contents = {TABLE_FILE: ARTIFACT.to_bytes()}
+        self.names = (TABLE_FILE,)  # type: ignore[misc]
+
+
+def test_an_owner_who_signs_another_models_digest_is_not_served(tmp_path: Path) -> None:
+    """Clients pin the digest: the worker has to find it in the files, and not in what their owner says."""
+    need_walls()
+    keys = Keys()
+    seal_model(Mislabelled(), tmp_path / "heart", person("ann"), name="heart", kind="table", keys=keys)
+    handed = ModelHandover.of(tmp_path / "heart", person("ann").public)
+    with pytest.raises(IntegrityError, match="not what its digest says"):
+        Service(
+            SealedFolder(handed, lender(handed, keys=keys)),
+            attester=InsecureAttesterDouble(),
+            clients=None,
+            allow_swap=True,
+        ).start()

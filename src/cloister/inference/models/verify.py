@@ -15,13 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives import hashes
-
 from cloister.crypto import PublicIdentity, digest_file
 from cloister.errors import CloisterError, PolicyRefused
-from cloister.inference.models.files import set_digest
 from cloister.inference.models.manifest import (
-    CHUNK,
     FILES,
     MANIFEST_NAME,
     ModelManifest,
@@ -29,7 +25,7 @@ from cloister.inference.models.manifest import (
     open_manifest,
     stored_name,
 )
-from cloister.inference.models.sealed import OpenDataKey, SealedModel, opened_model
+from cloister.inference.models.sealed import OpenDataKey, check_digest, opened_model
 from cloister.inference.models.sealedfile import altered
 from cloister.vault.verify import Check
 
@@ -69,8 +65,7 @@ def verify_model(
         with opened_model(folder, envelope, owner, data_key) as model:
             yield Check(4, title, True, "the committed one")
             number, title = 5, "content"
-            if _content_digest(model) != manifest.digest:
-                raise altered(folder, "its content is not what its digest says")
+            check_digest(model)
         yield Check(5, title, True, f"digest {manifest.digest[:16]}")
     except PolicyRefused as error:  # the key's keeper opens nothing here: that says nothing about the model
         raise PolicyRefused(
@@ -96,18 +91,3 @@ def _check_folder(folder: Path, manifest: ModelManifest) -> None:
         path = folder / name
         if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
             raise altered(folder, f"{name} is no file, or not of the length that was signed")
-
-
-def _content_digest(model: SealedModel) -> str:
-    """Return the digest of the files in clear, every byte of them read."""
-    room, found = memoryview(bytearray(CHUNK)), []
-    for name in model.names:
-        size, state = model.size(name), hashes.Hash(hashes.SHA256())
-        for start in range(0, size, CHUNK):
-            piece = room[: min(CHUNK, size - start)]
-            model.read_into(name, start, piece)
-            state.update(piece)
-        if not size:
-            model.check(name)
-        found.append((name, size, state.finalize()))
-    return set_digest(found)

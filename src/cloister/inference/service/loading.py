@@ -116,7 +116,7 @@ def _language(boot: Boot, files: ModelFiles, kv_tokens: int, scratch: Path) -> L
 def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loaded:
     from cloister.inference.models.keys import brokered, lent
     from cloister.inference.models.manifest import TABLE_FILE
-    from cloister.inference.models.sealed import opened_model
+    from cloister.inference.models.sealed import check_digest, opened_model
 
     owner = PublicIdentity.from_json(model.owner)
     if model.broker is None:
@@ -124,6 +124,7 @@ def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loade
     else:
         data_key = brokered(channel, model.envelope, owner, PublicIdentity.from_json(model.broker))
     files = opened_model(Path(model.folder), model.envelope, owner, data_key)
+    check_digest(files)  # clients are told it as the model's, and the owner is nobody to them
     if files.manifest.kind == "language":
         return _language(boot, files, model.kv_tokens, scratch)
     return _table(boot, files.read(TABLE_FILE), model.code, files.digest, scratch)
