@@ -21,13 +21,24 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-import msgspec
-
 from cloister.enclave.broker import Attests
 from cloister.errors import CloisterError, InputError
-from cloister.inference.exchange import EXCHANGE_PATH, KEYS_PATH, REFUSAL_STATUS
+from cloister.inference.exchange import EXCHANGE_PATH, KEYS_PATH
 from cloister.inference.service.limits import Limits
 from cloister.inference.service.pipe import Pipe
+from cloister.inference.service.responses import (
+    CLOSE,
+    FRESH,
+    JSON,
+    NO_PLAINTEXT,
+    ROOT,
+    SEALED,
+    Send,
+    length,
+    refuse,
+    start,
+    whole,
+)
 from cloister.inference.service.streams import Stream, Streams
 from cloister.inference.service.vouching import Vouching
 
@@ -35,28 +46,10 @@ __all__ = ["Front", "Receive", "Scope", "Send"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _PATIENCE: Final = 0.05
 """Seconds for which an answer is waited for before anybody asks whether its client is still there."""
 _NONCE: Final = re.compile(rb"nonce=([0-9a-f]{64})", re.ASCII)
-_ROOT: Final = msgspec.json.encode({"service": "cloister", "keys": KEYS_PATH, "exchange": EXCHANGE_PATH})
-_NO_PLAINTEXT: Final = msgspec.json.encode(
-    {
-        "error": {
-            "message": "This service takes no plaintext: nothing of this request was read. Ask it through "
-            "`cloister proxy`, which verifies the service and encrypts to it.",
-            "type": "invalid_request_error",
-            "param": None,
-            "code": "plaintext_refused",
-        }
-    }
-)
-_JSON: Final = (b"content-type", b"application/json")
-_FRESH: Final = (b"cache-control", b"no-store")
-_CLOSE: Final = (b"connection", b"close")
-_SEALED: Final = [(b"content-type", b"application/octet-stream"), _FRESH]
-_REFUSED: Final = {word: msgspec.json.encode({"refused": word}) for word in REFUSAL_STATUS}
 
 
 class _GoneError(Exception):
@@ -145,10 +138,10 @@ class Front:
         elif path == KEYS_PATH and method == "GET":
             await self._keys(scope, receive, send)
         elif path == "/" and method == "GET":
-            await _whole(send, 200, _ROOT, _JSON)
+            await whole(send, 200, ROOT, JSON)
         else:
             self._streams.counts["plaintext"] += 1
-            await _whole(send, 403, _NO_PLAINTEXT, _JSON, _CLOSE)
+            await whole(send, 403, NO_PLAINTEXT, JSON, CLOSE)
 
     # --- keys
 
@@ -163,7 +156,7 @@ class Front:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 self._streams.counts["attested"] += 1
-                await _whole(send, 200, work.result(), _JSON, _FRESH)
+                await whole(send, 200, work.result(), JSON, FRESH)
         except CloisterError:
             await self._refuse(send, "busy")
         finally:
@@ -177,11 +170,11 @@ class Front:
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _declared(scope) > self._limits.sealed_body:
-            await self._refuse(send, "too-large", _CLOSE)
+            await self._refuse(send, "too-large", CLOSE)
             return
         stream = self._streams.open()
         if stream is None:
-            await self._refuse(send, "busy", _CLOSE)
+            await self._refuse(send, "busy", CLOSE)
             return
         stream.task = asyncio.current_task()
         try:
@@ -193,7 +186,7 @@ class Front:
             if not stream.gone:
                 raise
             if not stream.begun:
-                await self._refuse(send, "request", _CLOSE)
+                await self._refuse(send, "request", CLOSE)
         finally:
             self._streams.close(stream)
 
@@ -230,13 +223,13 @@ class Front:
                 if stream.gone:
                     raise _GoneError
                 if stream.reason is not None and not stream.begun:
-                    await self._refuse(send, stream.reason, _CLOSE)
+                    await self._refuse(send, stream.reason, CLOSE)
                     return
                 data, done = stream.take(), stream.done
                 stream.since = self._loop.time()
                 if not stream.begun:
                     stream.begun = True
-                    await _start(send, 200, [*_SEALED, _length(data)] if done else _SEALED)
+                    await start(send, 200, [*SEALED, length(data)] if done else SEALED)
                 await send({"type": "http.response.body", "body": data, "more_body": not done})
                 stream.since = None
                 if done:
@@ -260,26 +253,13 @@ class Front:
 
     async def _refuse(self, send: Send, reason: str, *headers: tuple[bytes, bytes]) -> None:
         self._streams.counts[reason] += 1
-        await _whole(send, REFUSAL_STATUS[reason], _REFUSED[reason], _JSON, _FRESH, *headers)
+        await refuse(send, reason, *headers)
 
 
 async def _gone(receive: Receive) -> None:
     """Return when the client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _start(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-
-
-async def _whole(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-    await _start(send, status, [*headers, _length(body)])
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _length(body: bytes) -> tuple[bytes, bytes]:
-    return b"content-length", str(len(body)).encode()
 
 
 def _declared(scope: Scope) -> int:

@@ -18,74 +18,37 @@ The service is outside the worker: it sees what the front sees, ciphertext, and 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import socket
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from cloister.crypto import Identity, PublicIdentity
 from cloister.enclave.broker import Attests
 from cloister.enclave.sandbox import Child, spawn
-from cloister.errors import CloisterError, InputError, IntegrityError, PolicyRefused, ProtocolError
-from cloister.inference.service.boot import PROTOCOL, Boot, Ready, decode_said, error_of
+from cloister.errors import InputError, PolicyRefused
+from cloister.inference.service.boot import Boot, Ready
 from cloister.inference.service.connections import Connector
 from cloister.inference.service.credentials import Client
 from cloister.inference.service.front import Front
 from cloister.inference.service.limits import Limits
 from cloister.inference.service.source import LoopbackEngine, SealedFolder, Source
-from cloister.runtime.link import Link
-from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
-from cloister.runtime.workers.messages import (
-    MAX_BROKERED,
-    BrokerAsk,
-    Confined,
-    EvidenceWanted,
-    Failed,
-    Key,
-    KeyWanted,
-    Meet,
-    Question,
-    encode,
+from cloister.inference.service.talk import (
+    SWAPS,
+    Process,
+    booted,
+    how_it_ended,
+    machine_swaps,
+    prepared,
 )
-from cloister.runtime.workers.session import Lends
 
-__all__ = ["MODULE", "Process", "Service", "Start", "start_worker"]
+__all__ = ["MODULE", "Service", "Start", "start_worker"]
 
 MODULE: Final = "cloister.inference.service.process"
-_SWAPS: Final = Path("/proc/swaps")
-_MAX_SAID: Final = MAX_BROKERED + (64 << 10)
-_MAX_IDENTITY: Final = 16 << 10
-_START_SECONDS: Final = 120.0
-_WHY_SECONDS: Final = 5.0
-_LAST_LINE: Final = 300
+_SWAPS: Final = SWAPS
 _SOCKET_BYTES: Final = 1 << 20
 _DAY: Final = 86_400.0
-
-
-class Process(Protocol):
-    """A worker's process; `enclave.sandbox.Child` is one.
-
-    Attributes:
-        socket: this end of the channel.
-        pid: of what guards it.
-    """
-
-    socket: socket.socket
-    pid: int
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Return how it ended."""
-
-    def last_words(self) -> str:
-        """Return the end of what it printed before its walls stood."""
-
-    def close(self) -> None:
-        """End it."""
 
 
 Start = Callable[[Sequence[socket.socket]], Process]
@@ -215,16 +178,7 @@ class Service:
 
     def why(self) -> str:
         """Return in a few words how the worker ended; empty where that is not known."""
-        code = self._process.wait(_WHY_SECONDS) if self._process is not None else None
-        if code is None or code == 0:
-            return ""
-        if code > 0:
-            return f"exit code {code}"
-        if -code == signal.SIGSYS:
-            return "killed for a system call that only an attack needs"
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-code).name}"
-        return f"killed by signal {-code}"
+        return "" if self._process is None else how_it_ended(self._process)
 
     def close(self) -> None:
         """End the worker, and every request with it. May be called again, from any thread."""
@@ -250,31 +204,13 @@ class Service:
     def _started(self, process: Process, handing: socket.socket | None) -> Ready:
         if handing is not None and isinstance(self._source, LoopbackEngine):
             self._connector = Connector(handing, self._source.address)
-        try:
-            channel = _met(process.socket)  # 2
-            channel.send(encode(self._prepare))
-            confined = _said(channel)
-        except Gone:
-            raise _refusal(process) from None
-        if not isinstance(confined, Confined):
-            raise ProtocolError("the worker answered before its walls stood")
-        self.walls = dict(confined.walls)
+        channel, self.walls = prepared(process, self._prepare)  # 2
         self._check_swap()  # 3
         lender = self._source.lender if isinstance(self._source, SealedFolder) else None
-        try:
-            channel.send(encode(self._boot))  # 4
-            ready = _answered(channel, lender)
-        except Gone:
-            why = self.why()
-            raise ProtocolError(
-                f"the worker ended before it was ready{f' ({why})' if why else ''}",
-                fix="See whether the machine ran out of memory; start again",
-            ) from None
-        channel.flush()  # 5
-        return ready
+        return booted(process, channel, self._boot, lender)  # 4, 5
 
     def _check_swap(self) -> None:
-        if self.walls.get("memory locked") or not _swaps():
+        if self.walls.get("memory locked") or not machine_swaps(_SWAPS):
             return
         if not self._allow_swap:
             raise PolicyRefused(
@@ -287,67 +223,3 @@ class Service:
             "WARNING: this machine may write the worker's memory to its swap space: prompts, answers and "
             "keys could come to lie on a disk."
         )
-
-
-def _met(sock: socket.socket) -> Channel:
-    identity = Identity.generate("service")
-    try:
-        send_clear(sock, encode(Meet(identity.public.to_json(), PROTOCOL)))
-        worker = PublicIdentity.from_json(recv_clear(sock, _MAX_IDENTITY, _START_SECONDS))
-        channel = Channel(Link(identity, worker, PROTOCOL, initiator=True, auto_grant=False), sock)
-        channel.open(_START_SECONDS)
-    except (InputError, IntegrityError) as error:
-        raise ProtocolError(f"no session with the worker: {error.what}") from error
-    return channel
-
-
-def _said(channel: Channel) -> Confined | KeyWanted | BrokerAsk | EvidenceWanted | Ready | Failed:
-    try:
-        return decode_said(channel.receive(_MAX_SAID))
-    except IntegrityError as error:
-        raise ProtocolError(f"what the worker says does not verify: {error.what}") from error
-
-
-def _answered(channel: Channel, lender: Lends | None) -> Ready:
-    while True:
-        said = _said(channel)
-        match said:
-            case Ready():
-                return said
-            case Failed():
-                raise error_of(said)
-            case Confined():
-                raise ProtocolError("the worker put its walls up twice")
-        if lender is None or said.dataset != 0:
-            raise ProtocolError("the worker asked for a key that nothing it was told needs")
-        channel.send(encode(_lent(lender, said)))
-
-
-def _lent(lender: Lends, said: KeyWanted | BrokerAsk | EvidenceWanted) -> Question:
-    match said:
-        case KeyWanted():
-            return Key(lender.lend(said.wrapped))
-        case BrokerAsk():
-            return lender.carry(said)
-        case EvidenceWanted():
-            return lender.attest(said)
-
-
-def _refusal(process: Process) -> CloisterError:
-    """Return why a worker did not come up. Nothing but libraries was in it by then."""
-    code, words = process.wait(_WHY_SECONDS), process.last_words()
-    last = words.splitlines()[-1][:_LAST_LINE].rstrip(".") if words else "it said nothing"
-    if code == PolicyRefused.exit_code:
-        return PolicyRefused(
-            f"no worker can be walled off on this machine: {last}",
-            fix="See `cloister enclave setup --check`; nothing is served with less",
-        )
-    return ProtocolError(f"the worker's process did not come up: {last}")
-
-
-def _swaps() -> bool:
-    """Tell whether this machine has swap space; where that cannot be read, it may."""
-    try:
-        return len(_SWAPS.read_text().splitlines()) > 1
-    except OSError:
-        return True
