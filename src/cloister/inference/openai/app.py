@@ -20,6 +20,7 @@ from cloister.inference.openai.answers import ToolParser
 from cloister.inference.openai.chat import chat
 from cloister.inference.openai.completions import complete
 from cloister.inference.openai.embeddings import embed
+from cloister.inference.openai.encoding import check_body
 from cloister.inference.openai.errors import Refusal
 from cloister.inference.openai.paths import route, unknown_model
 from cloister.inference.openai.schema import read_chat, read_completion, read_embedding
@@ -64,9 +65,10 @@ class OpenAIApp:
             await ended
 
     async def _chat(self, request: Request) -> Reply:
+        check_body(self._engine.context, request.body, "messages")
         asked = read_chat(request.body)
         self._check(asked.model, self._engine.generates, "chat completions")
-        return await chat(self._engine, asked, self._parser, self._now())
+        return await chat(self._engine, asked, self._parser, self._now(), len(request.body))
 
     async def _complete(self, request: Request) -> Reply:
         asked = read_completion(request.body)

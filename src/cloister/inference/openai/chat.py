@@ -21,6 +21,7 @@ from cloister.inference.openai.answers import (
     finite,
     usage,
 )
+from cloister.inference.openai.encoding import encoded
 from cloister.inference.openai.errors import Refusal, json_reply, refusal_of
 from cloister.inference.openai.events import DONE, event, streamed
 from cloister.inference.openai.messages import template_messages, template_tools
@@ -33,7 +34,11 @@ _WHOLE, _CHUNK = "chat.completion", "chat.completion.chunk"
 
 
 async def chat(
-    engine: LanguageEngine, request: ChatRequest, parser: Callable[[], ToolParser] | None, now: float
+    engine: LanguageEngine,
+    request: ChatRequest,
+    parser: Callable[[], ToolParser] | None,
+    now: float,
+    size: int,
 ) -> Reply:
     """Return the reply to a chat request that names this engine.
 
@@ -42,6 +47,7 @@ async def chat(
         request: what is asked.
         parser: makes what finds tool calls in this model's text.
         now: seconds since 1970.
+        size: bytes of the request's body: how long it may take to encode.
 
     Raises:
         Refusal: it does not fit this model. What the engine raises before the first event passes.
@@ -51,8 +57,9 @@ async def chat(
         raise Refusal(
             "This model's chat template knows no tools.", param="tools", code="unsupported_parameter"
         )
+    messages = template_messages(request.messages)
     try:
-        prompt = engine.chat_prompt(template_messages(request.messages), tools)  # 3
+        prompt = await encoded(size, lambda: engine.chat_prompt(messages, tools))  # 3
     except InputError as error:
         raise refusal_of(error, param="messages") from None
     sampling = request.sampling(engine.context - len(prompt))

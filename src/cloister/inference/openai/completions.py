@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from cloister.errors import InputError
 from cloister.inference.application import LanguageEngine, Reply, TokenLogprob
 from cloister.inference.openai.answers import Delta, Stamp, answer, check_room, finite, usage
+from cloister.inference.openai.encoding import check_text, encoded
 from cloister.inference.openai.errors import json_reply, refusal_of
 from cloister.inference.openai.events import DONE, event, streamed
 from cloister.inference.openai.schema import CompletionRequest
@@ -20,12 +21,19 @@ __all__ = ["complete", "tokens_of"]
 _KIND = "text_completion"
 
 
-def tokens_of(
+async def tokens_of(
     engine: LanguageEngine, prompts: Sequence[str | tuple[int, ...]], param: str
 ) -> list[list[int]]:
-    """Return the tokens of each prompt. Raises Refusal where one cannot be encoded."""
-    try:
+    """Return the tokens of each prompt. Raises Refusal where one cannot be encoded, or fits no context."""
+    texts = [each for each in prompts if isinstance(each, str)]
+    for text in texts:
+        check_text(engine.context, text, param)
+
+    def encode() -> list[list[int]]:
         return [engine.text_prompt(each) if isinstance(each, str) else list(each) for each in prompts]
+
+    try:
+        return await encoded(sum(map(len, texts)), encode)
     except InputError as error:
         raise refusal_of(error, param=param) from None
 
@@ -36,7 +44,7 @@ async def complete(engine: LanguageEngine, request: CompletionRequest, now: floa
     Raises:
         Refusal: it does not fit this model. What the engine raises before the first event passes.
     """
-    prompts = tokens_of(engine, request.prompts, "prompt")
+    prompts = await tokens_of(engine, request.prompts, "prompt")
     sampling = request.sampling()
     for prompt in prompts:
         check_room(engine.context, len(prompt), sampling.max_tokens, "prompt")

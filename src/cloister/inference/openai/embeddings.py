@@ -23,7 +23,7 @@ async def embed(engine: LanguageEngine, request: EmbeddingRequest) -> Reply:
     Raises:
         Refusal: an input is longer than the context. What the engine raises passes.
     """
-    prompts = tokens_of(engine, request.inputs, "input")
+    prompts = await tokens_of(engine, request.inputs, "input")
     for prompt in prompts:
         if len(prompt) > engine.context:
             raise Refusal(
