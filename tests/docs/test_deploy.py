@@ -23,6 +23,7 @@ from cloister.secagg import Params
 DEPLOY = ROOT / "docs" / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+WALLED = ("cloister-serve", "cloister-site")
 PROFILE = DEPLOY / "kubernetes" / "cloister-site.json"
 SIZING = (DEPLOY / "sizing.md").read_text(encoding="utf-8")
 
@@ -121,14 +122,15 @@ def test_systemd_accepts_the_unit(path: Path, tmp_path: Path) -> None:
     exposure = re.search(r"exposure level for \S+: ([\d.]+)", rated.stdout)
     assert exposure is not None, rated.stderr
     assert float(exposure[1]) < (
-        2.5 if path.stem == "cloister-site" else 2.0
-    )  # a site's worker needs namespaces
+        2.5 if path.stem in WALLED else 2.0
+    )  # a worker needs namespaces
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
 def test_a_unit_keeps_secrets_off_the_disk(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     name = path.stem
+    assert ("LimitMEMLOCK=infinity" in lines) is (name == "cloister-serve")
     assert "LimitCORE=0" in lines
     assert "MemorySwapMax=0" in lines
     assert "RuntimeDirectoryPreserve=yes" in lines  # else the epoch's keys go with each restart
@@ -196,9 +198,10 @@ def allowed_by(unit: str) -> set[str]:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")
-def test_a_sites_unit_leaves_its_worker_the_walls() -> None:
+@pytest.mark.parametrize("name", WALLED)
+def test_a_unit_leaves_its_worker_the_walls(name: str) -> None:
     """Of the unit's restrictions these two could take walls away: the filter, and which namespaces there are."""
-    unit = (DEPLOY / "systemd" / "cloister-site.service").read_text(encoding="utf-8")
+    unit = (DEPLOY / "systemd" / f"{name}.service").read_text(encoding="utf-8")
     assert missing_under("refuse", "allow", allowed_by(unit)) == {}
     assert "RestrictNamespaces=user pid net ipc uts mnt" in unit.splitlines()
     without = "\n".join(

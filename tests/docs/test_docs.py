@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -29,7 +31,10 @@ SETUPS = {
     "enclave": [
         f"PYTHONPATH={ROOT} python -m tests.docs.homes"
     ],  # the same, where a software TPM can be started
+    "serving": [f"PYTHONPATH={ROOT} python -m tests.docs.serving"],  # and where language models can be run
 }
+SERVING = ("torch", "transformers", "uvicorn", "openai")
+PORTS = ("8100", "8200", "8300", "8310")  # on which the page on private inference listens
 PASSPHRASE = "correct horse battery staple, six words long"
 
 
@@ -117,7 +122,26 @@ def step_of(block: Block) -> list[str]:
     return [shell_text(block)]
 
 
-LONG = ("docs/audit.md", "docs/statistics.md")
+def lacking(page: Page) -> str | None:
+    """What this machine lacks to run a page; None where nothing."""
+    if page.setup == "serving":
+        absent = [name for name in SERVING if importlib.util.find_spec(name) is None]
+        if absent:
+            return f"not installed: {', '.join(absent)}"
+    return why_no_swtpm() if page.setup in ("enclave", "serving") else None
+
+
+def with_free_ports(script: str) -> str:
+    """The script with ports in the place of its own that nobody uses, since tests run beside one another."""
+    with contextlib.ExitStack() as stack:
+        for port in PORTS:
+            free = stack.enter_context(socket.socket())
+            free.bind(("127.0.0.1", 0))
+            script = re.sub(rf"(?<=[: ]){port}\b", str(free.getsockname()[1]), script)
+    return script
+
+
+LONG = ("docs/audit.md", "docs/statistics.md", "docs/private-inference.md")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +149,7 @@ LONG = ("docs/audit.md", "docs/statistics.md")
     [pytest.param(page, marks=[pytest.mark.slow] * (page.name in LONG), id=page.name) for page in RUN],
 )
 def test_a_page_runs_from_top_to_bottom(page: Page, tmp_path: Path) -> None:
-    if page.setup == "enclave" and (missing := why_no_swtpm()):
+    if missing := lacking(page):
         pytest.skip(missing)
     secret = tmp_path / "passphrase"
     secret.write_text(PASSPHRASE + "\n", encoding="utf-8")
@@ -142,7 +166,7 @@ def test_a_page_runs_from_top_to_bottom(page: Page, tmp_path: Path) -> None:
         "EXAMPLES": str(ROOT / "examples"),
     }
     done = subprocess.run(
-        ["bash", "-c", script_of(page)],  # noqa: S607
+        ["bash", "-c", with_free_ports(script_of(page)) if page.setup == "serving" else script_of(page)],  # noqa: S607
         cwd=work,
         env=environment,
         capture_output=True,
