@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -11,11 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from tests.inference.service.engines import EngineDouble, engine
 from tests.inference.service.real import Running, running
 
 from cloister.errors import InputError, StorageError
+from cloister.inference.exchange import EXCHANGE_PATH, Asking, RequestHead
 from cloister.inference.service import Address, LoopbackEngine
 from cloister.inference.service.connections import Connections, Connector
 
@@ -58,6 +61,37 @@ def test_whoever_goes_away_ends_the_engines_work(served: tuple[Running, EngineDo
     pieces.close()  # type: ignore[attr-defined]
     assert until(lambda: double.gone > before)
     assert until(lambda: here.service.stats()["open"] == 0)
+
+
+@pytest.mark.slow
+def test_a_hundred_streams_at_once(served: tuple[Running, EngineDouble]) -> None:
+    here, _ = served
+    keys = here.keys()
+
+    async def one(client: httpx2.AsyncClient, number: int) -> str:
+        words = " ".join(f"w{number}-{each}" for each in range(20))
+        body = json.dumps(chat(words)).encode()
+        asking = Asking(keys, RequestHead("POST", "/v1/chat/completions"), body)
+        got = b""
+        async with client.stream("POST", EXCHANGE_PATH, content=asking.request) as answer:
+            assert answer.status_code == 200
+            async for part in answer.aiter_raw():
+                got += b"".join(event for event in asking.feed(part) if isinstance(event, bytes))
+        asking.finish()
+        events = [line.removeprefix("data: ") for line in got.decode().split("\n\n") if line]
+        assert events.pop() == "[DONE]"
+        deltas = [json.loads(event)["choices"][0]["delta"]["content"] for event in events]
+        return "right" if words == "".join(deltas).strip() else "wrong"
+
+    async def main() -> None:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(
+            base_url=here.url, timeout=60, trust_env=False, limits=limits
+        ) as client:
+            assert await asyncio.gather(*(one(client, number) for number in range(100))) == ["right"] * 100
+
+    asyncio.run(main())
+    assert here.service.stats()["open"] == 0
 
 
 def test_what_the_keys_say_of_it(served: tuple[Running, EngineDouble]) -> None:
