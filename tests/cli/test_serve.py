@@ -101,6 +101,30 @@ def test_a_release_is_served_to_whoever_has_a_token(
     assert token not in said
 
 
+@pytest.mark.slow
+def test_a_sealed_release_is_served_with_the_key_in_the_keystore(
+    world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    needs_walls()
+    needs_swtpm()
+    sealed = str(tmp_path / "sealed")
+    assert run(["model", "seal", str(world.root / "release"), "--out", sealed, "--name", "risk"]) == 0
+    capsys.readouterr()
+    process, facts = started(sealed, "--anyone", "--allow-swap")
+    with process:
+        try:
+            assert (facts["kind"], facts["model"], facts["clients"]) == ("table", "risk", None)
+            policy = EnclavePolicy(kinds=("tpm",), allow_software_tee=True, allow_self_reported=True)
+            with PrivateClient(facts["url"], policy, model_digest=facts["model_digest"]) as client:
+                answer = client.post("http://private/v1/score", json={"rows": [ROW]})
+                assert answer.status_code == 200, answer.text
+        finally:
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "Anybody may ask." in said
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
     assert run(["serve", *arguments]) == code
     return capsys.readouterr().err

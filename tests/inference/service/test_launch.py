@@ -176,3 +176,9 @@ def test_a_folder_that_is_no_model_is_an_error_of_the_worker(tmp_path: Path) -> 
 def test_nothing_of_a_client_is_in_a_repr() -> None:
     with running(TableModel(ARTIFACT), clients=[Client("ward", "a" * 64)]) as here:
         assert "a" * 64 not in repr(here.service._boot)
+
+
+@pytest.mark.parametrize("name", ["\n", "a" * 129, "m\u00f6del"])
+def test_a_name_that_no_key_set_can_have(name: str) -> None:
+    with pytest.raises(InputError, match="printable"):
+        Service(TableModel(ARTIFACT), attester=AttesterDouble(), clients=None, name=name)

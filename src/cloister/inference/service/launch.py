@@ -76,6 +76,9 @@ class Service:
         say: tells the operator a line.
         start: starts the worker.
 
+    Raises:
+        InputError: the name is none.
+
     Attributes:
         ready: what answers, once it was started.
         walls: those around the worker, by name, once it was started.
@@ -99,12 +102,17 @@ class Service:
         self._source, self._attester, self._limits = source, attester, limits or Limits()
         self._allow_swap, self._say, self._start = allow_swap, say, start
         self._on_lost: Callable[[], object] = lambda: None
+        named = name or source.name
+        if not (1 <= len(named) <= 128 and named.isascii() and named.isprintable()):
+            raise InputError(
+                "a model's name is 1 to 128 printable ASCII characters", fix="Give it with --name"
+            )
         prepare = source.prepare()
         few = 1 if prepare.imports in ("table", "loopback") else len(os.sched_getaffinity(0))
         self._prepare = prepare
         self._boot = Boot(
             source.told(),
-            name or source.name,
+            named,
             None if clients is None else list(clients),
             self._limits,
             lifetime,

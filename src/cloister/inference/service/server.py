@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import resource
 import signal
 import socket
 import ssl
@@ -75,9 +77,13 @@ def run(service: Service, listening: socket.socket, *, tls: Tls | None = None) -
         service.when_lost(gone)
         await server.serve(sockets=[listening])
 
+    _many_files()
+    gc.collect()
+    gc.freeze()  # what is here now stays: no request waits while it is looked through
     try:
         asyncio.run(main())
     finally:
+        gc.unfreeze()
         listening.close()
     if lost.is_set():
         why = service.why()
@@ -153,6 +159,13 @@ def _server(service: Service, tls: Tls | None) -> Any:
             fix="Give a PEM chain and its key",
         ) from error
     return Server(config)
+
+
+def _many_files() -> None:
+    """Allow as many open sockets as this user may have: each client takes one."""
+    with contextlib.suppress(OSError, ValueError):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _stopper(server: Any) -> Callable[[], None]:
