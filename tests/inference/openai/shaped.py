@@ -3,6 +3,7 @@
     headers   the answer is what it was sent, headers and fields      slow     streams until the client goes
     break     ends within a stream                                    mute     fails, in plain text
     redirect  leads elsewhere                                         large    a whole answer of 1 MB
+    lumps     streams events cut and joined anyhow
 
 GET /seen tells how many slow streams run, how many were left, and how many connections were made.
 """
@@ -59,6 +60,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": event})
     piece = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
     await send({"type": "http.response.body", "body": piece, "more_body": True})
+    if word == "lumps":
+        for cut in (piece[:7], piece[7:] + piece + piece[:-1], b"\n" + piece):
+            await send({"type": "http.response.body", "body": cut, "more_body": True})
+            await asyncio.sleep(0.05)
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        return None
     if word == "break":
         raise RuntimeError
     if word == "slow":

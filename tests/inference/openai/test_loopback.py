@@ -129,6 +129,96 @@ def test_each_client_has_a_salt_of_its_own(connections: FakeConnections) -> None
     assert "mine" not in salts
 
 
+def test_nothing_kept_for_others_is_used_again(connections: FakeConnections) -> None:
+    """Some servers know no salt, and take this instead."""
+    ((_, answer),) = ask(connections, asking("headers", "ann", cache_prompt="true"))
+    assert answer["fields"]["cache_prompt"] is False
+
+
+DANGEROUS: dict[str, object] = {
+    "request_id": "chatcmpl-of-somebody-else",
+    "rid": "x",
+    "id_slot": 0,
+    "session_params": {"id": "ben"},
+    "kv_transfer_params": {"remote_host": "10.0.0.1"},
+    "bootstrap_host": "10.0.0.1",
+    "chat_template": "{% for x in range(10**9) %}{% endfor %}",
+    "chat_template_kwargs": {"chat_template": "{{ x }}"},
+    "logits_processors": ["os.system"],
+    "prompt_embeds": "gASV",
+    "lora_path": "/etc",
+    "priority": -100,
+    "vllm_xargs": {},
+    "mm_processor_kwargs": {},
+    "return_hidden_states": True,
+}
+
+
+@pytest.mark.parametrize("name", DANGEROUS)
+def test_no_field_reaches_the_server_that_is_about_more_than_this_answer(
+    connections: FakeConnections, name: str
+) -> None:
+    body = {"model": "org/tiny", "messages": [{"role": "user", "content": "headers"}], name: DANGEROUS[name]}
+    ((status, answer),) = ask(connections, post(CHAT, body))
+    assert (status, answer["error"]["param"]) == (400, name)
+    assert connections.given == 0
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest"}},
+        {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}},
+        {"type": "image_url", "image_url": " data:image/png;base64,AA=="},
+        {"type": "video_url", "video_url": {"url": "https://inside.example/x"}},
+        {"type": "text", "text": "x", "image_url": {"url": "https://inside.example/x"}},
+        {"type": "image_embeds", "image_embeds": "gASV"},
+        {"image_url": "https://inside.example/x"},
+        "text",
+    ],
+)
+def test_the_server_fetches_nothing_for_a_client(connections: FakeConnections, part: object) -> None:
+    body = {"model": "org/tiny", "messages": [{"role": "user", "content": [part]}]}
+    ((status, answer),) = ask(connections, post(CHAT, body))
+    assert (status, answer["error"]["param"].startswith("messages[0].content[0]")) == (400, True)
+    assert connections.given == 0
+
+
+def test_what_is_about_this_answer_goes_on(connections: FakeConnections) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    sound = {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}
+    text = {"type": "text", "text": "what is this?"}
+    fields = {
+        "model": "org/tiny",
+        "messages": [
+            {"role": "user", "content": "headers"},
+            {"role": "user", "content": [text, picture, sound]},
+        ],
+        "min_p": 0.1,
+        "seed": 7,
+        "chat_template_kwargs": {"enable_thinking": False},
+        "response_format": {"type": "json_object"},
+    }
+    ((status, answer),) = ask(connections, post(CHAT, fields | {"user": "ann", "metadata": {"a": "b"}}))
+    assert status == 200
+    assert fields.items() <= answer["fields"].items()
+    assert answer["fields"].keys() - fields.keys() == {"cache_salt", "cache_prompt"}
+
+
+def test_one_event_is_one_piece_however_the_server_writes(connections: FakeConnections) -> None:
+    """Pieces have one size outside; of several events in one, the sum of their lengths would show."""
+
+    async def run(app: LoopbackApp) -> list[bytes]:
+        reply = await app(asking("lumps"))
+        assert not isinstance(reply.body, bytes)
+        return [piece async for piece in reply.body]
+
+    pieces = within(connections, run)
+    assert len(pieces) == 6
+    assert all(piece.endswith(b"\n\n") and piece.count(b"\n\n") == 1 for piece in pieces)
+    assert (len(set(pieces[:5])), pieces[5]) == (1, b"data: [DONE]\n\n")
+
+
 def test_the_servers_headers_stay_with_it(connections: FakeConnections) -> None:
     async def run(app: LoopbackApp) -> None:
         reply = await app(asking("headers"))

@@ -6,19 +6,21 @@ and nothing else: what else such servers offer manages them, or keeps what clien
 server gets path and body; no header, no credential, no name of the client.
 
 Steps: 1 method and path are among those above; 2 the body is a JSON object, and names a model that may be
-asked for; 3 `cache_salt` in it becomes one of this client, so that prompts that vLLM or SGLang keep do not
-answer others faster; 4 it goes out over a socket that is handed over; 5 events come back as they come, any
-other answer whole. Closing the iterator, or cancelling the call, closes the connection, and with that the
-server's work.
+asked for; 3 only fields that are about this one answer go on (`passed`), with a `cache_salt` of this client
+and without `cache_prompt`, so that prompts that vLLM, SGLang or llama.cpp keep do not answer others faster;
+4 it goes out over a socket that is handed over; 5 events come back one by one as they come, for several at
+once would show their length; any other answer whole. Closing the iterator, or cancelling the call, closes the
+connection, and with that the server's work.
 
-It does not check what the server answers. A server that ignores `cache_salt` must run without a cache of
-prompts, or clients could learn from timing what others asked.
+It does not check what the server answers. A server that ignores both must run without a cache of prompts, or
+clients could learn from timing what others asked.
 """
 
 from __future__ import annotations
 
 import base64
 import os
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,6 +34,7 @@ from cloister.errors import InputError, ProtocolError
 from cloister.inference.application import Reply, Request
 from cloister.inference.openai.errors import Refusal, json_reply
 from cloister.inference.openai.fields import read_object
+from cloister.inference.openai.passed import passed
 from cloister.inference.openai.paths import model_in, route, unknown_model
 from cloister.inference.openai.streams import close
 
@@ -50,6 +53,8 @@ _HEADERS: Final = (
 _RETURNED: Final = frozenset({"content-type", "content-encoding", "retry-after"})
 _ORIGIN: Final = "http://localhost"
 _LONGEST: Final = 64 << 20
+_LONGEST_EVENT: Final = 1 << 20
+_BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")
 _CONNECTIONS: Final = 256
 _TIMES: Final = {"connect": 10.0, "read": 600.0, "write": 60.0, "pool": 600.0}
 """Seconds: the first token of a long prompt may take minutes."""
@@ -100,7 +105,7 @@ class LoopbackApp:
         fields = read_object(request.body)  # 2
         if self._models and fields.get("model") not in self._models:
             raise unknown_model(str(fields.get("model")))
-        fields["cache_salt"] = self._salt(request.client)  # 3
+        fields = passed(fields) | {"cache_salt": self._salt(request.client), "cache_prompt": False}  # 3
         path = request.path.partition("?")[0]
         return await self._send("POST", path, _encode(fields))
 
@@ -144,7 +149,7 @@ class LoopbackApp:
         kept = {name: value for name, value in returned.items() if name in _RETURNED}
         kept.setdefault("content-type", "application/octet-stream")
         if 200 <= response.status < 300 and kept["content-type"].startswith("text/event-stream"):
-            return Reply(response.status, kept, body)  # 5
+            return Reply(response.status, kept, _Events(body))  # 5
         pieces, length = [], 0
         try:
             async for piece in body:
@@ -191,6 +196,37 @@ class _Body:
     async def aclose(self) -> None:
         await close(self._pieces)
         await self._response.aclose()
+
+
+class _Events:
+    """The same, one event a piece, however the server's writes were cut; a huge one comes in parts."""
+
+    def __init__(self, body: _Body) -> None:
+        self._body, self._held, self._searched = body, b"", 0
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while len(self._held) <= _LONGEST_EVENT:
+            end = _BLANK_LINE.search(self._held, max(self._searched - 3, 0))
+            if end is not None:
+                return self._take(end.end())
+            self._searched = len(self._held)
+            try:
+                self._held += await anext(self._body)
+            except StopAsyncIteration:
+                if not self._held:
+                    raise
+                break
+        return self._take(len(self._held))
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+    def _take(self, count: int) -> bytes:
+        piece, self._held, self._searched = self._held[:count], self._held[count:], 0
+        return piece
 
 
 def _broken(status: int = 500) -> Refusal:
