@@ -6,6 +6,10 @@ less to compute), and log-probabilities come after them, 0 for whatever is greed
 in their place. A request carries its `Draw`; a drawn token leaves with an infinite logit, so that the argmax
 which follows takes it. A greedy row is not touched: its token is that of `generate`.
 
+Top-p alone needs no order, either: a token drawn from all belongs to the smallest set of the likeliest ones
+whose sum reaches p if those likelier than it sum to less than p; else another is drawn, and after a few the
+vocabulary is sorted after all. It is the same distribution, but that tokens as likely as the last one belong.
+
 Order, as in transformers: temperature, top-k, top-p. Log-probabilities are of the model's own distribution,
 before all three. Each token is drawn with 8 fresh bytes of the operating system's: what one client is told
 says nothing about what another's tokens were drawn with.
@@ -31,8 +35,8 @@ KEYWORD: Final = "draw"
 """Under which a request carries its `Draw`."""
 
 _GREEDY: Final = 1e-5
-_LIKELY: Final = 1024
-"""Of so many of the likeliest tokens top-p is tried before the whole vocabulary is sorted."""
+_TRIES: Final = 6
+"""Draws from all tokens before they are sorted to be drawn from by top-p."""
 
 
 class Draw:
@@ -97,18 +101,19 @@ class Drawing(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # trans
 def drawn(row: torch.Tensor, draw: Draw) -> int:
     """Return a token drawn from one row of logits (vocabulary,), float32."""
     size = row.shape[-1]
-    top_k = min(draw.top_k, size) if draw.top_k > 0 else size
     scaled = (row - row.max()) / draw.temperature
-    if top_k == size and draw.top_p >= 1.0:  # no order is needed
-        return _at(scaled.softmax(-1).cumsum(-1, dtype=torch.float64), draw.uniform())
-    for wanted in (top_k,) if top_k < size else (min(_LIKELY, size), size):
-        values, tokens = scaled.topk(wanted)
-        whole = (values if top_k < size else scaled).logsumexp(-1)
-        reached = (values - whole).double().exp().cumsum(-1)
-        kept = wanted if draw.top_p >= 1.0 else int(torch.searchsorted(reached, draw.top_p)) + 1
-        if kept <= wanted:
-            break
-    return int(tokens[_at(reached[:kept], draw.uniform())])
+    if not 0 < draw.top_k < size:
+        chances = scaled.softmax(-1)
+        reached = chances.cumsum(-1, dtype=torch.float64)
+        for _ in range(_TRIES):
+            token = _at(reached, draw.uniform())
+            if draw.top_p >= 1.0 or float(chances[chances > chances[token]].sum()) < draw.top_p:
+                return token
+    values, tokens = scaled.topk(draw.top_k if 0 < draw.top_k < size else size)
+    reached = values.softmax(-1).cumsum(-1, dtype=torch.float64)
+    if draw.top_p < 1.0:
+        reached = reached[: int(torch.searchsorted(reached, draw.top_p)) + 1]
+    return int(tokens[_at(reached, draw.uniform())])
 
 
 def _finite(logprob: float) -> float:
