@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ from tests.inference.openai.engine import ScriptedEngine, chat_body
 
 from cloister.enclave.policy import EnclavePolicy
 from cloister.errors import InputError, PolicyRefused, VerificationError
+from cloister.inference.application import Reply, Request
 from cloister.inference.client import AsyncPrivateClient, ExchangeError, PrivateClient
 from cloister.inference.client.privateclient import receipt_of, verifier_of
 
@@ -285,3 +286,27 @@ def test_secrets_do_not_show(world: World) -> None:
     with PrivateClient(url, verifier(appraise=AppraiserDouble()), token=TOKEN) as client:
         client.get("/v1/models")
         assert TOKEN not in repr(client) + repr(client._transport) + repr(client.verified)
+
+
+def test_done_waits_for_the_receipt_wherever_blocks_end() -> None:
+    """An application may send [DONE] in one piece with what comes before, cut anywhere into blocks."""
+    room = 0
+
+    class Chatty:
+        async def __call__(self, request: Request) -> Reply:
+            async def pieces() -> AsyncIterator[bytes]:
+                yield b"data: " + b"x" * room + b"\n\ndata: [DONE]\n\n"
+
+            return Reply(200, {"content-type": "text/event-stream"}, pieces())
+
+        def aclose(self) -> None:
+            pass
+
+    with running(ServiceDouble(Chatty())) as url, PrivateClient(url, verifier()) as client:
+        for room in range(990, 1020):
+            with client.stream("POST", "/v1/chat/completions", json={}) as response:
+                seen = b""
+                for piece in response.iter_raw():
+                    seen += piece
+                    assert (b"[DONE]" in seen) <= (receipt_of(response) is not None)
+            assert seen.endswith(b"x\n\ndata: [DONE]\n\n")

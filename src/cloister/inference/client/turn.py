@@ -32,6 +32,8 @@ ANSWER_TYPE: Final = "application/octet-stream"
 """What a sealed answer is called outside."""
 SEALED_TYPE: Final = "application/cloister-sealed"
 """What an answer sealed to readers is called inside."""
+_DONE: Final = b"[DONE]"
+_TAIL: Final = 16
 MAX_REFUSAL: Final = 4096
 """Bytes of a refusal that are read."""
 Refusal = Literal["stale-key", "request", "busy", "too-large"]
@@ -78,7 +80,18 @@ class Turn:
         InputError: the request cannot be sent.
     """
 
-    __slots__ = ("_asking", "_held", "_keep", "_readers", "_sealed", "_stream", "head", "request", "verified")
+    __slots__ = (
+        "_asking",
+        "_held",
+        "_keep",
+        "_readers",
+        "_sealed",
+        "_stream",
+        "_tail",
+        "head",
+        "request",
+        "verified",
+    )
 
     def __init__(
         self,
@@ -98,6 +111,7 @@ class Turn:
         self._keep = keep
         self._held: list[bytes] = []
         self._sealed = self._stream = False
+        self._tail = b""
         self.head: ResponseHead | None = None
 
     @property
@@ -125,8 +139,10 @@ class Turn:
                 pieces.append(event)
         if self._sealed:
             self._held, pieces = pieces, []
-        elif self._stream and pieces and pieces[-1].rstrip().endswith(b"[DONE]"):
-            self._held.append(pieces.pop())
+        elif self._stream and pieces:
+            self._tail = (self._tail + b"".join(pieces))[-_TAIL:]  # the word may lie in two blocks
+            if self._tail.rstrip().endswith(_DONE):
+                self._held, pieces = pieces, []
         return pieces
 
     def finish(self) -> list[bytes]:
