@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, Final
 
 from cloister.errors import InputError
+from cloister.inference.http1 import protocol
 
 __all__ = [
     "Application",
@@ -172,7 +173,7 @@ async def serve(app: Application, listening: socket.socket, *, tls: tuple[str, s
     certificate, key = tls or (None, None)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=protocol(),
         ws="none",
         lifespan="off",
         access_log=False,

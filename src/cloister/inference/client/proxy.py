@@ -28,7 +28,6 @@ from typing import Final, Self
 import httpx2
 import msgspec
 
-from cloister.errors import InputError
 from cloister.inference.client import page
 from cloister.inference.client.asgi import (
     BodyTooLong,
@@ -41,7 +40,8 @@ from cloister.inference.client.asgi import (
     send_whole,
 )
 from cloister.inference.client.failures import Failure, failure_of
-from cloister.inference.client.outside import ANY_HOST, TURN
+from cloister.inference.client.localdoor import handed_on, request_of, stranger
+from cloister.inference.client.outside import TURN
 from cloister.inference.client.privateclient import AsyncPrivateClient
 from cloister.inference.client.sealedanswers import Asked, SealedAnswers
 from cloister.inference.client.turn import SEALED_TYPE, Turn
@@ -50,19 +50,10 @@ from cloister.inference.exchange import MAX_BODY
 
 __all__ = ["Proxy"]
 
-_LOCAL_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_NOT_HANDED_ON: Final = frozenset(
-    {b"connection", b"transfer-encoding", b"content-length", b"set-cookie", b"server", b"date", b"alt-svc"}
-)
-_TIMEOUT: Final = httpx2.Timeout(600.0, connect=10.0).as_dict()
 _AHEAD_SECONDS: Final = 600.0
 """How long before a verification ends the next one is made."""
 _RETRY_SECONDS: Final = 60.0
 
-_NOT_LOCAL: Final = Failure(
-    403, "not_local", "This proxy answers programs of its own machine, by its loopback name.", "forbidden"
-)
-_WEB_PAGE: Final = Failure(403, "web_page", "This proxy answers no web page.", "forbidden")
 _NO_PATH: Final = Failure(
     404, "not_found", "There is no such path; OpenAI's begin with /v1/.", "invalid_request_error"
 )
@@ -120,7 +111,7 @@ class Proxy:
         """Answer one request of an application."""
         if scope["type"] != "http":
             return
-        failure = _stranger(scope)  # 1
+        failure = stranger(scope)  # 1
         if failure is not None:
             await _fail(send, failure)
         elif scope["path"] == "/":
@@ -168,7 +159,7 @@ class Proxy:
                 asked = self._answers.ask(scope["path"], body)
                 body = asked.body
             self.requests += 1
-            response = await self._transport.handle_async_request(_request(scope, body))  # 4
+            response = await self._transport.handle_async_request(request_of(scope, body))  # 4
         except Exception as error:  # noqa: BLE001  # whatever it was, the application gets an error object
             await _fail(send, failure_of(error))
             return
@@ -193,7 +184,7 @@ class Proxy:
         except Exception as error:  # noqa: BLE001  # as above
             await _fail(send, failure_of(error))
             return
-        headers = [*_handed_on(response), (b"content-length", str(len(content)).encode())]
+        headers = [*handed_on(response), (b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -202,7 +193,7 @@ class Proxy:
             {
                 "type": "http.response.start",
                 "status": response.status_code,
-                "headers": [*_handed_on(response), (b"cache-control", b"no-store")],
+                "headers": [*handed_on(response), (b"cache-control", b"no-store")],
             }
         )
         stream = response.stream
@@ -247,48 +238,6 @@ class Proxy:
                 self.problem = ""
             except Exception as error:  # noqa: BLE001  # shown on the page; requests fail once it has lapsed
                 self.problem = failure_of(error).message
-
-
-def _stranger(scope: Scope) -> Failure | None:
-    """Return why a request is not answered: it names another host, or a web page sent it.
-
-    A web page that has rebound its name to the loopback still names itself as host; one that posts here
-    names its origin; one that embeds an address of ours says that it is cross-site.
-    """
-    headers = headers_of(scope)
-    host = headers.get(b"host", b"").decode("latin-1").lower()
-    name = host if host.endswith("]") else host.rpartition(":")[0] or host
-    if name not in _LOCAL_NAMES:
-        return _NOT_LOCAL
-    origin = headers.get(b"origin")
-    if origin is not None and origin.decode("latin-1").lower() != f"http://{host}":
-        return _WEB_PAGE
-    if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
-        return _WEB_PAGE
-    return None
-
-
-def _request(scope: Scope, body: bytes) -> httpx2.Request:
-    """Return the request as it goes into the exchange. Raises InputError where it cannot be sent."""
-    target: bytes = scope["raw_path"].partition(b"?")[0]
-    if scope["query_string"]:
-        target += b"?" + scope["query_string"]
-    try:
-        url = httpx2.URL(scheme="http", host=ANY_HOST, raw_path=target)
-    except httpx2.InvalidURL:
-        raise InputError("the request's path cannot be sent") from None
-    return httpx2.Request(
-        scope["method"], url, headers=scope["headers"], content=body, extensions={"timeout": _TIMEOUT}
-    )
-
-
-def _handed_on(response: httpx2.Response) -> list[tuple[bytes, bytes]]:
-    found = []
-    for name, value in response.headers.raw:
-        lower = name.lower()
-        if lower not in _NOT_HANDED_ON and not lower.startswith(b"access-control-"):
-            found.append((lower, value))
-    return found
 
 
 async def _fail(send: Send, failure: Failure) -> None:
