@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cloister.errors import InputError, ProtocolError, StorageError
+from cloister.inference.http1 import protocol
 
 if TYPE_CHECKING:
     from cloister.inference.service.launch import Service
@@ -133,7 +134,7 @@ def _server(service: Service, tls: Tls | None) -> Any:
 
     config = uvicorn.Config(
         service.app,
-        http="h11",
+        http=protocol(),
         ws="none",
         loop="asyncio",
         lifespan="on",
