@@ -110,6 +110,51 @@ def test_who_sends_nothing_is_dropped() -> None:
     asyncio.run(main())
 
 
+class Trickler(Caller):
+    """Sends a byte now and then: never still for long, and never done."""
+
+    async def receive(self) -> dict[str, Any]:
+        await asyncio.sleep(0.05)
+        if self.gone.is_set():
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": b"\1", "more_body": True}
+
+
+def test_who_sends_a_byte_now_and_then_is_dropped() -> None:
+    """A place in the service is not held for the price of a byte a minute."""
+
+    async def main() -> None:
+        async with world(limits=Limits(stall_seconds=0.3)) as here:
+            caller = Trickler()
+            try:
+                await asyncio.wait_for(caller.call(here), 5)
+            finally:
+                caller.gone.set()
+            assert caller.sent[0]["status"] == 400
+            assert here.front.stats()["stalled"] == 1
+
+    asyncio.run(main())
+
+
+def test_who_sends_much_may_take_longer() -> None:
+    async def main() -> None:
+        async with world(limits=Limits(stall_seconds=0.3)) as here:
+            request = (await asking(here, "/echo", bytes(300_000))).request
+
+            class Steady(Caller):
+                async def receive(self) -> dict[str, Any]:
+                    if len(self._body) > 1:
+                        await asyncio.sleep(0.06)
+                    return await super().receive()
+
+            cuts = range(0, len(request), len(request) // 10)
+            caller = Steady(*(request[at : at + len(request) // 10] for at in cuts))
+            await asyncio.wait_for(caller.call(here), 20)
+            assert caller.sent[0]["status"] == 200
+
+    asyncio.run(main())
+
+
 def test_who_reads_nothing_is_dropped_and_delays_nobody() -> None:
     """The worker makes no more than a window for it; the others' streams go on meanwhile."""
 

@@ -194,9 +194,10 @@ class Front:
         """Pass the request on, all of it, unless it was refused meanwhile: then read on, for its client to
         read why."""
         assert self._loop is not None  # noqa: S101  # a request is served by a loop
-        total, first, more = 0, True, True
+        total, first, more, began = 0, True, True, self._loop.time()
         while more:
-            stream.since = self._loop.time()
+            # behind the time that its bytes may take, a client stands still however often it sends one
+            stream.since = min(self._loop.time(), began + total / self._limits.slowest)
             message = await receive()
             stream.since = None
             if message["type"] == "http.disconnect":
@@ -211,7 +212,9 @@ class Front:
                 self._streams.send(stream, body, first=first, last=not more)
                 first = False
                 if self._pipe.full:
+                    full = self._loop.time()
                     await self._pipe.drained()
+                    began += self._loop.time() - full
 
     async def _answer(self, stream: Stream, receive: Receive, send: Send) -> None:
         assert self._loop is not None  # noqa: S101  # as above

@@ -21,6 +21,7 @@ class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         held: bytes of all requests that the worker holds at once.
         stall_seconds: how long a client may neither send nor read before its request is dropped.
         attestations: requests for evidence that may wait at once.
+        slowest: bytes a second that a client has to send on the whole, `stall_seconds` apart.
     """
 
     streams: Annotated[int, msgspec.Meta(ge=1, le=4096)] = MAX_STREAMS
@@ -28,6 +29,7 @@ class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     held: Annotated[int, msgspec.Meta(ge=1 << 16, le=1 << 34)] = 256 << 20
     stall_seconds: Annotated[float, msgspec.Meta(gt=0.0)] = 60.0
     attestations: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
+    slowest: Annotated[int, msgspec.Meta(ge=1)] = 16 << 10
 
     @property
     def sealed_body(self) -> int:
