@@ -20,6 +20,7 @@ from tests.enclave.attester.machine import needs_swtpm
 from tests.enclave.doubles import AppraiserDouble, AttesterDouble
 from tests.inference.client.doubles import ServiceDouble, running, scripted
 from tests.inference.openai.engine import ScriptedEngine, chat_body
+from tests.inference.service.test_server import certificate
 
 from cloister.crypto import Identity, open_bytes
 
@@ -230,3 +231,21 @@ def test_a_proxy_and_a_relay_as_processes(homes: Path) -> None:
     finally:
         attester.close()
     assert {seen[b"host"] for _, _, seen in service.outside} == {url.removeprefix("http://").encode()}
+
+
+def test_tls_of_ones_own_authority(world: World, cloister: Command) -> None:
+    """A relay behind a certificate of a private authority: named, it is asked; not named, it is not."""
+    chain, key = certificate(Path.cwd())
+    _, service, url = world
+    relay, port, _ = start(
+        "relay", url, "--port", "0", "--tls-cert", str(chain), "--tls-key", str(key), pattern=r":(\d+) to"
+    )
+    try:
+        asked = ["ask", "https://service.example", "hi", "--relay", f"https://localhost:{port}"]
+        refused = cloister(*asked)
+        assert (refused.code, "--tls-ca" in refused.err, service.asked) == (2, True, [])
+        assert cloister(*asked, "--tls-ca", chain).out == "Hello there\n"
+    finally:
+        code, _, err = end(relay, signal.SIGTERM)
+    assert (code, err) == (0, "")
+    assert cloister("relay", url, "--port", 0, "--tls-cert", "none.pem", "--tls-key", key).code == 2

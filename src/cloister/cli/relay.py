@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cloister.cli.common import say
+from cloister.cli.serviceoptions import CaOption, tls_of
 from cloister.errors import InputError
 
 __all__ = ["relay"]
@@ -22,6 +23,7 @@ def relay(
         Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain in PEM.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key in PEM.")] = None,
+    tls_ca: CaOption = None,
     streams: Annotated[int, typer.Option("--streams", min=1, max=65536, help="Requests at a time.")] = 256,
 ) -> None:
     """Forward sealed requests to one service, without saying whose they are.
@@ -35,10 +37,11 @@ def relay(
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key go together", fix="Give both, or neither")
     tls = None if tls_cert is None or tls_key is None else (str(tls_cert), str(tls_key))
+    trusted = tls_of(tls_ca)
     listening = bound_socket(host, port)
 
     async def work() -> None:
-        relay = Relay(url, streams=streams)
+        relay = Relay(url, streams=streams, verify=trusted)
         scheme = "http" if tls is None else "https"
         place = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         say(f"Relaying {scheme}://{place} to {relay.service.url}. Ctrl-C ends it.")

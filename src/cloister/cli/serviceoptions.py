@@ -124,7 +124,8 @@ def in_reach(url: str) -> Iterator[None]:
         raise ProtocolError("the connection broke before the answer was complete", peer=url) from error
     except httpx2.TransportError as error:
         what = failure_of(error).message.rstrip(".")
-        raise InputError(f"{what[:1].lower()}{what[1:]}", where=url, fix="Check its address") from error
+        fix = "Name its authority with --tls-ca" if "certificate" in what else "Check its address"
+        raise InputError(f"{what[:1].lower()}{what[1:]}", where=url, fix=fix) from error
 
 
 def tell_verified(url: str, verified: Verified) -> None:

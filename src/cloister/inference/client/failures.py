@@ -72,6 +72,8 @@ def failure_of(error: Exception) -> Failure:
             return Failure(504, "service_timeout", "The service did not answer in time.")
         case httpx2.RemoteProtocolError() | httpx2.ReadError():
             return Failure(502, "exchange_broken", "The connection broke before the answer was complete.")
+        case httpx2.ConnectError() if "certificate verify failed" in str(error).lower():
+            return Failure(503, "service_unreachable", "The service's TLS certificate does not verify.")
         case httpx2.TransportError():
             return Failure(503, "service_unreachable", "The service cannot be reached.")
         case InputError() | httpx2.InvalidURL():

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import ssl
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -55,17 +56,25 @@ class Relay:
         url: the service; nothing else is ever asked.
         inner: what connects to it; closed with this. None for connections of its own.
         streams: requests at a time; more are told that it is busy.
+        verify: of the service's TLS: True, or a context.
 
     Attributes:
         service: where it forwards to.
     """
 
     def __init__(
-        self, url: str, *, inner: httpx2.AsyncBaseTransport | None = None, streams: int = 256
+        self,
+        url: str,
+        *,
+        inner: httpx2.AsyncBaseTransport | None = None,
+        streams: int = 256,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
         self.service = Address(url)
         self._inner = inner or httpx2.AsyncHTTPTransport(
-            trust_env=False, limits=httpx2.Limits(max_connections=streams, max_keepalive_connections=streams)
+            verify=verify,
+            trust_env=False,
+            limits=httpx2.Limits(max_connections=streams, max_keepalive_connections=streams),
         )
         self._exchange = httpx2.URL(self.service.exchange)
         self._left = streams
