@@ -426,3 +426,28 @@ def test_a_front_cannot_make_the_worker_hold_more_than_its_limit() -> None:
             assert (await ask(here, "/echo", b"x"))[1] == b"echo x"
 
     asyncio.run(main())
+
+
+def test_strangers_cannot_fill_the_worker() -> None:
+    """What nobody let in sends is read and dropped: many of them leave the clients' room as it was."""
+
+    async def main() -> None:
+        known = [Client("ward", sha256(b"clst-a").hex())]
+        async with world(clients=known, limits=Limits(held=200_000, body=1 << 20)) as here:
+            keys = await here.keys()
+            pipe = here.front._pipe
+            for number in range(1 << 20, (1 << 20) + 10):
+                asking = Asking(keys, RequestHead("POST", "/echo", credential="clst-b"), bytes(100_000))
+                pipe.send(frame(Kind.OPEN, number) + frame(Kind.DATA, number, asking.request[:-1]))
+            mine = Asking(keys, RequestHead("POST", "/echo", credential="clst-a"), bytes(100_000))
+            answer = await here.client.post(EXCHANGE_PATH, content=mine.request)
+            assert answer.status_code == 200, answer.content
+            assert b"".join(mine.feed(answer.content)[1:]) == b"echo " + bytes(100_000)  # type: ignore[arg-type]
+            theirs = Asking(keys, RequestHead("POST", "/echo", credential="clst-b"), bytes(1 << 20))
+            answer = await here.client.post(EXCHANGE_PATH, content=theirs.request)
+            head = theirs.feed(answer.content)[0]
+            theirs.finish()
+            assert getattr(head, "status", 0) == 401
+            assert [request.client for request in here.application.asked] == ["ward"]
+
+    asyncio.run(main())

@@ -59,6 +59,7 @@ class Answering(HoldsSecret):
         "_answer_head",
         "_asked",
         "_closed",
+        "_dropped",
         "_epoch",
         "_fault",
         "_frames",
@@ -84,6 +85,7 @@ class Answering(HoldsSecret):
         self._limit = max_body
         self._left = padded(max_body)  # of blocks, so that padding without end is too large as well
         self._parts: list[memoryview] = []
+        self._dropped: hashlib._Hash | None = None  # of the body, where nobody wants it
         self._asked: tuple[RequestHead, bytes] | None = None
         self._request: tuple[bytes, bytes] | None = None  # head, SHA-256 of the body
         self._fault: type[Refused] | None = None
@@ -98,6 +100,17 @@ class Answering(HoldsSecret):
     def ended(self) -> bool:
         """Whether the request's final frame came and opened."""
         return self._frames.ended and self._fault is None
+
+    @property
+    def asked(self) -> RequestHead | None:
+        """The head of the request, as soon as it has come."""
+        return self._asked[0] if self._asked is not None else None
+
+    def drop(self) -> None:
+        """Keep no body from now on, only its digest for the receipt: `request` gives an empty one then."""
+        if self._dropped is None:
+            self._dropped = hashlib.sha256(b"".join(self._parts))
+            self._parts.clear()
 
     def feed(self, data: Buffer) -> None:
         """Take the next bytes of the request, cut anywhere.
@@ -133,7 +146,10 @@ class Answering(HoldsSecret):
         self._limit -= len(content)
         if self._left < 0 or self._limit < 0:
             raise TooLarge
-        self._parts.append(content)
+        if self._dropped is not None:
+            self._dropped.update(content)
+        else:
+            self._parts.append(content)
 
     def request(self) -> tuple[RequestHead, bytes]:
         """Return head and body of the request, once: this object keeps neither.
@@ -149,7 +165,7 @@ class Answering(HoldsSecret):
         head, head_bytes = self._asked
         body = b"".join(self._parts)
         self._parts.clear()
-        self._request = head_bytes, sha256(body)
+        self._request = head_bytes, self._dropped.digest() if self._dropped is not None else sha256(body)
         return head, body
 
     def head(self, status: int, headers: Mapping[str, str], streamed: bool) -> bytes:

@@ -3,9 +3,10 @@
 Of each stream, in this order:
 
 1. there is room for it, or it is refused as "busy";
-2. its first bytes open under a key in force, and were never seen before; what follows opens, frame by frame;
+2. its first bytes open under a key in force, and were never seen before; what follows opens, frame by frame,
+   and is kept only where its credential is a client's: strangers take no room;
 3. at its end the request is whole; else it is refused, in the one word for everything that does not open;
-4. its credential is a client's, or the answer, sealed like any other, is the one 401;
+4. it was a client's, or the answer, sealed like any other, is the one 401;
 5. the application answers; the answer goes out in frames as its pieces come, each as soon as it is there.
 
 A refusal before step 4 is one byte on the pipe, in the clear. Whatever happens later is said inside an
@@ -47,7 +48,18 @@ def _now() -> datetime:
 class _Stream(HoldsSecret):
     """One request and its answer."""
 
-    __slots__ = ("answering", "begun", "credit", "held", "more", "number", "size", "task")
+    __slots__ = (
+        "answering",
+        "begun",
+        "client",
+        "credit",
+        "held",
+        "judged",
+        "more",
+        "number",
+        "size",
+        "task",
+    )
 
     def __init__(self, number: int) -> None:
         self.number, self.size, self.credit = number, 0, WINDOW
@@ -55,6 +67,8 @@ class _Stream(HoldsSecret):
         self.answering: Answering | None = None
         self.task: asyncio.Task[None] | None = None
         self.more: asyncio.Event | None = None  # credit came
+        self.client: str | None = None  # whose it is, once that was judged; None: a stranger's
+        self.judged = False
         self.begun = False  # something of the answer went out
 
 
@@ -136,8 +150,9 @@ class Door(HoldsSecret):
         self._streams[number] = _Stream(number)
 
     def _data(self, stream: _Stream, payload: bytes) -> None:
-        stream.size += len(payload)
-        self._held += len(payload)
+        if not stream.judged or stream.client is not None:
+            stream.size += len(payload)
+            self._held += len(payload)
         if self._held > self._limits.held:
             self._refuse(stream.number, "busy")  # 1
             return
@@ -149,6 +164,18 @@ class Door(HoldsSecret):
                 held, stream.held = bytes(stream.held), None
                 stream.answering = self._ring.open(held[:REQUEST_PREFIX], self._clock())  # 2
                 stream.answering.feed(held[REQUEST_PREFIX:])
+        self._judge(stream)
+
+    def _judge(self, stream: _Stream) -> None:
+        """Look at the credential as soon as it has come; of a stranger's request nothing more is kept."""
+        answering = stream.answering
+        if stream.judged or answering is None or answering.asked is None:
+            return
+        stream.judged, stream.client = True, self._register.name_of(answering.asked.credential)
+        if stream.client is None:
+            answering.drop()
+            self._held -= stream.size
+            stream.size = 0
 
     def _whole(self, stream: _Stream) -> None:
         if stream.answering is None:
@@ -159,7 +186,7 @@ class Door(HoldsSecret):
 
     async def _answer(self, stream: _Stream, answering: Answering, head: RequestHead, body: bytes) -> None:
         try:
-            reply = await self._reply(head, body)
+            reply = await self._reply(stream.client, head, body)
             if isinstance(reply.body, bytes):
                 data = answering.head(reply.status, reply.headers, streamed=False)
                 data += answering.body(reply.body) + answering.end(self._clock())
@@ -178,8 +205,7 @@ class Door(HoldsSecret):
         finally:
             self._forget(stream.number, stream)
 
-    async def _reply(self, head: RequestHead, body: bytes) -> Reply:
-        client = self._register.name_of(head.credential)
+    async def _reply(self, client: str | None, head: RequestHead, body: bytes) -> Reply:
         if client is None:
             return _UNAUTHORISED.reply()  # 4
         try:
