@@ -443,7 +443,7 @@ def test_strangers_cannot_fill_the_worker() -> None:
             answer = await here.client.post(EXCHANGE_PATH, content=mine.request)
             assert answer.status_code == 200, answer.content
             assert b"".join(mine.feed(answer.content)[1:]) == b"echo " + bytes(100_000)  # type: ignore[arg-type]
-            theirs = Asking(keys, RequestHead("POST", "/echo", credential="clst-b"), bytes(1 << 20))
+            theirs = Asking(keys, RequestHead("POST", "/echo", credential="clst-b"), bytes(100_000))
             answer = await here.client.post(EXCHANGE_PATH, content=theirs.request)
             head = theirs.feed(answer.content)[0]
             theirs.finish()
