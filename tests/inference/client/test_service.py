@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import openai
 import pyarrow as pa
 import pytest
 from tests.enclave.doubles import AppraiserDouble
-from tests.inference.client.doubles import proxied, verifier
+from tests.inference.client.doubles import eventually, proxied, verifier
 from tests.inference.client.doubles import running as running_app
 from tests.inference.models import make_artifact
+from tests.inference.service.engines import engine
 from tests.inference.service.real import Running, running
 
 from cloister.crypto import Identity, open_bytes, sha256
-from cloister.errors import VerificationError
+from cloister.errors import PolicyRefused, VerificationError
 from cloister.inference import Predictor
 from cloister.inference.client import PrivateClient, Relay, check_receipts
 from cloister.inference.client.sealedanswers import SealedAnswers
 from cloister.inference.exchange import MAX_BODY
-from cloister.inference.service import Client, TableModel
+from cloister.inference.service import Address, Client, LoopbackEngine, TableModel
 from cloister.learning.sections import ModelSection
 
 ARTIFACT = make_artifact("boolean", ModelSection(kind="logistic"))
@@ -77,3 +79,33 @@ def test_through_a_relay_and_a_proxy_sealed_to_somebody(served: Running, tmp_pat
         with proxied(served.url, relay=relay, token=TOKEN, seal_to=[ann.public], answers=answers) as proxy:
             kept = httpx2.post(f"{proxy.address}/v1/score", json={"rows": [ROW]}).json()["sealed"]
             assert len(json.loads(open_bytes(Path(kept).read_bytes(), ann))["predictions"]) == 1
+
+
+def test_a_stream_of_an_engine_behind_walls_and_its_cancellation() -> None:
+    with (
+        engine() as (double, address),
+        running(LoopbackEngine(Address.parse(address), ("big",))) as here,
+        proxied(here.url) as proxy,
+        openai.OpenAI(base_url=f"{proxy.address}/v1", api_key="x", max_retries=0) as client,
+    ):
+        asked: dict[str, Any] = {"model": "big", "messages": [{"role": "user", "content": "one two three"}]}
+        chunks = client.chat.completions.create(stream=True, **asked)
+        assert [chunk.choices[0].delta.content for chunk in chunks] == ["one ", "two ", "three "]
+        assert eventually(lambda: proxy.proxy.receipts == 1)
+        asked["messages"][0]["content"] = "forever"
+        stream = client.chat.completions.create(stream=True, **asked)
+        assert next(iter(stream)).choices[0].delta.content == "again "
+        stream.close()
+        assert eventually(lambda: double.gone == 1)
+        assert eventually(lambda: here.service.stats()["open"] == 0)
+
+
+def test_accelerators_without_evidence_of_their_own_are_refused() -> None:
+    with (
+        engine() as (double, address),
+        running(LoopbackEngine(Address.parse(address), ("big",), accelerators=1)) as here,
+        PrivateClient(here.url, verifier()) as client,
+    ):
+        with pytest.raises(PolicyRefused, match="accelerators"):
+            client.get("/v1/models")
+        assert double.came == []
