@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import openai
@@ -170,3 +173,48 @@ def test_many_through_one(world: World) -> None:
             lambda _: client.post("/v1/chat/completions", json=chat_body()).status_code, range(64)
         )
         assert set(found) == {200}
+
+
+@pytest.mark.parametrize("byte_by_byte", [False, True])
+def test_who_hardly_sends_holds_no_place(byte_by_byte: bool) -> None:
+    """Two places, taken by two clients that begin and do not go on."""
+    _, service = scripted("Hello there")
+    with running(service) as url, running(Relay(url, streams=2, patience=0.5)) as relay:
+        port = int(relay.rpartition(":")[2])
+        head = f"POST {EXCHANGE_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode()
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as one,
+            socket.create_connection(("127.0.0.1", port), 5) as two,
+        ):
+            for each in (one, two):
+                each.sendall(head + b"x")
+
+            def served() -> bool:
+                if byte_by_byte:
+                    with contextlib.suppress(OSError):
+                        one.sendall(b"x")
+                        two.sendall(b"x")
+                return httpx2.get(f"{relay}{KEYS_PATH}?nonce={'00' * 32}").status_code == 200
+
+            assert eventually(served)
+
+
+def test_who_reads_nothing_holds_no_place() -> None:
+    async def main() -> None:
+        relay = Relay("http://service", inner=httpx2.MockTransport(answer), patience=0.2)
+        scope = {"type": "http", "method": "POST", "path": EXCHANGE_PATH, "headers": [], "query_string": b""}
+        asked = [{"type": "http.request", "body": b"x"}]
+
+        async def receive() -> dict[str, Any]:
+            return asked.pop() if asked else await asyncio.Event().wait()  # type: ignore[return-value]
+
+        async def send(message: Any) -> None:
+            await asyncio.Event().wait()
+
+        await asyncio.wait_for(relay(scope, receive, send), 10)
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        kind = {"content-type": "application/octet-stream"}
+        return httpx2.Response(200, headers=kind, content=bytes(100))
+
+    asyncio.run(main())

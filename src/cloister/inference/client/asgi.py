@@ -17,6 +17,7 @@ from cloister.errors import InputError
 from cloister.inference.http1 import protocol
 
 __all__ = [
+    "SLOWEST",
     "Application",
     "BodyTooLong",
     "ClientGone",
@@ -24,6 +25,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "TooSlow",
     "bound_socket",
     "headers_of",
     "send_whole",
@@ -36,6 +38,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+SLOWEST: Final = 16 << 10
+"""Bytes a second."""
 _GRACE_SECONDS: Final = 3
 _IDLE_SECONDS: Final = 75
 """Longer than clients keep an idle connection, so that none is closed while a request is on its way."""
@@ -49,23 +53,38 @@ class BodyTooLong(Exception):
     """A request's body exceeds the limit."""
 
 
+class TooSlow(Exception):
+    """A request's body does not come on, or hardly."""
+
+
 class Incoming:
     """A request as it comes, and the end of its connection.
 
     Args:
         receive: of ASGI; nobody else may call it.
         limit: bytes of the body.
+        patience: seconds that are waited for it, beside the time that its bytes may take at `SLOWEST`; None
+            for any time.
     """
 
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._limit = receive, limit
+    def __init__(self, receive: Receive, limit: int, *, patience: float | None = None) -> None:
+        self._receive, self._limit, self._patience = receive, limit, patience
         self._read = asyncio.Event()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Yield the body. Raises ClientGone, BodyTooLong."""
-        left = self._limit
+        """Yield the body. Raises ClientGone, BodyTooLong, TooSlow."""
+        left, waited, loop = self._limit, 0.0, asyncio.get_running_loop()
         while True:
-            message = await self._receive()
+            began = loop.time()
+            allowed = None
+            if self._patience is not None:
+                allowed = self._patience + (self._limit - left) / SLOWEST - waited
+            try:
+                async with asyncio.timeout(allowed):
+                    message = await self._receive()
+            except TimeoutError:
+                raise TooSlow from None
+            waited += loop.time() - began
             if message["type"] == "http.disconnect":
                 raise ClientGone
             data: bytes = message.get("body", b"")
@@ -143,7 +162,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         return listening
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"the port cannot be had: {getattr(error, 'strerror', None) or error}",
+            f"the port cannot be had: {(getattr(error, 'strerror', None) or str(error)).partition(' (')[0]}",
             where=f"{host}:{port}",
             fix="Choose another one with --port",
         ) from error

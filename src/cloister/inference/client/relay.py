@@ -8,7 +8,8 @@ Invariants:
   no address that a request names;
 - of a request's headers only content type and length go on, and nothing about the client is added; of the
   answer's the same come back;
-- it keeps nothing and logs nothing; sizes and the number of requests in progress are bounded;
+- it keeps nothing and logs nothing; sizes and the number of requests in progress are bounded, and a client
+  that hardly sends, or does not read, is let go;
 - it holds no key: what it alters, cuts or repeats does not open at the other end, and evidence is bound to
   the client's nonce.
 
@@ -18,11 +19,12 @@ to the enclave; a credential of one's own still tells the enclave which client i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any, Final
 
 import httpx2
 
@@ -34,6 +36,7 @@ from cloister.inference.client.asgi import (
     Receive,
     Scope,
     Send,
+    TooSlow,
     headers_of,
     send_whole,
 )
@@ -57,6 +60,7 @@ class Relay:
         inner: what connects to it; closed with this. None for connections of its own.
         streams: requests at a time; more are told that it is busy.
         verify: of the service's TLS: True, or a context.
+        patience: seconds for which a client may neither send nor read.
 
     Attributes:
         service: where it forwards to.
@@ -69,6 +73,7 @@ class Relay:
         inner: httpx2.AsyncBaseTransport | None = None,
         streams: int = 256,
         verify: ssl.SSLContext | bool = True,
+        patience: float = 60.0,
     ) -> None:
         self.service = Address(url)
         self._inner = inner or httpx2.AsyncHTTPTransport(
@@ -77,7 +82,7 @@ class Relay:
             limits=httpx2.Limits(max_connections=streams, max_keepalive_connections=streams),
         )
         self._exchange = httpx2.URL(self.service.exchange)
-        self._left = streams
+        self._left, self._patience = streams, patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request, or refuse it."""
@@ -94,8 +99,13 @@ class Relay:
         else:
             self._left -= 1
             try:
-                incoming = Incoming(receive, MAX_REQUEST)
-                await incoming.while_there(self._forward(scope, incoming, send))
+                incoming = Incoming(receive, MAX_REQUEST, patience=self._patience)
+
+                async def read(message: MutableMapping[str, Any]) -> None:
+                    async with asyncio.timeout(self._patience):
+                        await send(message)
+
+                await incoming.while_there(self._forward(scope, incoming, read))
             except ClientGone:
                 pass
             finally:
@@ -129,6 +139,10 @@ class Relay:
                 await send({"type": "http.response.body", "body": b""})
         except BodyTooLong:
             await _refuse(send, 413, "too-large")
+        except TooSlow:
+            await _refuse(send, 400, "request")
+        except TimeoutError:  # it does not read: the connection is cut
+            pass
         except httpx2.TransportError:
             if not begun:  # else the connection is cut, as the service's was
                 await _refuse(send, 503, "busy")
