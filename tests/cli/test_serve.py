@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -142,6 +143,35 @@ def test_what_is_not_served(world: World, capsys: pytest.CaptureFixture[str], tm
     assert "on GPUs" in refused(capsys, release, "--anyone", "--accelerators", "1")
     (tmp_path / "config.json").write_text("{}")
     assert "in the clear on this disk" in refused(capsys, str(tmp_path), "--anyone", code=3)
+    assert "there is no model here" in refused(capsys, str(tmp_path / "nothing"), "--anyone")
+    assert "certificate cannot be used" in refused(
+        capsys, release, "--anyone", "--tls-cert", "none.pem", "--tls-key", "none.key"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = refused(capsys, release, "--anyone", "--port", str(taken.getsockname()[1]))
+    assert "the port cannot be had: Address already in use (127.0.0.1:" in said
+    assert "vouch" not in said  # what is wrong shows before evidence is made, or a model loaded
+
+
+@pytest.mark.slow
+def test_two_services_of_one_home_and_an_engine_that_is_not_there_yet(world: World) -> None:
+    needs_walls()
+    needs_swtpm()
+    first, facts = started(str(world.root / "release"), "--anyone", "--allow-swap")
+    with first:
+        try:
+            second, further = started("--engine", "http://127.0.0.1:9", "--anyone", "--allow-swap")
+            with second:
+                second.terminate()
+                _, said = second.communicate(timeout=60)
+        finally:
+            first.terminate()
+            first.communicate(timeout=60)
+    assert facts["keys"] != further["keys"]
+    assert "Nothing answers at 127.0.0.1 9 yet" in said
+    assert "evidence covers the worker before it" in said
+    assert first.returncode == 0
+    assert second.returncode in (0, 130)  # 130 where it was told before it began to answer
 
 
 def test_clients_come_and_go(world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from cloister.errors import PolicyRefused
 
 if TYPE_CHECKING:
     from cloister.crypto import PublicIdentity
-    from cloister.enclave.attester import Attester
+    from cloister.enclave.attester import Attester, Measured
     from cloister.enclave.evidence import Evidence
     from cloister.enclave.policy import EnclavePolicy
     from cloister.learning import Plan
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cloister.runtime.invite import Invitation
 
 __all__ = ["HomeEvidence"]
+
+_SOFTWARE_TPMS = 8
 
 
 class HomeEvidence:
@@ -91,16 +93,14 @@ class HomeEvidence:
 
     def _open(self, policy: EnclavePolicy) -> Attester:
         """Return this machine's attester, its start measured once for this process."""
-        from cloister.enclave.attester import find_attester, measure
+        from cloister.enclave.attester import measure
         from cloister.enclave.policyfile import enclave_policy_path
 
         if self._attester is None:
             path = enclave_policy_path(self._home)
             measured = measure(policy=path.read_bytes() if path.exists() else None)
             try:
-                attester = find_attester(
-                    self._home / "enclave", software_allowed=policy.allow_software_tee, measured=measured
-                )
+                attester = self._found(policy.allow_software_tee, measured)
             except PolicyRefused as refusal:
                 raise PolicyRefused(
                     refusal.what,
@@ -116,3 +116,21 @@ class HomeEvidence:
                     "and protects from nobody who runs the machine."
                 )
         return self._attester
+
+    def _found(self, software_allowed: bool, measured: tuple[Measured, ...]) -> Attester:
+        """Return an attester; where other processes of this home use its software TPMs, over a further one.
+
+        A machine's own TPM serves many processes. One made of software serves one, and is worth as much as
+        the next.
+        """
+        from cloister.enclave.attester import TpmInUse, find_attester
+
+        folder = self._home / "enclave"
+        for further in (*(folder / "further" / str(number) for number in range(2, _SOFTWARE_TPMS + 1)), None):
+            try:
+                return find_attester(folder, software_allowed=software_allowed, measured=measured)
+            except TpmInUse:
+                if further is None:
+                    raise
+                folder = further
+        raise AssertionError("the last turn returns or raises")

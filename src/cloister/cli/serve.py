@@ -25,7 +25,7 @@ from cloister.errors import InputError
 
 if TYPE_CHECKING:
     from cloister.enclave.attester import Attester
-    from cloister.inference.service import Client, Service
+    from cloister.inference.service import Address, Client, Service
 
 __all__ = ["clients_path", "serve"]
 
@@ -93,7 +93,8 @@ def serve(
     from cloister.cli.evidence import HomeEvidence
     from cloister.crypto import Identity
     from cloister.enclave.sandbox.limits import shut_readers
-    from cloister.inference.service import Limits, Service, listen, run
+    from cloister.inference.service import Limits, LoopbackEngine, Service, listen, run
+    from cloister.inference.service.server import check_tls
 
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key go together", fix="Give both, or neither")
@@ -101,13 +102,19 @@ def serve(
     if accelerators and engine is None:
         raise InputError("only an engine on loopback computes on GPUs here", fix="Leave --accelerators out")
     register = _register(clients, anyone=anyone)
+    if tls is not None:
+        check_tls(tls)
     shut_readers()
     owner = Identity.read_public(common.identity_path())
     with ExitStack() as stack:
-        attester = HomeEvidence(common.home(), owner, stack, say).attester()
+        evidence = HomeEvidence(common.home(), owner, stack, say)
         wanted = Wanted(model, engine, name, accelerators, kv_tokens, plain_weights, allow_user_code, trust)
-        source = source_of(wanted, attester)
+        source = source_of(wanted, evidence)
         listening = stack.enter_context(listen(host, port))
+        attester = evidence.attester()
+        if isinstance(source, LoopbackEngine):
+            _tell_engine(source.address)
+        say(f"Loading {model or engine} ...")
         service = stack.enter_context(
             Service(
                 source,
@@ -146,6 +153,15 @@ def _register(path: Path | None, *, anyone: bool) -> list[Client] | None:
     return list_clients(path or clients_path())
 
 
+def _tell_engine(address: Address) -> None:
+    """Say what evidence does not cover, and whether the engine answers already; it may start later."""
+    say("The engine sees requests in the clear: evidence covers the worker before it, not the engine itself.")
+    try:
+        address.connect().close()
+    except OSError:
+        say(f"Nothing answers at {address.peer} yet: requests are refused until the engine runs.")
+
+
 def _facts(service: Service, url: str, attester: Attester, register: list[Client] | None) -> dict[str, Any]:
     ready = service.ready
     assert ready is not None  # noqa: S101  # it was started
@@ -167,8 +183,9 @@ def _tell(facts: dict[str, Any], register: list[Client] | None) -> None:
         if facts["hardware"]
         else "NOT HARDWARE-PROTECTED: a software TPM vouches for it, and protects from nobody here."
     )
-    who = "Anybody may ask." if register is None else f"{len(register)} clients may ask."
-    say(
-        f"Serving {facts['model']}, {_KINDS[facts['kind']]} ({facts['model_digest'][:16]}), at {facts['url']}"
-    )
+    who = "Anybody may ask."
+    if register is not None:
+        who = f"{len(register)} client{'' if len(register) == 1 else 's'} may ask."
+    digest = f" ({facts['model_digest'][:16]})" if facts["kind"] != "loopback" else ""
+    say(f"Serving {facts['model']}, {_KINDS[facts['kind']]}{digest}, at {facts['url']}")
     say(f"Keys {facts['keys'][:16]}. {protection} {who} Ctrl-C ends it.")

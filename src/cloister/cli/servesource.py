@@ -38,18 +38,19 @@ def source_of(wanted: Wanted, attester: Attests) -> Source:
 
     Args:
         wanted: the options.
-        attester: makes evidence, for a model whose key is with a broker.
+        attester: makes evidence, for a model whose key is with a broker; nothing is asked of it here.
 
     Raises:
         InputError: it is nothing that can be served, or cannot be read.
         IntegrityError, VerificationError: it is not as it was signed, or by nobody whom this home trusts.
         PolicyRefused: its weights are in the clear, or it is code, and neither was allowed.
     """
+    from cloister.governance.folder import CERTIFICATE
     from cloister.inference.models.sealed import is_sealed_model
     from cloister.inference.service import Address, LanguageModel, LoopbackEngine, SealedFolder, TableModel
 
     if (wanted.folder is None) == (wanted.engine is None):
-        raise InputError("a service has a model or an engine", fix="Give MODEL, or --engine URL")
+        raise InputError("a service has a model or an engine", fix="Give one of MODEL and --engine URL")
     if wanted.engine is not None:
         names = (wanted.name,) if wanted.name else ()
         return LoopbackEngine(Address.parse(wanted.engine), names, wanted.accelerators)
@@ -69,6 +70,12 @@ def source_of(wanted: Wanted, attester: Attests) -> Source:
                 fix="Seal it with `cloister model seal`; or, if they are no secret, --plain-weights",
             )
         return LanguageModel(folder, wanted.kv_tokens)
+    if not (folder / CERTIFICATE).is_file():
+        raise InputError(
+            "there is no model here: no sealed one, no release, no config.json of a language model",
+            where=str(folder),
+            fix="Give what `cloister model seal` or `cloister release` wrote",
+        )
     from cloister.inference.torchpredict import allowed_code
 
     artifact = _released(folder, wanted.trust)

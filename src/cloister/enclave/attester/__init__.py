@@ -14,7 +14,7 @@ from cloister.enclave.attester.attest import (
 from cloister.enclave.attester.counter import MachineCounter
 from cloister.enclave.attester.measured import Measured, measure
 from cloister.enclave.attester.nv import NvCounter
-from cloister.enclave.attester.swtpm import NOT_PROTECTED, SoftwareTpm, why_no_swtpm
+from cloister.enclave.attester.swtpm import NOT_PROTECTED, SoftwareTpm, TpmInUse, why_no_swtpm
 from cloister.enclave.attester.tpm import Quoted, Tpm
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "SoftwareTpm",
     "Tpm",
     "TpmAttester",
+    "TpmInUse",
     "TsmAttester",
     "find_attester",
     "measure",

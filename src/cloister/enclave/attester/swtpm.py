@@ -32,7 +32,7 @@ from cloister.enclave.attester.pytss import load, why_absent
 from cloister.enclave.attester.tpm import Tpm
 from cloister.errors import InputError, StorageError
 
-__all__ = ["NOT_PROTECTED", "SoftwareTpm", "why_no_swtpm"]
+__all__ = ["NOT_PROTECTED", "SoftwareTpm", "TpmInUse", "why_no_swtpm"]
 
 NOT_PROTECTED: Final = "not hardware-protected: a software TPM (swtpm)"
 """What every statement that rests on one says."""
@@ -48,6 +48,10 @@ def why_no_swtpm() -> str | None:
     if shutil.which("swtpm") is None:
         return "the program swtpm is not installed"
     return why_absent()
+
+
+class TpmInUse(InputError):
+    """A software TPM that another process uses: it serves one at a time."""
 
 
 class SoftwareTpm:
@@ -113,7 +117,7 @@ def _locked(folder: Path) -> int:
                 time.sleep(0.05)
                 continue
             os.close(lock)
-            raise InputError(
+            raise TpmInUse(
                 "another process uses this software TPM",
                 where=str(folder),
                 fix="Stop it, or give this one another folder",

@@ -24,7 +24,7 @@ from cloister.inference.http1 import protocol
 if TYPE_CHECKING:
     from cloister.inference.service.launch import Service
 
-__all__ = ["Tls", "listen", "run", "serving"]
+__all__ = ["Tls", "check_tls", "listen", "run", "serving"]
 
 Tls = tuple[Path, Path]
 """A certificate chain and its key, both PEM."""
@@ -45,10 +45,22 @@ def listen(host: str, port: int) -> socket.socket:
         return listening
     except (OSError, OverflowError) as error:
         raise StorageError(
-            f"the port cannot be had: {getattr(error, 'strerror', None) or error}",
+            f"the port cannot be had: {(getattr(error, 'strerror', None) or str(error)).partition(' (')[0]}",
             where=f"{host}:{port}",
             fix="Choose another one with --port",
         ) from error
+
+
+def check_tls(tls: Tls) -> None:
+    """Check that a certificate chain and its key can be used, before a model is loaded.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*tls)
+    except (OSError, ssl.SSLError) as error:
+        raise _no_certificate(error, tls) from error
 
 
 def run(service: Service, listening: socket.socket, *, tls: Tls | None = None) -> None:
@@ -154,12 +166,16 @@ def _server(service: Service, tls: Tls | None) -> Any:
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
-        raise InputError(
-            f"the certificate cannot be used: {error.strerror or type(error).__name__}",
-            where="" if tls is None else str(tls[0]),
-            fix="Give a PEM chain and its key",
-        ) from error
+        raise _no_certificate(error, tls) from error
     return Server(config)
+
+
+def _no_certificate(error: OSError, tls: Tls | None) -> InputError:
+    return InputError(
+        f"the certificate cannot be used: {error.strerror or type(error).__name__}",
+        where="" if tls is None else " and ".join(map(str, tls)),
+        fix="Give a PEM chain and its key",
+    )
 
 
 def _many_files() -> None:
