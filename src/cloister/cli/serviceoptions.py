@@ -129,11 +129,10 @@ def in_reach(url: str) -> Iterator[None]:
 
 
 def tell_verified(url: str, verified: Verified) -> None:
-    """Say on stderr what was verified, and aloud where no hardware stands behind it."""
+    """Say on stderr what was verified, and aloud what does not stand behind it."""
+    from cloister.inference.client.page import vouched
+
     keys = verified.keys
     say(f"Verified {url}: {keys.model} ({keys.model_digest[:16]}), {verified.protection}.")
-    if verified.claims.software_only:
-        say(
-            "NOT HARDWARE-PROTECTED: nothing but software vouches for this service; whoever runs its machine "
-            "can read requests and answers."
-        )
+    if verified.claims.software_only or verified.claims.measurement_match is not True:
+        say(vouched(verified.claims))

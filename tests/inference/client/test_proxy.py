@@ -187,6 +187,27 @@ def test_the_page_says_what_was_verified(world: World, tmp_path: Path) -> None:
         assert client.post("/").status_code == 404
 
 
+@pytest.mark.parametrize("known", [True, False, None])
+def test_hardware_alone_does_not_say_which_software_answers(known: bool | None) -> None:
+    """Under a policy without reference values anybody's machine of that kind passes: no page calls it good."""
+    from tests.enclave.doubles import AppraiserDouble
+
+    _, service = scripted()
+    double = AppraiserDouble()
+
+    def appraise(*given: object) -> object:
+        import msgspec
+
+        claims, reasons = double(*given)  # type: ignore[arg-type]
+        return msgspec.structs.replace(claims, measurement_match=known), reasons
+
+    with running(service) as url, proxied(url, policy=verifier(appraise=appraise)) as proxy:
+        page = httpx2.get(proxy.address, headers={"accept": "text/html"}).text
+        assert ("<p class=good>" in page) is (known is True)
+        assert ("NO KNOWN SOFTWARE" in page) is (known is not True)
+        assert ("and no other, holds the keys" in page) is (known is True)
+
+
 def test_the_page_shows_evidence_as_text_and_names_software_aloud() -> None:
     _, service = scripted()
     service.attester = AttesterDouble(hardware=False, machine="<script>alert(1)</script>")

@@ -12,7 +12,7 @@ from typing import Any, Final
 from cloister.enclave.claims import VERDICTS, Claims
 from cloister.inference.client.verify import Verified
 
-__all__ = ["CONTENT_SECURITY", "facts", "html_page"]
+__all__ = ["CONTENT_SECURITY", "facts", "html_page", "vouched"]
 
 CONTENT_SECURITY: Final = (
     b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
@@ -21,6 +21,11 @@ CONTENT_SECURITY: Final = (
 _SAID: Final = {True: "yes", False: "no", None: "not checked"}
 _HARDWARE: Final = (
     "Hardware vouches that the verified software, and no other, holds the keys that requests are sealed to."
+)
+_ANY_SOFTWARE: Final = (
+    "NO KNOWN SOFTWARE: hardware vouches for a machine, and nothing says that its software is one you know: "
+    "the evidence matches no reference value. Unless your policy names who signed it, whoever has such a "
+    "machine can pass as this service."
 )
 _SOFTWARE: Final = (
     "NOT HARDWARE-PROTECTED: nothing but software vouches for the service. Whoever runs its machine can read "
@@ -69,7 +74,6 @@ def facts(
     if verified is None:
         return found
     keys = verified.keys
-    hardware = verified.protection == "hardware"
     return {
         **found,
         "model": keys.model,
@@ -81,13 +85,20 @@ def facts(
         "verify_again": _time(verified.until),
         "protection": verified.protection,
         "protections": [
-            _HARDWARE if hardware else _SOFTWARE,
+            vouched(verified.claims),
             *_PROTECTIONS,
             _DIRECT if relay is None else _RELAYED,
         ],
         "evidence": _claims(verified.claims),
         "devices": [_claims(device) for device in verified.claims.devices],
     }
+
+
+def vouched(claims: Claims) -> str:
+    """Return in a sentence what stands behind evidence that was accepted, and aloud what does not."""
+    if claims.software_only:
+        return _SOFTWARE
+    return _HARDWARE if claims.measurement_match is True else _ANY_SOFTWARE
 
 
 def html_page(found: dict[str, Any]) -> bytes:
@@ -114,7 +125,7 @@ def html_page(found: dict[str, Any]) -> bytes:
             *((f"Device {number}", each) for number, each in enumerate(found.get("devices", ()))),
         )
     )
-    good = found["verified"] and found.get("protection") == "hardware"
+    good = found["verified"] and _HARDWARE in found["protections"]
     state = f"Verified: {found.get('protection')}" if found["verified"] else "Not verified"
     problem = f"<p class=bad>{_safe(found['problem'])}</p>" if found["problem"] else ""
     return f"""<!doctype html><html lang=en><meta charset=utf-8><title>cloister proxy</title>
