@@ -451,3 +451,31 @@ def test_strangers_cannot_fill_the_worker() -> None:
             assert [request.client for request in here.application.asked] == ["ward"]
 
     asyncio.run(main())
+
+
+def test_one_client_cannot_take_the_places_of_all() -> None:
+    async def main() -> None:
+        known = [Client("ward", sha256(b"clst-a").hex()), Client("lab", sha256(b"clst-b").hex())]
+        gate = asyncio.Event()
+        async with world(EchoApp(gate=gate.wait), clients=known, limits=Limits(share=3)) as here:
+            keys = await here.keys()
+
+            async def status(token: str) -> int:
+                asking = Asking(keys, RequestHead("POST", "/echo", credential=token), b"x")
+                answer = await here.client.post(EXCHANGE_PATH, content=asking.request)
+                head = asking.feed(answer.content)[0]
+                asking.finish()
+                return getattr(head, "status", 0)
+
+            waiting = [asyncio.ensure_future(status("clst-a")) for _ in range(3)]
+            while len(here.application.asked) < 3:
+                await asyncio.sleep(0.01)
+            assert await asyncio.wait_for(status("clst-a"), 10) == 429
+            waiting.append(asyncio.ensure_future(status("clst-b")))
+            while len(here.application.asked) < 4:
+                await asyncio.sleep(0.01)
+            gate.set()
+            assert await asyncio.wait_for(asyncio.gather(*waiting), 10) == [200] * 4
+            assert await asyncio.wait_for(status("clst-a"), 10) == 200
+
+    asyncio.run(main())

@@ -115,6 +115,11 @@ class Register:
         if clients is not None:
             self._known = [(bytes.fromhex(client.token_sha256), client.name) for client in clients]
 
+    @property
+    def several(self) -> bool:
+        """Whether more than one client is known, who have to share."""
+        return self._known is not None and len(self._known) > 1
+
     def name_of(self, credential: str) -> str | None:
         """Return the name of the client whom a credential proves; None where it is nobody's."""
         if self._known is None:

@@ -7,6 +7,7 @@ Of each stream, in this order:
    and is kept only where its credential is a client's: strangers take no room;
 3. at its end the request is whole; else it is refused, in the one word for everything that does not open;
 4. it was a client's, or the answer, sealed like any other, is the one 401;
+   and other clients' places are not taken by this one, or it is told 429;
 5. the application answers; the answer goes out in frames as its pieces come, each as soon as it is there.
 
 A refusal before step 4 is one byte on the pipe, in the clear. Whatever happens later is said inside an
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
@@ -37,6 +39,12 @@ __all__ = ["Door"]
 _TICK_SECONDS: Final = 15.0
 _UNAUTHORISED: Final = Refusal(
     "This service does not know you. Ask whoever runs it for a token.", status=401, code="invalid_api_key"
+)
+_TOO_MANY: Final = Refusal(
+    "This client has too many requests open. Try again when some are answered.",
+    status=429,
+    code="rate_limit_exceeded",
+    headers={"retry-after": "1"},
 )
 _FAILED: Final = Refusal("The request could not be answered.", status=500, code="internal_error")
 
@@ -96,6 +104,8 @@ class Door(HoldsSecret):
         self._limits, self._clock = limits, clock
         self._streams: dict[int, _Stream] = {}
         self._held = 0
+        self._answered: Counter[str] = Counter()  # requests of each client that are answered now
+        self._share = limits.share or max(limits.streams // 2, 1)
         self._pipe: Pipe | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -185,6 +195,7 @@ class Door(HoldsSecret):
             stream.task = self._loop.create_task(self._answer(stream, stream.answering, head, body))
 
     async def _answer(self, stream: _Stream, answering: Answering, head: RequestHead, body: bytes) -> None:
+        self._answered[stream.client or ""] += 1
         try:
             reply = await self._reply(stream.client, head, body)
             if isinstance(reply.body, bytes):
@@ -203,11 +214,14 @@ class Door(HoldsSecret):
         except Exception:  # noqa: BLE001  # whatever it is, its text stays here: it may hold what was asked
             self._send(frame(Kind.CANCEL, stream.number))
         finally:
+            self._answered[stream.client or ""] -= 1
             self._forget(stream.number, stream)
 
     async def _reply(self, client: str | None, head: RequestHead, body: bytes) -> Reply:
         if client is None:
             return _UNAUTHORISED.reply()  # 4
+        if client and self._register.several and self._answered[client] > self._share:
+            return _TOO_MANY.reply()
         try:
             return await self._application(Request(head.method, head.path, head.headers, body, client))  # 5
         except Exception:  # noqa: BLE001  # an application does not raise; if it does, its words are private

@@ -21,6 +21,8 @@ class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         held: bytes of all requests that the worker holds at once.
         stall_seconds: how long a client may neither send nor read before its request is dropped.
         attestations: requests for evidence that may wait at once.
+        share: requests of one client that are answered at once, where there are several clients; 0 for half
+            of `streams`. Where anybody may ask, nobody has a name, and this bounds nothing.
         slowest: bytes a second that a client has to send on the whole, `stall_seconds` apart.
     """
 
@@ -30,6 +32,7 @@ class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     stall_seconds: Annotated[float, msgspec.Meta(gt=0.0)] = 60.0
     attestations: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     slowest: Annotated[int, msgspec.Meta(ge=1)] = 16 << 10
+    share: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
 
     @property
     def sealed_body(self) -> int:
