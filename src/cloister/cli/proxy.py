@@ -63,14 +63,14 @@ def proxy(
     verified. Everything on this machine may use the proxy while it runs. Ctrl-C ends it.
     """
     from cloister.inference.client import AsyncPrivateClient, Proxy
-    from cloister.inference.client.asgi import bound_socket
     from cloister.inference.client.sealedanswers import SealedAnswers
+    from cloister.inference.webserver import listen
 
     if bool(to) != (answers is not None):
         raise InputError("--to and --answers go together", fix="Say who reads the answers, and where they go")
     readers = [resolve_identity(name) for name in to or []]
     rules, token, tls = client_policy(policy), read_token(token_file), tls_of(tls_ca)
-    listening = bound_socket(_HOST, port)
+    listening = listen(_HOST, port)
     try:
 
         async def work() -> None:
@@ -95,7 +95,7 @@ def proxy(
 
 async def _run(proxy: Proxy, listening: socket.socket, *, as_json: bool) -> None:
     """Verify the service, say so, and serve until a signal."""
-    from cloister.inference.client.asgi import serve
+    from cloister.inference.webserver import until_told, web_server
 
     address = f"http://{_HOST}:{listening.getsockname()[1]}"
     async with proxy:
@@ -105,5 +105,5 @@ async def _run(proxy: Proxy, listening: socket.socket, *, as_json: bool) -> None
         say(f"Listening: {address}/v1 for OpenAI clients, {address}/ for what was verified. Ctrl-C ends it.")
         if as_json:
             print(json.dumps({"address": f"{address}/v1", **proxy.facts()}, indent=2), flush=True)
-        await serve(proxy, listening)
+        await until_told(web_server(proxy), listening)
     say(f"Ended after {proxy.requests} requests, {proxy.receipts} answers with a receipt.")

@@ -32,13 +32,15 @@ def relay(
     else has to run it.
     """
     from cloister.inference.client import Relay
-    from cloister.inference.client.asgi import bound_socket, serve
+    from cloister.inference.webserver import check_tls, listen, until_told, web_server
 
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key go together", fix="Give both, or neither")
-    tls = None if tls_cert is None or tls_key is None else (str(tls_cert), str(tls_key))
+    tls = None if tls_cert is None or tls_key is None else (tls_cert, tls_key)
+    if tls is not None:
+        check_tls(tls)
     trusted = tls_of(tls_ca)
-    listening = bound_socket(host, port)
+    listening = listen(host, port)
 
     async def work() -> None:
         relay = Relay(url, streams=streams, verify=trusted)
@@ -46,7 +48,7 @@ def relay(
         place = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         say(f"Relaying {scheme}://{place} to {relay.service.url}. Ctrl-C ends it.")
         try:
-            await serve(relay, listening, tls=tls)
+            await until_told(web_server(relay, tls=tls), listening)
         finally:
             await relay.aclose()
 

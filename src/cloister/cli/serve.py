@@ -93,8 +93,8 @@ def serve(
     from cloister.cli.evidence import HomeEvidence
     from cloister.crypto import Identity
     from cloister.enclave.sandbox.limits import shut_readers
-    from cloister.inference.service import Limits, LoopbackEngine, Service, listen, run
-    from cloister.inference.service.server import check_tls
+    from cloister.inference.service import Limits, LoopbackEngine, Service, run
+    from cloister.inference.webserver import check_tls, listen
 
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key go together", fix="Give both, or neither")

@@ -28,7 +28,6 @@ from cloister.inference.client.asgi import (
     Receive,
     Scope,
     Send,
-    bound_socket,
 )
 from cloister.inference.client.sealedanswers import SealedAnswers
 from cloister.inference.client.verify import Verifier
@@ -41,6 +40,7 @@ from cloister.inference.exchange import (
     keys_report_data,
 )
 from cloister.inference.openai import OpenAIApp, SealingApp
+from cloister.inference.webserver import listen
 
 DIGEST = "ab" * 32
 POLICY = "cd" * 32
@@ -195,7 +195,7 @@ async def _send(send: Send, status: int, body: bytes) -> None:
 @contextlib.contextmanager
 def running(app: Any) -> Iterator[str]:
     """Serve an ASGI application from a thread; yields its address."""
-    listening = bound_socket("127.0.0.1", 0)
+    listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(
         app, http="h11", ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False
     )
@@ -230,7 +230,7 @@ class Proxied:
 @contextlib.contextmanager
 def proxied(url: str, *, answers: SealedAnswers | None = None, **changes: Any) -> Iterator[Proxied]:
     """Run a proxy before the service at `url`, in a thread. Raises what its start raises."""
-    listening = bound_socket("127.0.0.1", 0)
+    listening = listen("127.0.0.1", 0)
     started: Future[tuple[Proxy, uvicorn.Server]] = Future()
 
     async def work() -> None:

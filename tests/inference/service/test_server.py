@@ -22,7 +22,8 @@ from tests.inference.models import make_artifact
 from tests.inference.service.doubles import UnwalledThread
 
 from cloister.errors import InputError, ProtocolError, StorageError
-from cloister.inference.service import Service, TableModel, listen, run, serving
+from cloister.inference.service import Service, TableModel, run, serving
+from cloister.inference.webserver import listen
 from cloister.learning.sections import ModelSection
 
 SOURCE = TableModel(make_artifact("boolean", ModelSection(kind="logistic")))

@@ -1,20 +1,11 @@
-"""What the proxy and the relay share of ASGI: bodies, whole answers, clients that go away, and a server.
-
-Neither logs a request: a line of an access log is what a private exchange is meant to avoid.
-"""
+"""What the proxy and the relay share of ASGI: bodies, whole answers, and clients that go away."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import socket
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final
-
-from cloister.errors import InputError
-from cloister.inference.http1 import protocol
 
 __all__ = [
     "SLOWEST",
@@ -26,10 +17,8 @@ __all__ = [
     "Scope",
     "Send",
     "TooSlow",
-    "bound_socket",
     "headers_of",
     "send_whole",
-    "serve",
 ]
 
 Scope = MutableMapping[str, Any]
@@ -40,9 +29,6 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SLOWEST: Final = 16 << 10
 """Bytes a second."""
-_GRACE_SECONDS: Final = 3
-_IDLE_SECONDS: Final = 75
-"""Longer than clients keep an idle connection, so that none is closed while a request is on its way."""
 
 
 class ClientGone(Exception):
@@ -146,81 +132,3 @@ async def send_whole(
     ]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": content})
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one.
-
-    Raises:
-        InputError: it is taken, or not to be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=1024)
-        # connections inherit it; without it a streamed piece waits until the one before was acknowledged
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listening
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"the port cannot be had: {(getattr(error, 'strerror', None) or str(error)).partition(' (')[0]}",
-            where=f"{host}:{port}",
-            fix="Choose another one with --port",
-        ) from error
-
-
-async def serve(app: Application, listening: socket.socket, *, tls: tuple[str, str] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM, without a log; requests in progress get three seconds.
-
-    Args:
-        app: what answers.
-        listening: as `bound_socket` made it; closed at the end.
-        tls: paths of certificate chain and key; None for none.
-
-    Raises:
-        InputError: uvicorn is not installed, or the certificate cannot be used.
-    """
-    try:
-        import uvicorn
-    except ModuleNotFoundError:
-        raise InputError("a server needs the package uvicorn", fix="Install cloister[serve]") from None
-
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    certificate, key = tls or (None, None)
-    config = uvicorn.Config(
-        app,
-        http=protocol(),
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level="critical",
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-        timeout_keep_alive=_IDLE_SECONDS,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-    )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise InputError(
-            f"the certificate cannot be used: {error.strerror or type(error).__name__}",
-            where=certificate or "",
-            fix="Give a PEM chain and its key",
-        ) from error
-    server = Server(config)
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, setattr, server, "should_exit", True)
-    try:
-        await server.serve(sockets=[listening])
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-        listening.close()

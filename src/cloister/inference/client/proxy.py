@@ -4,7 +4,7 @@
 
     client = AsyncPrivateClient(url, policy)
     async with Proxy(client) as proxy:      verifies the service, or fails
-        await serve(proxy, bound_socket("127.0.0.1", 8100))
+        await until_told(web_server(proxy), listen("127.0.0.1", 8100))
 
 Order of a request: 1 it is for this machine by name, and comes from no web page; 2 its path is under `/v1/`;
 3 its body is read, up to the limit; 4 it goes through the exchange; 5 an answer that is no event stream is

@@ -18,7 +18,7 @@ from cloister.inference.service.credentials import (
 )
 from cloister.inference.service.launch import Service
 from cloister.inference.service.limits import Limits
-from cloister.inference.service.server import listen, run, serving
+from cloister.inference.service.server import run, serving
 from cloister.inference.service.source import (
     LanguageModel,
     LoopbackEngine,
@@ -40,7 +40,6 @@ __all__ = [
     "TableModel",
     "add_client",
     "list_clients",
-    "listen",
     "remove_client",
     "run",
     "serving",

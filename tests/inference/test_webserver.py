@@ -8,7 +8,7 @@ from typing import Any
 
 import uvicorn
 
-from cloister.inference.http1 import protocol
+from cloister.inference.webserver import protocol
 
 SECONDS = 0.4
 
