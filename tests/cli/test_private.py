@@ -23,6 +23,7 @@ from tests.inference.openai.engine import ScriptedEngine, chat_body
 from tests.inference.service.test_server import certificate
 
 from cloister.crypto import Identity, open_bytes
+from cloister.inference.application import Reply, Request
 
 SOFT = 'kinds = ["tpm"]\nallow_software_tee = true\nallow_self_reported = true\n'
 
@@ -65,7 +66,7 @@ def test_ask_as_json_and_from_standard_input(
     assert json.loads(service.asked[0].body)["messages"][0]["content"] == "grüß dich"
     checked = cloister("receipts", "kept.jsonl", "--json")
     assert (checked.code, checked.json["receipts"], checked.json["accepted"]) == (0, 1, True)
-    assert "accepted: 1 receipts verify" in cloister("receipts", "kept.jsonl").out
+    assert "accepted: 1 receipt verifies" in cloister("receipts", "kept.jsonl").out
     kept = Path("kept.jsonl").read_bytes()
     Path("kept.jsonl").write_bytes(kept[:-100] + b"\n")
     spoilt = cloister("receipts", "kept.jsonl")
@@ -249,3 +250,48 @@ def test_tls_of_ones_own_authority(world: World, cloister: Command) -> None:
         code, _, err = end(relay, signal.SIGTERM)
     assert (code, err) == (0, "")
     assert cloister("relay", url, "--port", 0, "--tls-cert", "none.pem", "--tls-key", key).code == 2
+
+
+def test_a_policy_drafted_from_a_service_accepts_that_service(homes: Path, cloister: Command) -> None:
+    """From no policy to a first answer: draft, look, ask. Another program behind the address is refused."""
+    needs_swtpm()
+    from cloister.enclave.attester import find_attester, measure
+
+    _, service = scripted("Hello there")
+    first: Any = find_attester(homes / "tpm", software_allowed=True, measured=measure())
+    other: Any = find_attester(homes / "other", software_allowed=True)
+    service.attester = first
+    try:
+        with running(service) as url:
+            refused = cloister("ask", url, "hi")
+            assert (refused.code, "`cloister enclave policy draft" in refused.err) == (3, True)
+            done = cloister("enclave", "policy", "draft", url, "--out", "drafted.toml")
+            assert (done.code, "NOT HARDWARE-PROTECTED" in done.err) == (0, True)
+            text = Path("drafted.toml").read_text()
+            assert "Nothing says yet that it is what you want" in text
+            assert "pin that with --model-digest" in text
+            assert service.asked == []
+            assert cloister("ask", url, "hi", "--policy", "drafted.toml").out == "Hello there\n"
+            assert cloister("enclave", "policy", "draft", url, "--out", "drafted.toml").code == 2
+            service.attester = other
+            changed = cloister("ask", url, "hi", "--policy", "drafted.toml")
+            assert (changed.code, "none of the accepted images" in changed.err) == (3, True)
+    finally:
+        first.close()
+        other.close()
+    assert cloister("enclave", "policy", "draft", "http://127.0.0.1:9").code == 2
+
+
+def test_words_for_a_token_that_is_not_known_and_for_a_shortened_digest(
+    world: World, cloister: Command
+) -> None:
+    _, service, url = world
+
+    async def unknown(_: Request) -> Reply:
+        return Reply(401, {"content-type": "application/json"}, b'{"error": {"message": "Who?"}}')
+
+    service.app = unknown
+    done = cloister("ask", url, "hi")
+    assert (done.code, "--token-file" in done.err, "Change the request" in done.err) == (1, True, False)
+    short = cloister("ask", url, "hi", "--model-digest", "ab" * 8)
+    assert (short.code, "64 hexadecimal digits" in short.err) == (2, True)

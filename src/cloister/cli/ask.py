@@ -167,11 +167,17 @@ def _check(response: httpx2.Response) -> None:
     if response.status_code < 400:
         return
     response.read()
+    if response.status_code == 401:
+        raise ProtocolError(
+            "the service does not know this token, or wants one",
+            fix="Give the one that its operator made for you with --token-file",
+        )
     try:
         message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = f"status {response.status_code}"
-    raise ProtocolError(f"the service refuses: {_printable(message)}".rstrip("."), fix="Change the request")
+    fix = "Change the request" if response.status_code < 500 else "Ask again later"
+    raise ProtocolError(f"the service refuses: {_printable(message)}".rstrip("."), fix=fix)
 
 
 def _pieces(response: httpx2.Response) -> Iterator[str]:

@@ -8,11 +8,13 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit, say
+from cloister.cli.enclavedraft import draft
 from cloister.errors import InputError
 
 __all__ = ["TEMPLATE", "app"]
 
 app = typer.Typer(no_args_is_help=True, help="Say which evidence this organisation accepts.")
+app.command("draft")(draft)
 
 TEMPLATE: Final = """\
 # Which evidence this organisation accepts, of hubs and workers. Without this file: sound, fresh
@@ -87,10 +89,6 @@ def show(as_json: JsonOption = False) -> None:
 
     path = enclave_policy_path(common.home())
     owner = Identity.read_public(common.identity_path())
-    if path.exists() and not path.with_name(path.name + ".dsse").exists():
-        raise InputError(
-            "the enclave policy is not signed", where=str(path), fix="Run `cloister enclave policy sign`"
-        )
     found = load_enclave_policy(common.home(), owner)
     rules: dict[str, Any] = msgspec.to_builtins(found)
     changed = policy_toml(found).decode().splitlines()

@@ -52,7 +52,8 @@ def receipts(
 
 
 def _in_words(found: Checked) -> str:
-    lines = [f"{'accepted' if found.accepted else 'REFUSED'}: {found.receipts} receipts verify."]
+    counted = "1 receipt verifies" if found.receipts == 1 else f"{found.receipts} receipts verify"
+    lines = [f"{'accepted' if found.accepted else 'REFUSED'}: {counted}."]
     for each in found.key_sets:
         lines.append(
             f"  {each.receipts} of {each.model} ({each.model_digest[:16]}) under keys {each.digest[:16]}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import stat
 from collections.abc import Iterator
@@ -54,8 +55,22 @@ RelayOption = Annotated[
 ReceiptsOption = Annotated[
     Path | None, typer.Option("--receipts", metavar="FILE", help="Keep the signed receipt of every answer.")
 ]
+
+
+def _digest(text: str) -> str:
+    """Return a model's digest as it is compared. Raises InputError where it is none, as a shortened one."""
+    if text and not re.fullmatch("[0-9a-f]{64}", text.lower()):
+        raise InputError(
+            "a model's digest has 64 hexadecimal digits",
+            where="--model-digest",
+            fix="See `cloister model show`, or the page of `cloister proxy`",
+        )
+    return text.lower()
+
+
 ModelDigestOption = Annotated[
-    str, typer.Option("--model-digest", metavar="HEX", help="Accept this model and no other.")
+    str,
+    typer.Option("--model-digest", metavar="HEX", help="Accept this model and no other.", callback=_digest),
 ]
 CaOption = Annotated[
     Path | None,

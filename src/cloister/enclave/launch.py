@@ -18,10 +18,10 @@ from typing import Final
 from cloister.enclave.claims import Claims
 from cloister.enclave.evidence import Kind
 
-__all__ = ["unanchored"]
+__all__ = ["LAUNCH", "unanchored"]
 
 _SNP: Final = frozenset({"measurement", "id_key_digest", "author_key_digest"})
-_LAUNCH: Final[Mapping[Kind, frozenset[str]]] = {
+LAUNCH: Final[Mapping[Kind, frozenset[str]]] = {
     "snp": _SNP,
     "azure-snp-vtpm": _SNP,
     "tdx": frozenset({"mrtd"}),
@@ -43,7 +43,7 @@ def unanchored(claims: Claims, names: Collection[str], signers: Collection[str])
         names: of the values that a reference names.
         signers: names of signers that are asked for beside it.
     """
-    launch = _LAUNCH.get(claims.kind, frozenset())
+    launch = LAUNCH.get(claims.kind, frozenset())
     if not launch & {*names, *signers}:
         return f"nothing that was measured before the software ran; name one of {', '.join(sorted(launch))}"
     if claims.kind in _WITH_TPM and (own := sorted(_OWN & set(names))):
