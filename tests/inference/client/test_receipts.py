@@ -164,3 +164,29 @@ def test_an_answer_whose_receipt_cannot_be_kept_is_an_error(world: World) -> Non
         pytest.raises(StorageError, match="cannot be kept"),
     ):
         client.post("/v1/chat/completions", json=chat_body())
+
+
+def test_a_check_asks_for_all_that_a_client_asks_for(tmp_path: Path) -> None:
+    """Who kept the file may have asked for less: no evidence of accelerators, and of keys of another time."""
+    import msgspec
+
+    from cloister.enclave.claims import Claims
+
+    def lenient(*given: object) -> object:
+        claims, reasons = AppraiserDouble()(*given)  # type: ignore[arg-type]
+        gpu = Claims(kind="nvidia-gpu", signature=True, chain=True, freshness=True, platform="a")
+        return msgspec.structs.replace(claims, devices=(gpu,)), reasons
+
+    path = tmp_path / "receipts.jsonl"
+    service = ServiceDouble(scripted("Hello there")[1].app, accelerators=1)
+    with running(service) as url, PrivateClient(url, verifier(appraise=lenient), receipts=path) as client:
+        assert client.post("/v1/chat/completions", json=chat_body()).status_code == 200
+    assert check_receipts(path, lenient).accepted  # type: ignore[arg-type]
+    found = check_receipts(path, AppraiserDouble())
+    assert not found.accepted
+    assert "accelerators" in " ".join(found.key_sets[0].refused_because)
+    whole = path.read_bytes().splitlines(keepends=True)
+    long_ago = json.loads(whole[0]) | {"at": "2001-01-01T00:00:00Z"}
+    path.write_bytes(json.dumps(long_ago).encode() + b"\n" + whole[1])
+    found = check_receipts(path, lenient)  # type: ignore[arg-type]
+    assert "not in force" in " ".join(found.key_sets[0].refused_because)

@@ -1,8 +1,8 @@
 """A file of receipts, checked offline, by whoever has it and an enclave policy of his own.
 
 1. Every line parses.
-2. A key set's evidence, appraised for the time at which it was verified, carries these very keys, and the
-   checker's own policy accepts it.
+2. A key set's evidence, appraised for the time at which it was verified, carries these very keys, the
+   checker's own policy accepts it, it covers the accelerators they speak of, and they were in force then.
 3. Every receipt is under a key set that stands before it, and its signature verifies under that set's key.
 4. It names that key set and its model, and is not from before it.
 
@@ -12,7 +12,6 @@ That no receipt is missing, and when evidence was asked for, is the word of whoe
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ from cloister.enclave.claims import Protection
 from cloister.enclave.evidence import Evidence
 from cloister.errors import CloisterError, InputError
 from cloister.inference.client.receipts import KeysLine, decoded, read_lines, reason_of
-from cloister.inference.client.verify import SKEW, AppraisesEvidence
+from cloister.inference.client.verify import SKEW, AppraisesEvidence, in_force, unvouched
 from cloister.inference.exchange.keyset import KeySet, keys_report_data
 from cloister.inference.exchange.receipt import open_receipt
 
@@ -164,7 +163,9 @@ def _checked_keys(line: KeysLine, appraise: AppraisesEvidence) -> _Set:
     claims, found = appraise(
         Evidence.from_json(line.evidence), line.at, keys_report_data(line.nonce, keys)
     )  # 2
-    reasons: Sequence[str] = found
+    reasons = [*found, *unvouched(keys, claims)]
     if claims.freshness is not True:
-        reasons = [*found, "freshness: the evidence does not carry these keys"]
+        reasons.append("freshness: the evidence does not carry these keys")
+    if not in_force(keys, line.at):
+        reasons.append("keys: they were not in force when they were verified")
     return _Set(keys, line, claims.protection, tuple(dict.fromkeys(reasons)))

@@ -38,7 +38,7 @@ from cloister.errors import CloisterError, PolicyRefused, ProtocolError, Verific
 from cloister.inference.exchange.keyset import KeySet, Published, keys_report_data
 from cloister.types import RandomBytes
 
-__all__ = ["MAX_AGE", "SKEW", "Challenge", "Verified", "Verifier", "now_utc"]
+__all__ = ["MAX_AGE", "SKEW", "Challenge", "Verified", "Verifier", "in_force", "now_utc", "unvouched"]
 
 MAX_AGE: Final = timedelta(hours=24)
 """How long a verification counts."""
@@ -169,14 +169,10 @@ class Verifier:
         reasons = list(found_reasons)
         if claims.freshness is not True:  # 5
             reasons.append("freshness: it does not carry these keys and this nonce")
-        accepted = _gpus(claims)
-        if keys.accelerators > accepted:  # 6
-            reasons.append(
-                f"accelerators: {keys.accelerators} compute, and {accepted} have accepted evidence"
-            )
+        reasons += unvouched(keys, claims)  # 6
         if reasons:
             raise _refused(reasons)
-        if not keys.not_before - SKEW <= now < keys.not_after + SKEW:  # 7
+        if not in_force(keys, now):  # 7
             raise VerificationError(
                 "the service's keys are not in force now",
                 where=f"{keys.not_before.isoformat()} to {keys.not_after.isoformat()}",
@@ -194,14 +190,23 @@ class Verifier:
         return Verified(keys, claims, found, challenge.nonce, challenge.at, until, self.policy_digest)
 
 
-def _gpus(claims: Claims) -> int:
-    """Return how many different GPUs have evidence that is signed, chained and fresh."""
+def in_force(keys: KeySet, at: datetime) -> bool:
+    """Tell whether a key set holds at a time, give or take `SKEW`."""
+    return keys.not_before - SKEW <= at < keys.not_after + SKEW
+
+
+def unvouched(keys: KeySet, claims: Claims) -> list[str]:
+    """Return the reason to refuse a key set that speaks of more GPUs than have evidence that is signed,
+    chained and fresh; else nothing."""
     sound = (
         device.platform
         for device in claims.devices
         if device.kind == "nvidia-gpu" and device.signature and device.chain and device.freshness
     )
-    return len({name for name in sound if name is not None})
+    accepted = len({name for name in sound if name is not None})
+    if keys.accelerators <= accepted:
+        return []
+    return [f"accelerators: {keys.accelerators} compute, and {accepted} have accepted evidence"]
 
 
 def _line(text: str) -> str:
@@ -213,5 +218,5 @@ def _refused(reasons: list[str]) -> PolicyRefused:
     return PolicyRefused(
         f"the service's evidence was refused: {_line('; '.join(dict.fromkeys(reasons)))}",
         where="enclave policy",
-        fix="Send nothing to it; or change your enclave policy, if it is wrong",
+        fix="Send nothing to it; if your enclave policy is wrong, see `cloister enclave policy draft URL`",
     )
