@@ -128,6 +128,7 @@ def serve(
                 say=say,
             )
         )
+        del source  # what lent a key is not kept while strangers are heard
         place = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         url = f"{'http' if tls is None else 'https'}://{place}"
         result = _facts(service, url, attester, register)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,3 +158,30 @@ def test_an_owner_who_signs_another_models_digest_is_not_served(tmp_path: Path) 
             clients=None,
             allow_swap=True,
         ).start()
+
+
+class Lending:
+    """Lends as another does, and can be watched."""
+
+    def __init__(self, handed: ModelHandover, keys: Keys) -> None:
+        self.inner = lender(handed, keys=keys)
+
+    def lend(self, wrapped: bytes) -> bytes:
+        return self.inner.lend(wrapped)
+
+    carry = attest = lend  # type: ignore[assignment]
+
+
+def test_what_lent_the_key_is_let_go(tmp_path: Path) -> None:
+    """A front reads what strangers send for days; an open keystore has no business beside it."""
+    keys = Keys()
+    handed = sealed_table(tmp_path, keys)
+    lending = Lending(handed, keys)
+    watched = weakref.ref(lending)
+    source = SealedFolder(handed, lending)  # type: ignore[arg-type]
+    service = Service(source, attester=InsecureAttesterDouble(), clients=None, allow_swap=True)
+    need_walls()
+    with service:
+        del lending, source
+        gc.collect()
+        assert watched() is None

@@ -99,7 +99,8 @@ class Service:
         say: Callable[[str], None] = lambda line: None,
         start: Start = start_worker,
     ) -> None:
-        self._source, self._attester, self._limits = source, attester, limits or Limits()
+        self._source: Source | None = source
+        self._attester, self._limits = attester, limits or Limits()
         self._allow_swap, self._say, self._start = allow_swap, say, start
         self._on_lost: Callable[[], object] = lambda: None
         named = name or source.name
@@ -173,6 +174,7 @@ class Service:
         weakref.finalize(self, process.close)
         try:
             self.ready = self._started(process, handing)
+            self._source = None  # with it goes what lent a key: strangers are heard from now on
         except BaseException:
             ours.close()
             self.close()
