@@ -24,7 +24,8 @@ from cloister.cli.common import (
     resolve_identity,
     say,
 )
-from cloister.cli.heparts import Format, client_key, free, released_model, sources
+from cloister.cli.heparts import Format, client_key, free, sources
+from cloister.cli.releasedmodel import released_model
 from cloister.cli.verify import TrustOption
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
@@ -69,7 +70,7 @@ def card_(
     from cloister.inference.encrypted import Card
 
     free(force, out)
-    card = Card.of(released_model(model, trust, unverified))
+    card = Card.of(released_model(model, trust, unverified=unverified).artifact)
     write_atomic(out, card.to_bytes())
     result = {
         "out": str(out),
@@ -158,7 +159,7 @@ def score_(
             "there is no identity to sign the scores with",
             fix="Make one with `cloister keys init NAME`, or write --unsigned",
         )
-    artifact = released_model(model, trust, unverified)
+    artifact = released_model(model, trust, unverified=unverified).artifact
     data = read_bytes(rows, limit=FILE_LIMIT, what="encrypted rows")
     signer = None if unsigned else load_identity()
     begin = time.perf_counter()
@@ -241,7 +242,7 @@ def report_(
 
     from cloister.inference.encrypted import compare
 
-    artifact = released_model(model, trust, unverified)
+    artifact = released_model(model, trust, unverified=unverified).artifact
     with sources(file, reference) as (source, scale_by):
         found = compare(artifact, source, scale_by)
     encrypted = found.encrypt_ms + found.score_ms + found.open_ms

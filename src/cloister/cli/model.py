@@ -30,7 +30,8 @@ from cloister.cli.modelkeys import (
     noted_socket,
     owned_model,
 )
-from cloister.cli.verify import TrustOption, trust_anchors
+from cloister.cli.releasedmodel import released_model
+from cloister.cli.verify import TrustOption
 from cloister.errors import InputError
 
 if TYPE_CHECKING:
@@ -190,20 +191,11 @@ def _checked(folder: Path, trust: list[Path] | None) -> tuple[ModelFiles, Kind, 
 
 def _released(folder: Path, trust: list[Path] | None) -> tuple[ModelFiles, Kind, str | None]:
     """Return the model of a release, from the very bytes that were verified."""
-    from cloister.crypto import open_bytes
-    from cloister.governance import verify_release
-    from cloister.governance.folder import MODEL, SEALED_MODEL
-    from cloister.inference import ModelArtifact
     from cloister.inference.models.manifest import TABLE_FILE
     from cloister.inference.models.sealing import MemoryFiles
 
-    reader = common.load_identity() if (folder / SEALED_MODEL).exists() else None
-    verdict = verify_release(folder, trust_anchors(trust), reader=reader)
-    verdict.require()
-    data = verdict.files[MODEL] if reader is None else open_bytes(verdict.files[SEALED_MODEL], reader)
-    ModelArtifact.from_bytes(data)
-    digest = verdict.certificate.digest.hex() if verdict.certificate else None
-    return MemoryFiles({TABLE_FILE: data}), "table", digest
+    released = released_model(folder, trust)
+    return MemoryFiles({TABLE_FILE: released.data}), "table", released.certificate
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cloister.cli.common import JsonOption, emit, load_identity, resolve_identity, say
+from cloister.cli.common import JsonOption, emit, resolve_identity
 from cloister.cli.predictfile import Answer, Asked, Format, of_file
 from cloister.cli.predictservice import Service, is_service, of_service
+from cloister.cli.releasedmodel import released_model
 from cloister.cli.serviceoptions import (
     CaOption,
     ModelDigestOption,
@@ -30,7 +31,7 @@ from cloister.cli.serviceoptions import (
     RelayOption,
     TokenOption,
 )
-from cloister.cli.verify import TrustOption, trust_anchors
+from cloister.cli.verify import TrustOption
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError, PolicyRefused
 from cloister.files import read_bytes, write_atomic
@@ -132,7 +133,7 @@ def predict(
     if is_service(model):
         answer, about = of_service(service, rows, purpose, readers, output_format)
     else:
-        artifact = _model(Path(model), trust, unverified)
+        artifact = released_model(Path(model), trust, unverified=unverified).artifact
         code = _allowed(artifact, allow_user_code)
         asked = Asked(artifact, readers, output_format, reference, code)
         answer, about = _here(asked, rows, purpose, sandboxed=is_sandboxed(worker))
@@ -219,30 +220,3 @@ def _allowed(artifact: ModelArtifact, path: Path | None) -> bytes | None:
 
     data = None if path is None else read_bytes(path, limit=_CODE_LIMIT, what="model's file")
     return allowed_code(artifact, data)
-
-
-def _model(folder: Path, trust: list[Path] | None, unverified: bool) -> ModelArtifact:
-    """Return the model, from the very bytes that were verified."""
-    from cloister.crypto import open_bytes
-    from cloister.governance import verify_release
-    from cloister.governance.folder import MODEL, SEALED_MODEL, read_release
-    from cloister.inference import ModelArtifact
-
-    if unverified:
-        say(
-            "The release is NOT verified: nothing says who made this model, "
-            "or that it is the one that was released."
-        )
-        files = read_release(folder)
-        if MODEL not in files and SEALED_MODEL not in files:
-            raise InputError(
-                "the folder holds no model", where=str(folder), fix="Give the folder of a release"
-            )
-        reader = load_identity() if SEALED_MODEL in files else None
-    else:
-        reader = load_identity() if (folder / SEALED_MODEL).exists() else None
-        verdict = verify_release(folder, trust_anchors(trust), reader=reader)
-        verdict.require()
-        files = dict(verdict.files)
-    data = files[MODEL] if reader is None else open_bytes(files[SEALED_MODEL], reader)
-    return ModelArtifact.from_bytes(data)

@@ -8,19 +8,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cloister.cli.common import load_identity
-from cloister.errors import InputError, SchemaError
-from cloister.files import read_bytes
+from cloister.cli.releasedmodel import existing, rows_path
 
 if TYPE_CHECKING:
     from cloister.crypto import PublicIdentity
     from cloister.inference import ModelArtifact, Predictor
 
-__all__ = ["Answer", "Asked", "Format", "of_file", "predictor_inside", "rows_path"]
-
-_ROWS_LIMIT: Final = 1 << 30
+__all__ = ["Answer", "Asked", "Format", "of_file", "predictor_inside"]
 
 
 class Format(enum.StrEnum):
@@ -72,7 +69,7 @@ def _walled(asked: Asked, file: Path) -> Answer:
     """Have a walled worker predict."""
     from cloister.inference.walled import predict_walled, rows_of
 
-    given = [rows_of(_existing(each), load_identity) for each in (asked.reference, file) if each is not None]
+    given = [rows_of(existing(each), load_identity) for each in (asked.reference, file) if each is not None]
     answer = predict_walled(
         asked.artifact,
         given[-1],
@@ -111,32 +108,3 @@ def predictor_inside(asked: Asked) -> Iterator[Predictor]:
             with rows_path(asked.reference) as path:
                 predictor = predictor.fit_file(path)
         yield predictor
-
-
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise InputError("there is no such file of rows", where=str(file), fix="Check the path")
-    return file
-
-
-@contextlib.contextmanager
-def rows_path(file: Path) -> Iterator[Path]:
-    """Yield a path to read the rows from: the file itself, or its opened content, which never touches a
-    disk."""
-    from cloister.crypto import open_bytes, sealed_recipients
-    from cloister.inference import in_memory_file
-
-    _existing(file)
-    try:
-        sealed_recipients(file)
-    except InputError:
-        yield file
-        return
-    opened = open_bytes(read_bytes(file, limit=_ROWS_LIMIT, what="sealed rows"), load_identity())
-    with in_memory_file(opened) as path:
-        try:
-            yield path
-        except SchemaError:
-            raise
-        except InputError as error:
-            raise InputError(error.what, where=f"in {file}", fix=error.fix) from error

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from cloister.cli import common
-from cloister.cli.predictfile import Answer, Format, rows_path
+from cloister.cli.predictfile import Answer, Format
+from cloister.cli.releasedmodel import rows_path
 from cloister.errors import InputError, ProtocolError, SchemaError
 
 if TYPE_CHECKING:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cloister.cli.common import load_identity
-from cloister.cli.verify import trust_anchors
+from cloister.cli.releasedmodel import released_model
 from cloister.errors import InputError, PolicyRefused
 from cloister.files import read_bytes
 
 if TYPE_CHECKING:
     from cloister.enclave.broker import Attests
-    from cloister.inference import ModelArtifact
     from cloister.inference.service import Source
 
 __all__ = ["Wanted", "source_of"]
@@ -78,20 +76,5 @@ def source_of(wanted: Wanted, attester: Attests) -> Source:
         )
     from cloister.inference.torchpredict import allowed_code
 
-    artifact = _released(folder, wanted.trust)
+    artifact = released_model(folder, wanted.trust).artifact
     return TableModel(artifact, allowed_code(artifact, code))
-
-
-def _released(folder: Path, trust: list[Path] | None) -> ModelArtifact:
-    """Return a release's model, from the very bytes that were verified."""
-    from cloister.crypto import open_bytes
-    from cloister.governance import verify_release
-    from cloister.governance.folder import MODEL, SEALED_MODEL
-    from cloister.inference import ModelArtifact
-
-    reader = load_identity() if (folder / SEALED_MODEL).exists() else None
-    verdict = verify_release(folder, trust_anchors(trust), reader=reader)
-    verdict.require()
-    files = dict(verdict.files)
-    data = files[MODEL] if reader is None else open_bytes(files[SEALED_MODEL], reader)
-    return ModelArtifact.from_bytes(data)
