@@ -14,6 +14,7 @@ from tests.inference.service.world import NONCE, EchoApp, World, ask, opened, wo
 from cloister.crypto import sha256
 from cloister.enclave import Evidence
 from cloister.errors import PolicyRefused
+from cloister.inference.application import Reply, Request
 from cloister.inference.exchange import (
     EXCHANGE_PATH,
     KEYS_PATH,
@@ -286,5 +287,34 @@ def test_keys_turn_and_old_ones_are_taken_for_a_while() -> None:
             assert opened(late, answer.content)[1] == b"echo x"
             now[0] += timedelta(seconds=600)
             assert await refused(here, later.request) == (409, "stale-key")
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_cannot_begin_is_closed_all_the_same() -> None:
+    """Its engine would work on for a client that has been told nothing."""
+    closed = []
+
+    class Pieces:
+        def __aiter__(self) -> Pieces:
+            return self
+
+        async def __anext__(self) -> bytes:
+            raise AssertionError
+
+        async def aclose(self) -> None:
+            closed.append(1)
+
+    async def application(request: Request) -> Reply:
+        return Reply(200, {"content-type": "x" * (20 << 10)}, Pieces())
+
+    application.aclose = lambda: None  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        async with world(application) as here:
+            asking = Asking(await here.keys(), RequestHead("POST", "/x"), b"")
+            answer = await here.client.post(EXCHANGE_PATH, content=asking.request)
+            assert answer.content == b""
+            assert closed == [1]
 
     asyncio.run(main())

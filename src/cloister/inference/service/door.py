@@ -203,7 +203,7 @@ class Door(HoldsSecret):
                 data += answering.body(reply.body) + answering.end(self._clock())
                 await self._out(stream, data, last=True)
                 return
-            async with contextlib.aclosing(_pieces(reply.body)) as pieces:
+            async with _closing(reply.body) as pieces:
                 await self._out(stream, answering.head(reply.status, reply.headers, streamed=True))
                 async for piece in pieces:
                     if piece:
@@ -268,11 +268,11 @@ class Door(HoldsSecret):
             self._loop.call_later(_TICK_SECONDS, self._tick)
 
 
-async def _pieces(body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Yield an iterator's pieces; close it, whatever ends this."""
+@contextlib.asynccontextmanager
+async def _closing(body: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes], None]:
+    """Close an iterator at the end, whatever ends it, and whether or not its first piece was asked for."""
     try:
-        async for piece in body:
-            yield piece
+        yield body
     finally:
         close = getattr(body, "aclose", None)
         if close is not None:
