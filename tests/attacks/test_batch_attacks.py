@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from tests.enclave.broker.world import NOW, Home, InsecureAttesterDouble, identity, permission
+from tests.inference.artifacts import make_artifact
 from tests.inference.batchworld import OTHER, OWNER, PURPOSE, READER, add, make_vault, scripted, table, twin
-from tests.inference.models import make_artifact
 from tests.inference.modules import CODE, make_module
 from tests.runtime.workers.walls import needs_walls
 

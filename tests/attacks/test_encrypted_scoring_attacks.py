@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from tests.inference.artifacts import make_artifact
 from tests.inference.encrypted.rows import encrypted, make_rows
-from tests.inference.models import make_artifact
 
 from cloister.crypto import SECRET_ACCESS, Identity, canonical_bytes, sha256
 from cloister.errors import CloisterError, InputError, IntegrityError

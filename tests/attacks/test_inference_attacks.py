@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 from tests.governance.releases import identity
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 
 from cloister.crypto import Identity, hpke_seal, sha256
 from cloister.errors import InputError, IntegrityError

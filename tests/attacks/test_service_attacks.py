@@ -210,7 +210,7 @@ def test_what_a_model_prints_is_nowhere(tmp_path: Path, capfd: pytest.CaptureFix
 
 def test_plaintext_is_refused_unread() -> None:
     """A client that forgot its proxy: the refusal comes before its prompt was sent, and the connection ends."""
-    from tests.inference.models import make_artifact
+    from tests.inference.artifacts import make_artifact
     from tests.inference.service.real import running
 
     from cloister.inference.service import TableModel

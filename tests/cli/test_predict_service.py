@@ -13,9 +13,9 @@ import pyarrow.csv
 import pytest
 from tests.cli.homes import PASSPHRASE, be, make_homes
 from tests.enclave.doubles import AppraiserDouble, AttesterDouble
+from tests.inference.artifacts import make_artifact
 from tests.inference.batchworld import OWNER, READER, add, table
 from tests.inference.client.doubles import DIGEST, TOKEN, ServiceDouble, running
-from tests.inference.models import make_artifact
 from tests.inference.modules import CODE, make_module
 from tests.inference.service.real import running as served
 

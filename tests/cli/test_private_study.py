@@ -16,7 +16,7 @@ from cloister.cli import common
 from cloister.cli.main import run
 from cloister.crypto import Identity
 from cloister.runtime import LocalWorker
-from cloister.runtime.workers.session import KeyLender
+from cloister.runtime.workers.asking import KeyLender
 from cloister.vault import Vault, load_schema
 
 NAMES = ("north", "south", "west")

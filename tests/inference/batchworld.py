@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-from tests.inference.models import make_schema
+from tests.inference.artifacts import make_schema
 from tests.runtime.workers.twins import Twin
 
 from cloister.crypto import Identity, PublicIdentity, ScryptCost

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from tests.inference.models import make_schema
+from tests.inference.artifacts import make_schema
 
 from cloister.inference import ModelArtifact, ModelCard
 from cloister.learning import DataSection, FeatureMap

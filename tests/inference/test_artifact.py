@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.governance.releases import identity, make_plan, schema
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 
 from cloister.crypto import canonical_bytes
 from cloister.errors import CloisterError, InputError, IntegrityError, PlanError

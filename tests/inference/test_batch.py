@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from tests.inference.artifacts import make_artifact, make_schema
 from tests.inference.batchworld import OTHER, OWNER, PURPOSE, READER, add, make_vault, table, twin
-from tests.inference.models import make_artifact, make_schema
 from tests.runtime.workers.walls import needs_walls
 
 from cloister.crypto import open_bytes

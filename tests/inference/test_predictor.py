@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 
 from cloister.errors import InputError, SchemaError
 from cloister.inference import ModelArtifact, Predictor, in_memory_file

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.governance.releases import identity
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 
 from cloister.errors import InputError, IntegrityError, PolicyRefused
 from cloister.inference import Predictor, SealedRequest, answer, seal_request

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pytest
+from tests.inference.artifacts import make_artifact
 from tests.inference.batchworld import table
-from tests.inference.models import make_artifact
 
 from cloister.errors import CloisterError, ProtocolError, SchemaError
 from cloister.inference import Predictor, servicescores

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 from tests.inference.modules import CODE, make_module
 from tests.inference.test_predictor import ROWS, X
 

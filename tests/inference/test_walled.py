@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 from tests.runtime.workers.twins import Twin
 from tests.runtime.workers.walls import needs_walls
 

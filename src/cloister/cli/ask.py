@@ -172,6 +172,10 @@ def _check(response: httpx2.Response) -> None:
             "the service does not know this token, or wants one",
             fix="Give the one that its operator made for you with --token-file",
         )
+    if response.status_code == 404:
+        raise ProtocolError(
+            "the service has no language model that chats", fix="For scores: `cloister predict URL FILE`"
+        )
     try:
         message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cloister.crypto import PublicIdentity
     from cloister.enclave.broker import Attests
     from cloister.inference.models.keys import ModelHandover
-    from cloister.runtime.workers.session import Lends
+    from cloister.runtime.workers.asking import Lends
     from cloister.vault import LocalKeystore
 
 __all__ = [

@@ -25,9 +25,10 @@ from cloister.inference.artifact import ModelArtifact
 from cloister.inference.walled import asked, start_worker
 from cloister.inference.walledmessages import DatasetRows, Predicted, Rows
 from cloister.privacy.ledger import Ledger
+from cloister.runtime.workers.asking import KeyLender, Lends
 from cloister.runtime.workers.brokered import BrokerAccess, KeyCarrier
 from cloister.runtime.workers.messages import Place
-from cloister.runtime.workers.session import KeyLender, Lends, StartWorker
+from cloister.runtime.workers.session import StartWorker
 from cloister.vault import Manifest, Vault
 from cloister.vault.handover import Handover
 

@@ -32,6 +32,7 @@ PATH: Final = "/v1/score"
 CHUNK: Final = 2_000
 """Rows of one request."""
 _PLACE: Final = re.compile(r"columns\.(?P<column>.{1,256})\[(?P<row>[0-9]{1,6})\]\Z", re.DOTALL)
+_COUNTED: Final = re.compile(r" \(line [0-9]{1,9}(, column [^)]{1,256})?\)")
 _MAX_WORDS: Final = 300
 
 Post = Callable[[bytes], tuple[int, bytes]]
@@ -157,9 +158,23 @@ def _refusal(status: int, body: bytes, before: int) -> SchemaError | ProtocolErr
         said = msgspec.json.decode(body, type=_Refused).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         said = _Said(f"status {status}")
-    words = "".join(letter if letter.isprintable() else " " for letter in said.message[:_MAX_WORDS])
+    words = _printable(said.message[:_MAX_WORDS]).rstrip(".")
+    if status == 401:
+        return ProtocolError(
+            "the service does not know this token, or wants one",
+            fix="Give the one that its operator made for you with --token-file",
+        )
+    if status == 404:
+        return ProtocolError("the service serves no table model", fix="Ask it with `cloister ask`")
     place = _PLACE.match(said.param or "")
     if place is None or status != 400:
-        return ProtocolError(f"the service refuses: {words}".rstrip("."), fix="Change the request")
-    column = "".join(letter if letter.isprintable() else " " for letter in place["column"])
-    return SchemaError(words.rstrip("."), line=before + int(place["row"]) + 1, column=column)
+        advised = ". " in words  # it says itself what to do
+        fix = "Ask again later" if status >= 500 else "" if advised else "Change the request"
+        return ProtocolError(f"the service refuses: {words}", fix=fix)
+    what, _, advice = _COUNTED.sub("", words).partition(". ")  # it counts rows of one chunk
+    line = before + int(place["row"]) + 1
+    return SchemaError(what, line=line, column=_printable(place["column"]), fix=advice)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -35,10 +35,11 @@ from cloister.inference.walledmessages import (
     Task,
 )
 from cloister.inference.walledtalk import answered, error_of, met, silent_error_of
+from cloister.runtime.workers.asking import Lends, ended
 from cloister.runtime.workers.channel import Gone
 from cloister.runtime.workers.launch import sandbox
 from cloister.runtime.workers.messages import Prepare, encode
-from cloister.runtime.workers.session import Lends, Running, StartWorker
+from cloister.runtime.workers.session import Running, StartWorker
 
 __all__ = ["MODULE", "asked", "predict_walled", "rows_of", "start_worker"]
 
@@ -138,11 +139,7 @@ def asked(
         channel = met(running, identity or Identity.generate("caller"), prepare)
         answer = answered(channel, task, lender)
     except Gone:
-        why = running.why()
-        raise ProtocolError(
-            f"the worker ended before its work was done{f' ({why})' if why else ''}",
-            fix="See whether the machine ran out of memory; start again",
-        ) from None
+        raise ended("its work was done", running.why()) from None
     finally:
         running.close()
     if isinstance(answer, Failed):

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from cloister.crypto import Buffer, Identity, PublicIdentity
+from cloister.crypto import Buffer, Identity
 from cloister.errors import (
     CloisterError,
     InputError,
@@ -21,8 +21,6 @@ from cloister.errors import (
     PolicyRefused,
     ProtocolError,
     SchemaError,
-    StorageError,
-    VerificationError,
 )
 from cloister.inference.artifact import ModelArtifact
 from cloister.inference.walledmessages import (
@@ -34,30 +32,19 @@ from cloister.inference.walledmessages import (
     Said,
     decode,
 )
-from cloister.runtime.link import Link
-from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
+from cloister.runtime.workers import asking
+from cloister.runtime.workers.asking import Lends, given, meet, printable
+from cloister.runtime.workers.channel import Channel, Gone
 from cloister.runtime.workers.messages import (
-    BrokerAsk,
-    EvidenceWanted,
-    Key,
-    KeyWanted,
-    Meet,
     Prepare,
-    Question,
     encode,
 )
-from cloister.runtime.workers.session import Lends, Running
+from cloister.runtime.workers.session import Running
 
 __all__ = ["answered", "error_of", "met", "silent_error_of"]
 
 _MAX_MESSAGE: Final = MAX_ANSWER + (4 << 20)
-_MAX_IDENTITY: Final = 16 << 10
 _MAX_LINE: Final = 1 << 53
-_START_SECONDS: Final = 120.0
-_ERRORS: Final = {
-    cls.__name__: cls
-    for cls in (InputError, IntegrityError, PlanError, PolicyRefused, StorageError, VerificationError)
-}
 _SILENT: Final[dict[str, tuple[type[CloisterError], str, str]]] = {
     "InputError": (
         InputError,
@@ -79,11 +66,7 @@ _said: msgspec.msgpack.Decoder[Said] = msgspec.msgpack.Decoder(Said)
 def met(running: Running, identity: Identity, prepare: Prepare) -> Channel:
     """Return the channel to a worker whose walls stand. Raises Gone, PolicyRefused, ProtocolError."""
     try:
-        send_clear(running.socket, encode(Meet(identity.public.to_json(), PROTOCOL)))
-        worker = PublicIdentity.from_json(recv_clear(running.socket, _MAX_IDENTITY, _START_SECONDS))
-        link = Link(identity, worker, PROTOCOL, initiator=True, auto_grant=False)
-        channel = Channel(link, running.socket)
-        channel.open(_START_SECONDS)
+        _, channel = meet(running.socket, identity, PROTOCOL)
         channel.send(encode(prepare))
         ready = decode(_said, _received(channel))
     except Gone:
@@ -104,7 +87,7 @@ def answered(channel: Channel, task: bytes, lender: Lends | None) -> Predicted |
             return said
         if isinstance(said, Ready) or lender is None or said.dataset != 0:
             raise ProtocolError("the worker asked for a key that nothing it was asked needs")
-        channel.send(encode(_lent(lender, said)))
+        channel.send(encode(given(lender, said)))
 
 
 def _received(channel: Channel) -> Buffer:
@@ -114,25 +97,12 @@ def _received(channel: Channel) -> Buffer:
         raise ProtocolError(f"the worker's answer does not verify: {error.what}") from error
 
 
-def _lent(lender: Lends, said: KeyWanted | BrokerAsk | EvidenceWanted) -> Question:
-    match said:
-        case KeyWanted():
-            return Key(lender.lend(said.wrapped))
-        case BrokerAsk():
-            return lender.carry(said)
-        case EvidenceWanted():
-            return lender.attest(said)
-
-
 def error_of(failed: Failed) -> CloisterError:
     """Return what a worker without a user's code ran into, in its words."""
-    what, where, fix = (_line(text) for text in (failed.what, failed.where, failed.fix))
     if failed.kind == SchemaError.__name__:
-        column = None if failed.column is None else _line(failed.column)
-        return SchemaError(what, line=failed.line, column=column, fix=fix)
-    if failed.kind not in _ERRORS:
-        return ProtocolError(f"{what} ({_line(failed.kind)})", fix=fix)
-    return _ERRORS[failed.kind](what, where=where, fix=fix)
+        column = None if failed.column is None else printable(failed.column)
+        return SchemaError(printable(failed.what), line=failed.line, column=column, fix=printable(failed.fix))
+    return asking.error_of(failed.kind, failed.what, failed.where, failed.fix)
 
 
 def silent_error_of(failed: Failed, artifact: ModelArtifact) -> CloisterError:
@@ -143,7 +113,3 @@ def silent_error_of(failed: Failed, artifact: ModelArtifact) -> CloisterError:
         return SchemaError("a row breaks the schema", line=failed.line, column=column, fix="Correct the row")
     kind, what, fix = _SILENT.get(failed.kind, _ANYTHING)
     return kind(what, where="worker; its own words could hold values and are not shown", fix=fix)
-
-
-def _line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -12,9 +12,9 @@ import openai
 import pyarrow as pa
 import pytest
 from tests.enclave.doubles import AppraiserDouble
+from tests.inference.artifacts import make_artifact
 from tests.inference.client.doubles import eventually, proxied, verifier
 from tests.inference.client.doubles import running as running_app
-from tests.inference.models import make_artifact
 from tests.inference.service.engines import engine
 from tests.inference.service.real import Running, running
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.polynomial import chebyshev
+from tests.inference.artifacts import make_artifact
 from tests.inference.encrypted.rows import make_rows
-from tests.inference.models import make_artifact
 
 from cloister.inference.encrypted.activation import (
     _ABSOLUTE,

@@ -7,7 +7,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 
 from cloister.crypto import canonical_bytes
 from cloister.errors import InputError

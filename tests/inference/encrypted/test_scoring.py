@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.inference.artifacts import make_artifact
 from tests.inference.encrypted.rows import encrypted, in_the_clear, make_rows
-from tests.inference.models import make_artifact
 
 from cloister.errors import InputError, SchemaError
 from cloister.inference import ModelArtifact

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.inference.artifacts import make_artifact
 from tests.inference.encrypted.rows import encrypted, make_rows
-from tests.inference.models import make_artifact
 from tests.runtime.workers.walls import needs_walls
 
 from cloister.crypto import Identity

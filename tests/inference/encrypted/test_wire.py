@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from tests.inference.artifacts import make_artifact
 from tests.inference.encrypted.rows import encrypted, in_the_clear, make_rows
-from tests.inference.models import make_artifact
 
 from cloister.crypto import SECRET_ACCESS, canonical_bytes, sha256
 from cloister.errors import CloisterError, InputError, IntegrityError

@@ -19,6 +19,7 @@ from cloister.inference.models.keys import PURPOSE, ModelHandover, brokered, len
 from cloister.inference.models.sealed import OpenDataKey, opened_model
 from cloister.inference.models.sealing import seal_model
 from cloister.runtime.link import Link
+from cloister.runtime.workers.asking import Lends
 from cloister.runtime.workers.brokered import BrokerAccess
 from cloister.runtime.workers.channel import Channel
 from cloister.runtime.workers.messages import (
@@ -30,7 +31,6 @@ from cloister.runtime.workers.messages import (
     decode_answer,
     encode,
 )
-from cloister.runtime.workers.session import Lends
 
 BOUND_TO = bytes(32)
 

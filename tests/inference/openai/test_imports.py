@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[3]
 
 TABLE = """
 import asyncio, json, sys
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 from cloister.inference import Predictor
 from cloister.inference.application import Request
 from cloister.inference.openai import SealingApp, TableApp

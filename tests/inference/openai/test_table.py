@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 from tests.inference.openai.engine import get, post
 
 from cloister.errors import InputError, SchemaError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.enclave.doubles import AttesterDouble
 from tests.enclave.sandbox.inside import need_walls
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 from tests.inference.service.doubles import UnwalledThread
 from tests.inference.service.real import running
 

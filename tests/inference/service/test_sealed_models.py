@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.enclave.broker.world import Home, InsecureAttesterDouble, identity, permission
 from tests.enclave.sandbox.inside import need_walls
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 from tests.inference.modelworld import Keys, person
 from tests.inference.service.real import running
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.enclave.doubles import AttesterDouble
 from tests.enclave.sandbox.inside import need_walls
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 from tests.inference.service.doubles import UnwalledThread
 
 from cloister.errors import InputError, ProtocolError, StorageError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-from tests.inference.models import make_artifact
+from tests.inference.artifacts import make_artifact
 from tests.inference.service.real import Running, running
 
 from cloister.crypto import sha256

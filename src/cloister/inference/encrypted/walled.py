@@ -24,6 +24,7 @@ from cloister.inference.encrypted.card import Card
 from cloister.inference.encrypted.container import FILE_LIMIT, RowsHeader, ScoresHeader, read
 from cloister.inference.encrypted.scheme import library
 from cloister.inference.encrypted.server import signed
+from cloister.runtime.workers.asking import ended
 from cloister.runtime.workers.channel import Gone
 from cloister.runtime.workers.launch import sandbox
 from cloister.runtime.workers.session import StartWorker
@@ -71,11 +72,7 @@ def score_rows_walled(
         failed = receive(running.socket, 1, _WORK_SECONDS) != b"\0"
         answer = receive(running.socket, 64 << 10 if failed else FILE_LIMIT, _WORK_SECONDS)
     except Gone:
-        why = running.why()
-        raise ProtocolError(
-            f"the worker ended before its work was done{f' ({why})' if why else ''}",
-            fix="See whether the machine ran out of memory; start again",
-        ) from None
+        raise ended("its work was done", running.why()) from None
     finally:
         running.close()
     if failed:

@@ -24,10 +24,10 @@ from cloister.enclave.broker import Attests, BrokerKeys, Connect, Wanted, Worker
 from cloister.errors import InputError, PolicyRefused, ProtocolError
 from cloister.inference.models.manifest import ModelManifest, manifest_digest, open_manifest
 from cloister.inference.models.sealed import OpenDataKey, read_envelope
+from cloister.runtime.workers.asking import KeyLender, Lends
 from cloister.runtime.workers.brokered import BrokerAccess, KeyCarrier, PipeBroker
 from cloister.runtime.workers.channel import Channel
 from cloister.runtime.workers.messages import Key, KeyWanted, decode_question, encode
-from cloister.runtime.workers.session import KeyLender, Lends
 from cloister.types import KeyService
 
 __all__ = ["PURPOSE", "ModelHandover", "broker_data_key", "brokered", "kept_elsewhere", "lender", "lent"]

@@ -24,13 +24,7 @@ import msgspec
 from cloister.crypto import Buffer, sha256
 from cloister.errors import (
     CloisterError,
-    InputError,
-    IntegrityError,
-    PlanError,
-    PolicyRefused,
     ProtocolError,
-    StorageError,
-    VerificationError,
 )
 from cloister.inference.service.credentials import MAX_CLIENTS, Client
 from cloister.inference.service.limits import Limits
@@ -60,7 +54,6 @@ __all__ = [
     "Told",
     "decode_said",
     "decode_told",
-    "error_of",
     "failed",
 ]
 
@@ -75,11 +68,6 @@ MAX_BOOT: Final = MODEL_LIMIT + (8 << 20)
 
 _MAX_CODE: Final = 1 << 20
 _MAX_MANIFEST: Final = 4 << 20
-_ERRORS: Final = {
-    cls.__name__: cls
-    for cls in (InputError, IntegrityError, PlanError, PolicyRefused, StorageError, VerificationError)
-}
-
 _Path = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[ -~]+\Z")]
 _Identity = Annotated[bytes, msgspec.Meta(max_length=16 << 10)]
@@ -193,15 +181,3 @@ def failed(error: Exception) -> Failed:
             type(error).__name__, *(text[:MAX_TEXT] for text in (error.what, error.where, error.fix))
         )
     return Failed(type(error).__name__[:64], "the model could not be loaded", "", "")
-
-
-def error_of(said: Failed) -> CloisterError:
-    """Return the error that a worker ran into."""
-    what, where, fix = (_line(text) for text in (said.what, said.where, said.fix))
-    if said.kind not in _ERRORS:
-        return ProtocolError(f"{what} ({_line(said.kind)})", fix=fix)
-    return _ERRORS[said.kind](what, where=where, fix=fix)
-
-
-def _line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)

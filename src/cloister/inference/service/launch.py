@@ -38,10 +38,10 @@ from cloister.inference.service.talk import (
     SWAPS,
     Process,
     booted,
-    how_it_ended,
     machine_swaps,
     prepared,
 )
+from cloister.runtime.workers.launch import how_it_ended
 
 __all__ = ["MODULE", "Service", "Start", "start_worker"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from cloister.inference.artifact import ModelArtifact
 from cloister.inference.service.boot import Engine, Language, Prepare, Sealed, Table
 from cloister.inference.service.connections import Address
-from cloister.runtime.workers.session import Lends
+from cloister.runtime.workers.asking import Lends
 
 if TYPE_CHECKING:
     from cloister.inference.models.keys import ModelHandover

@@ -16,9 +16,10 @@ from cloister.crypto import Identity, PublicIdentity, sha256
 from cloister.errors import IntegrityError, ProtocolError
 from cloister.privacy.statistics.release import Question, exact_sums
 from cloister.runtime.queryplan import describe
+from cloister.runtime.workers.asking import KeyLender
 from cloister.runtime.workers.launch import sandbox
 from cloister.runtime.workers.messages import Count, Integers, Place, as_bytes
-from cloister.runtime.workers.session import KeyLender, Session
+from cloister.runtime.workers.session import Session
 from cloister.vault import Vault
 from cloister.vault.handover import OpenDataKey, open_handed
 

@@ -22,6 +22,7 @@ from cloister.files import read_bytes
 from cloister.learning import Plan
 from cloister.learning.facts import ModelFacts
 from cloister.learning.privacy import PrivacyTerms
+from cloister.runtime.workers.asking import KeyLender, Lends
 from cloister.runtime.workers.brokered import BrokerAccess, KeyCarrier
 from cloister.runtime.workers.messages import (
     Answer,
@@ -40,7 +41,7 @@ from cloister.runtime.workers.messages import (
     Vector,
     as_bytes,
 )
-from cloister.runtime.workers.session import KeyLender, Lends, Session, StartWorker
+from cloister.runtime.workers.session import Session, StartWorker
 from cloister.vault import Schema
 from cloister.vault.handover import Handover
 

@@ -18,47 +18,27 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
-from cloister.crypto import HoldsSecret, Identity, PublicIdentity, sha256
-from cloister.errors import (
-    CloisterError,
-    InputError,
-    IntegrityError,
-    PlanError,
-    PolicyRefused,
-    ProtocolError,
-    StorageError,
-    VerificationError,
-)
-from cloister.runtime.link import Link
-from cloister.runtime.workers.channel import SMALL, Channel, Gone, recv_clear, send_clear
+from cloister.crypto import Identity, sha256
+from cloister.errors import CloisterError, PlanError, ProtocolError
+from cloister.runtime.workers.asking import Lends, ended, error_of, given, meet
+from cloister.runtime.workers.channel import SMALL, Gone
 from cloister.runtime.workers.messages import (
     MAX_BROKERED,
     Answer,
     BrokerAsk,
-    BrokerSays,
     Confined,
-    EvidenceGiven,
     EvidenceWanted,
     Failed,
-    Key,
     KeyWanted,
-    Meet,
     Prepare,
     Question,
     decode_answer,
     encode,
 )
 
-__all__ = ["KeyLender", "Lends", "Running", "Session", "StartWorker"]
-
-_START_SECONDS: Final = 120.0
-_MAX_IDENTITY: Final = 16 << 10
-_ERRORS: Final = {
-    cls.__name__: cls
-    for cls in (InputError, IntegrityError, PlanError, PolicyRefused, StorageError, VerificationError)
-}
+__all__ = ["Running", "Session", "StartWorker"]
 
 
 class Running(Protocol):
@@ -82,46 +62,6 @@ class Running(Protocol):
 
 StartWorker = Callable[[], Running]
 """Starts a process that runs `serve`. Raises PolicyRefused where the machine lacks a wall."""
-
-
-class KeyLender(HoldsSecret):
-    """Gives a worker the data keys of one dataset, as often as its columns can need.
-
-    Args:
-        data_key: opens one of the dataset's data keys.
-        columns: that the dataset has.
-    """
-
-    def __init__(self, data_key: Callable[[bytes], bytes], columns: int) -> None:
-        self._data_key, self._left = data_key, 4 * (columns + 2)
-
-    def lend(self, wrapped: bytes) -> bytes:
-        """Return a data key. Raises ProtocolError where there were too many, IntegrityError as the vault."""
-        if self._left <= 0:
-            raise ProtocolError("the worker asked for more keys than its rows have")
-        self._left -= 1
-        return self._data_key(wrapped)
-
-    def carry(self, asked: BrokerAsk) -> BrokerSays:
-        """Raise ProtocolError: no broker keeps this key."""
-        raise ProtocolError("the worker asked for a broker that its rows do not have")
-
-    def attest(self, wanted: EvidenceWanted) -> EvidenceGiven:
-        """Raise ProtocolError: nobody asks a worker of this site for evidence."""
-        raise ProtocolError("the worker asked for evidence that nobody wants of it")
-
-
-class Lends(Protocol):
-    """Answers what a worker needs to open one dataset: a `KeyLender`, or a `KeyCarrier` to a broker."""
-
-    def lend(self, wrapped: bytes) -> bytes:
-        """Return a data key."""
-
-    def carry(self, asked: BrokerAsk) -> BrokerSays:
-        """Return what the broker of the dataset answers."""
-
-    def attest(self, wanted: EvidenceWanted) -> EvidenceGiven:
-        """Return evidence of this machine."""
 
 
 class Session:
@@ -160,14 +100,7 @@ class Session:
         running = self._running = start()
         self._finalizer = weakref.finalize(self, running.close)
         try:
-            meet = Meet(identity.public.to_json(), study)
-            send_clear(running.socket, encode(meet))
-            self.identity = PublicIdentity.from_json(
-                recv_clear(running.socket, _MAX_IDENTITY, _START_SECONDS)
-            )
-            link = Link(identity, self.identity, study, initiator=True, auto_grant=False)
-            self._channel = Channel(link, running.socket)
-            self._channel.open(_START_SECONDS)
+            self.identity, self._channel = meet(running.socket, identity, study)
         except Gone as error:
             refusal = running.refusal()
             self._ended(error)
@@ -224,23 +157,19 @@ class Session:
                 return answer
             if answer.dataset >= len(lenders):
                 raise ProtocolError("the worker asked for a key that nothing it was asked needs")
-            self._channel.send(encode(_given(lenders[answer.dataset], answer)))
+            self._channel.send(encode(given(lenders[answer.dataset], answer)))
 
     def _ended(self, error: BaseException) -> BaseException:
         """Kill what is left of the worker; return what says why, once and for all."""
-        closed = self._why
         if isinstance(error, Gone):
-            self._why = closed or f"the worker ended before its work was done{self._words()}"
-            error = ProtocolError(self._why, fix="See whether the machine ran out of memory; start again")
+            gone = ended("its work was done", self._running.why())
+            error = gone if self._why is None else ProtocolError(self._why, fix=gone.fix)
+            self._why = self._why or gone.what
         elif self._why is None:
             what = error.what if isinstance(error, CloisterError) else "its site was interrupted"
             self._why = f"the worker was ended: {what}"
         self._finalizer()
         return error
-
-    def _words(self) -> str:
-        why = self._running.why()
-        return f" ({why})" if why else ""
 
     def _broken(self) -> BaseException:
         return self._ended(ProtocolError("the worker answered something else than it was asked"))
@@ -252,28 +181,10 @@ class Session:
                 where="worker",
                 fix="Try the file on rows of your own making",
             )
-        what, where, fix = (_line(text) for text in (failed.what, failed.where, failed.fix))
-        if failed.kind not in _ERRORS:
-            return ProtocolError(f"{what} ({_line(failed.kind)})", fix=fix)
-        return _ERRORS[failed.kind](what, where=where, fix=fix)
-
-
-def _given(lender: Lends, wanted: KeyWanted | BrokerAsk | EvidenceWanted) -> Question:
-    """Return what a worker needs to go on with opening its rows."""
-    match wanted:
-        case KeyWanted():
-            return Key(lender.lend(wanted.wrapped))
-        case BrokerAsk():
-            return lender.carry(wanted)
-        case EvidenceWanted():
-            return lender.attest(wanted)
+        return error_of(failed.kind, failed.what, failed.where, failed.fix)
 
 
 def _threads() -> int:
     """Return how many threads a library in this process would compute with."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(int(wanted), 4096) if wanted.isdecimal() and int(wanted) > 0 else len(os.sched_getaffinity(0))
-
-
-def _line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)
