@@ -91,6 +91,19 @@ def test_a_file_is_asked_about_and_the_answers_are_sealed(
     assert len(kept.read_bytes().splitlines()) >= 1
 
 
+def test_a_long_run_says_how_far_it_is(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cloister.cli.predictservice._TELL_SECONDS", 0.0)
+    monkeypatch.setattr(servicescores, "CHUNK", 2)
+    file = tmp_path / "rows.csv"
+    file.write_bytes(ROWS)
+    assert predict(world, file, "--to", "owner", "--out", tmp_path / "answers") == 0
+    said = capsys.readouterr().err
+    assert "2 rows are answered ..." in said
+    assert "3 rows are answered ..." in said
+
+
 def test_a_dataset_sends_its_features_and_nothing_else(world: Any, tmp_path: Path) -> None:
     _, service, _ = world
     out = tmp_path / "answers"

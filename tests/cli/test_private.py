@@ -293,5 +293,11 @@ def test_words_for_a_token_that_is_not_known_and_for_a_shortened_digest(
     service.app = unknown
     done = cloister("ask", url, "hi")
     assert (done.code, "--token-file" in done.err, "Change the request" in done.err) == (1, True, False)
+
+    async def table(_: Request) -> Reply:
+        return Reply(404, {"content-type": "application/json"}, b'{"error": {"message": "Invalid URL"}}')
+
+    service.app = table
+    assert "cloister predict URL FILE" in cloister("ask", url, "hi").err
     short = cloister("ask", url, "hi", "--model-digest", "ab" * 8)
     assert (short.code, "64 hexadecimal digits" in short.err) == (2, True)

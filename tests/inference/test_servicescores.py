@@ -147,3 +147,44 @@ def test_a_refusal_is_one_printable_sentence(status: int, body: Any) -> None:
     assert type(error.value) is ProtocolError
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 500
+
+
+def test_a_refused_row_is_placed_once_and_what_the_service_advises_is_kept() -> None:
+    message = "The value is not a number (line 1, column age). Correct the row, or leave it out."
+    body = msgspec.json.encode({"error": {"message": message, "param": "columns.age[0]"}})
+    with pytest.raises(SchemaError) as error:
+        scores(THREE, lambda asked: (400, body))
+    assert str(error.value) == (
+        "The value is not a number (line 1, column age). Correct the row, or leave it out."
+    )
+    answers = iter([(200, None), (400, body)])
+
+    def post(asked: bytes) -> tuple[int, bytes]:
+        status, said = next(answers)
+        count = len(msgspec.json.decode(asked)["columns"]["age"])
+        good = {"model": "heart", "columns": [*GOOD], "predictions": [GOOD] * count}
+        return status, said or msgspec.json.encode(good)
+
+    with pytest.raises(SchemaError, match=r"\(line 4, column age\)") as error:
+        list(service_scores(post, [*THREE.to_batches(), *THREE.to_batches()]))
+    assert str(error.value).count("line") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "words"),
+    [
+        (401, "Who are you?", "--token-file"),
+        (404, "Invalid URL (POST /v1/score).", "cloister ask"),
+        (503, "Too many requests.", "Ask again later"),
+        (400, "Too many rows.", "Change the request"),
+    ],
+)
+def test_what_to_do_about_a_refusal(status: int, message: str, words: str) -> None:
+    body = msgspec.json.encode({"error": {"message": message, "param": None}})
+    with pytest.raises(ProtocolError, match=words):
+        scores(THREE, lambda asked: (status, body))
+    absent = "The column is absent (column age). Give every column that the model reads."
+    said = msgspec.json.encode({"error": {"message": absent, "param": None}})
+    with pytest.raises(ProtocolError) as error:
+        scores(THREE, lambda asked: (400, said))
+    assert "Change the request" not in str(error.value)

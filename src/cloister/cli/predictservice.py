@@ -12,6 +12,7 @@ their owner is allowed, and no service that hardware does not vouch for: who run
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Service", "is_service", "of_service"]
 
 _JSON: Final = {"content-type": "application/json"}
+_TELL_SECONDS: Final = 10.0
+"""How often a long run says how far it is."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,12 @@ def of_service(
     names: list[str] = []
 
     def noted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        done, told = 0, time.monotonic()
         for table in tables:
-            names[:] = table.column_names
+            names[:], done = table.column_names, done + table.num_rows
+            if time.monotonic() - told >= _TELL_SECONDS:
+                common.say(f"{done:,} rows are answered ...")
+                told = time.monotonic()
             yield table
 
     with contextlib.ExitStack() as stack:
