@@ -145,9 +145,12 @@ def in_reach(url: str) -> Iterator[None]:
 
 def tell_verified(url: str, verified: Verified) -> None:
     """Say on stderr what was verified, and aloud what does not stand behind it."""
-    from cloister.inference.client.page import vouched
+    from cloister.inference.client.page import BEHIND, named_model, vouched
 
     keys = verified.keys
-    say(f"Verified {url}: {keys.model} ({keys.model_digest[:16]}), {verified.protection}.")
+    digest = f" ({keys.model_digest[:16]})" if named_model(keys.model_digest) else ""
+    say(f"Verified {url}: {keys.model}{digest}, {verified.protection}.")
+    if not digest:
+        say(BEHIND)
     if verified.claims.software_only or verified.claims.measurement_match is not True:
         say(vouched(verified.claims))

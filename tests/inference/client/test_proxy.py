@@ -28,6 +28,7 @@ from tests.inference.client.doubles import (
 from tests.inference.openai.engine import ScriptedEngine, chat_body
 
 from cloister.errors import PolicyRefused
+from cloister.inference.exchange import KeyRing
 
 WEATHER = {
     "type": "function",
@@ -206,6 +207,27 @@ def test_hardware_alone_does_not_say_which_software_answers(known: bool | None) 
         assert ("<p class=good>" in page) is (known is True)
         assert ("NO KNOWN SOFTWARE" in page) is (known is not True)
         assert ("and no other, holds the keys" in page) is (known is True)
+
+
+def test_an_engine_behind_the_worker_is_said_aloud() -> None:
+    """Evidence covers the worker that passes requests on: no page calls the whole good, or shows a digest."""
+    from tests.enclave.doubles import AppraiserDouble
+
+    _, service = scripted()
+    service.ring = KeyRing("engine", "0" * 64, lifetime=3600, overlap=600, max_body=MAX_BODY)
+    double = AppraiserDouble()
+
+    def appraise(*given: object) -> object:
+        import msgspec
+
+        claims, reasons = double(*given)  # type: ignore[arg-type]
+        return msgspec.structs.replace(claims, measurement_match=True), reasons
+
+    with running(service) as url, proxied(url, policy=verifier(appraise=appraise)) as proxy:
+        page = httpx2.get(proxy.address, headers={"accept": "text/html"}).text
+    assert "sees requests in the clear" in page
+    assert "<p class=good>" not in page
+    assert "0" * 64 not in page
 
 
 def test_the_page_shows_evidence_as_text_and_names_software_aloud() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from cloister.enclave.claims import VERDICTS, Claims
 from cloister.inference.client.verify import Verified
 
-__all__ = ["CONTENT_SECURITY", "facts", "html_page", "vouched"]
+__all__ = ["BEHIND", "CONTENT_SECURITY", "facts", "html_page", "named_model", "vouched"]
 
 CONTENT_SECURITY: Final = (
     b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
@@ -31,6 +31,11 @@ _SOFTWARE: Final = (
     "NOT HARDWARE-PROTECTED: nothing but software vouches for the service. Whoever runs its machine can read "
     "requests and answers."
 )
+BEHIND: Final = (
+    "The model runs in an engine behind the verified worker, which sees requests in the clear: the evidence "
+    "names neither that engine nor its model."
+)
+"""Of a service that passes requests on."""
 _PROTECTIONS: Final = (
     "Each request is sealed on this machine with ML-KEM-768 and X25519 to those keys; the network, the "
     "service's front and its operator's logs see ciphertext of padded size.",
@@ -86,12 +91,18 @@ def facts(
         "protection": verified.protection,
         "protections": [
             vouched(verified.claims),
+            *(() if named_model(keys.model_digest) else (BEHIND,)),
             *_PROTECTIONS,
             _DIRECT if relay is None else _RELAYED,
         ],
         "evidence": _claims(verified.claims),
         "devices": [_claims(device) for device in verified.claims.devices],
     }
+
+
+def named_model(digest: str) -> bool:
+    """Tell whether a digest names a model; a service before another engine has none to show."""
+    return digest.strip("0") != ""
 
 
 def vouched(claims: Claims) -> str:
@@ -103,11 +114,12 @@ def vouched(claims: Claims) -> str:
 
 def html_page(found: dict[str, Any]) -> bytes:
     """Return the page."""
+    digest = found.get("model_digest", "")
     rows = [
         ("Service", found["service"]),
         ("Relay", found["relay"] or "none"),
         ("Model", found.get("model", "")),
-        ("Model's digest", found.get("model_digest", "")),
+        ("Model's digest", digest if not digest or named_model(digest) else "none"),
         ("Key set", found.get("keys", "")),
         ("Verified at", found.get("verified_at", "")),
         ("Verified again", found.get("verify_again", "")),
@@ -125,7 +137,8 @@ def html_page(found: dict[str, Any]) -> bytes:
             *((f"Device {number}", each) for number, each in enumerate(found.get("devices", ()))),
         )
     )
-    good = found["verified"] and _HARDWARE in found["protections"]
+    said = found.get("protections", ())
+    good = found["verified"] and _HARDWARE in said and BEHIND not in said
     state = f"Verified: {found.get('protection')}" if found["verified"] else "Not verified"
     problem = f"<p class=bad>{_safe(found['problem'])}</p>" if found["problem"] else ""
     return f"""<!doctype html><html lang=en><meta charset=utf-8><title>cloister proxy</title>
