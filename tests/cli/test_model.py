@@ -81,6 +81,15 @@ def test_a_worked_session(home: Path, cloister: Command) -> None:
     assert "4  key             FAILS" in gone.out
 
 
+def test_a_long_sealing_says_how_far_it_is(
+    home: Path, cloister: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloister.cli.modelprogress._TELL_SECONDS", 0.0)
+    done = cloister("model", "seal", "Tiny-2.5B", "--out", "sealed")
+    assert (done.code, "GB are sealed ..." in done.err) == (0, True)
+    assert cloister("model", "verify", "sealed").code == 0
+
+
 def test_no_canary_is_left_in_clear(home: Path, homes: Path, cloister: Command) -> None:
     """Not in the sealed folder, in the home, or in anything else that sealing, showing and checking wrote."""
     seal(cloister)

@@ -105,10 +105,15 @@ def _open(client: PrivateClient, body: dict[str, Any], *, as_json: bool) -> None
     pieces: list[str] = []
     with client.stream("POST", _CHAT, json={**body, "stream": True}) as response:
         _check(response)
-        for piece in _pieces(response):
-            pieces.append(piece)
-            if not as_json:
-                print(_printable(piece) if plain else piece, end="", flush=True)
+        try:
+            for piece in _pieces(response):
+                pieces.append(piece)
+                if not as_json:
+                    print(_printable(piece) if plain else piece, end="", flush=True)
+        except BaseException:
+            if pieces and not as_json:
+                print(flush=True)  # what went wrong is told on a line of its own
+            raise
         receipt = receipt_of(response)
     if receipt is None:
         raise ProtocolError("the answer has no receipt", fix="Do not use it; ask again")

@@ -30,6 +30,7 @@ from cloister.cli.modelkeys import (
     noted_socket,
     owned_model,
 )
+from cloister.cli.modelprogress import Told
 from cloister.cli.releasedmodel import released_model
 from cloister.cli.verify import TrustOption
 from cloister.errors import InputError
@@ -89,8 +90,9 @@ def seal(
             "--broker-identity says whose broker it is", fix="Say where it is with --broker SOCKET"
         )
     with _keys(owner, broker, named) as keys:
+        told = Told(files, "sealed")
         manifest = seal_model(
-            files, out, owner, name=called, kind=kind, keys=keys, broker=named, release=release
+            told, out, owner, name=called, kind=kind, keys=keys, broker=named, release=release
         )
     if broker is not None:
         note_broker(out, broker)

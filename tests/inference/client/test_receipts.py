@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,6 +123,30 @@ def test_a_line_that_was_cut_spoils_no_other(world: World) -> None:
     ask(url, path, 1)
     found = check_receipts(path, AppraiserDouble())
     assert (found.receipts, len(found.problems)) == (2, 1)
+
+
+def test_a_full_disk_spoils_no_later_receipt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written of a receipt that does not fit is taken back: the next one begins a line of its own."""
+    _, url, path = world
+    ask(url, path, 1)
+    write, full = os.write, True
+
+    def fill(descriptor: int, data: bytes) -> int:
+        if os.fstat(descriptor).st_ino != path.stat().st_ino or not full:
+            return write(descriptor, data)
+        if len(data) <= 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:-100])
+
+    monkeypatch.setattr("cloister.inference.client.receipts.os.write", fill)
+    with PrivateClient(url, verifier(), receipts=path) as client:
+        with pytest.raises(StorageError, match="No space"):
+            client.post("/v1/chat/completions", json=chat_body())
+        assert len(lines(path)) == 2
+        full = False
+        assert client.post("/v1/chat/completions", json=chat_body()).status_code == 200
+    found = check_receipts(path, AppraiserDouble())
+    assert (found.accepted, found.receipts) == (True, 2)
 
 
 def test_several_writers_at_once(world: World) -> None:

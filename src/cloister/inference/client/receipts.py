@@ -10,6 +10,7 @@ the guess: the file is its owner's alone (mode 0600).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -150,9 +151,15 @@ class ReceiptStore:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
-                left = memoryview(data)
-                while left:
-                    left = left[os.write(self._file, left) :]
+                whole = os.fstat(self._file).st_size
+                try:
+                    left = memoryview(data)
+                    while left:
+                        left = left[os.write(self._file, left) :]
+                except BaseException:  # a full disk: half a line would spoil the next one too
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(self._file, whole)
+                    raise
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
         except OSError as error:
