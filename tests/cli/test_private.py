@@ -138,6 +138,7 @@ def test_refusals_of_the_application(world: World, cloister: Command) -> None:
     assert (failed.code, "failed" in failed.err, "canary" in failed.err) == (1, True, False)
     large = cloister("ask", url, "hi", "--max-tokens", 5000)
     assert (large.code, "context" in large.err) == (1, True)
+    assert "Change the request" not in large.err  # the service says itself what to do
 
 
 def test_the_policy_is_this_homes_signed_one(homes: Path, cloister: Command) -> None:

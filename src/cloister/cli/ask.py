@@ -186,7 +186,10 @@ def _check(response: httpx2.Response) -> None:
     except (ValueError, KeyError, TypeError):
         message = f"status {response.status_code}"
     fix = "Change the request" if response.status_code < 500 else "Ask again later"
-    raise ProtocolError(f"the service refuses: {_printable(message)}".rstrip("."), fix=fix)
+    said = _printable(message).rstrip(".")
+    raise ProtocolError(
+        f"the service refuses: {said}", fix="" if ". " in said else fix
+    )  # it may say it itself
 
 
 def _pieces(response: httpx2.Response) -> Iterator[str]:

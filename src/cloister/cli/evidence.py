@@ -132,5 +132,6 @@ class HomeEvidence:
             except TpmInUse:
                 if further is None:
                     raise
+                self._say("Another process of this home uses its software TPM: taking a further one.")
                 folder = further
         raise AssertionError("the last turn returns or raises")

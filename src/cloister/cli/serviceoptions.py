@@ -136,7 +136,11 @@ def in_reach(url: str) -> Iterator[None]:
             str(error), peer=url, fix="Ask its operator; nothing was sent in the clear"
         ) from error
     except httpx2.RemoteProtocolError as error:
-        raise ProtocolError("the connection broke before the answer was complete", peer=url) from error
+        raise ProtocolError(
+            "the connection broke before the answer was complete",
+            peer=url,
+            fix="Ask again; where it always does, check whether the address is one of http or https",
+        ) from error
     except httpx2.TransportError as error:
         what = failure_of(error).message.rstrip(".")
         fix = "Name its authority with --tls-ca" if "certificate" in what else "Check its address"
