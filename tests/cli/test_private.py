@@ -120,6 +120,9 @@ def test_what_goes_wrong_is_one_sentence(world: World, cloister: Command, comman
     service.sabotage.keys_status = 404
     none = cloister(command, url, *text)
     assert (none.code, "shows no keys" in none.err) == (1, True)
+    service.sabotage.keys_status = 503
+    busy = cloister(command, url, *text)
+    assert (busy.code, "can make no evidence now" in busy.err, "address" in busy.err) == (2, True, False)
     assert cloister(command, "https://x/v1", *text).code == 2
     assert "no path" in cloister(command, "https://x/v1", *text).err
     Path("empty").write_text("\n")

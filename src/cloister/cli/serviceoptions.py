@@ -144,6 +144,8 @@ def in_reach(url: str) -> Iterator[None]:
     except httpx2.TransportError as error:
         what = failure_of(error).message.rstrip(".")
         fix = "Name its authority with --tls-ca" if "certificate" in what else "Check its address"
+        if "busy" in what:
+            fix = "Ask again later; then ask its operator"
         raise InputError(f"{what[:1].lower()}{what[1:]}", where=url, fix=fix) from error
 
 

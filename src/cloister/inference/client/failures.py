@@ -24,7 +24,7 @@ import httpx2
 import msgspec
 
 from cloister.errors import CloisterError, InputError, StorageError
-from cloister.inference.client.outside import ExchangeError
+from cloister.inference.client.outside import NO_KEYS_NOW, ExchangeError
 
 __all__ = ["Failure", "failure_of"]
 
@@ -74,6 +74,8 @@ def failure_of(error: Exception) -> Failure:
             return Failure(502, "exchange_broken", "The connection broke before the answer was complete.")
         case httpx2.ConnectError() if "certificate verify failed" in str(error).lower():
             return Failure(503, "service_unreachable", "The service's TLS certificate does not verify.")
+        case httpx2.ConnectError() if str(error) == NO_KEYS_NOW:
+            return Failure(503, "service_busy", "The service is busy, or can make no evidence now.")
         case httpx2.TransportError():
             return Failure(503, "service_unreachable", "The service cannot be reached.")
         case InputError() | httpx2.InvalidURL():

@@ -23,6 +23,7 @@ from cloister.inference.client.verify import Challenge, Verified, Verifier
 __all__ = [
     "ANY_HOST",
     "MAX_PUBLISHED",
+    "NO_KEYS_NOW",
     "TURN",
     "ExchangeError",
     "Outside",
@@ -44,6 +45,8 @@ MAX_PUBLISHED: Final = 4 * MAX_EVIDENCE // 3 + (64 << 10)
 _VERIFY_TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0).as_dict()
 
 Code = Literal["not_private", "exchange_broken", "exchange_refused"]
+NO_KEYS_NOW: Final = "the service is busy and shows no keys now"
+"""What is said of a service that answers, and has no evidence to show."""
 
 
 class ExchangeError(httpx2.RemoteProtocolError):
@@ -176,7 +179,7 @@ def keys_in(status: int, body: bytes) -> bytes:
         httpx2.ConnectError: the service is busy.
     """
     if status == 503:
-        raise httpx2.ConnectError("the service is busy and shows no keys now")
+        raise httpx2.ConnectError(NO_KEYS_NOW)
     if status != 200:
         raise ExchangeError(
             "not_private", f"the service shows no keys (status {status}); is this the address of one?"
