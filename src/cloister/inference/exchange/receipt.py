@@ -17,7 +17,10 @@ says.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -131,8 +134,7 @@ def open_receipt(envelope: bytes, receipt_key: bytes) -> Receipt:
     """
     if len(envelope) > _MAX_ENVELOPE:
         raise _no_receipt()
-    key = VerifyKey.from_bytes(SignatureAlgorithm.ED25519, receipt_key)
-    payload = open_envelope(envelope, RECEIPT_TYPE, {_key_id(key): key})  # 1
+    payload = open_envelope(envelope, RECEIPT_TYPE, _known(receipt_key))  # 1
     try:
         receipt = msgspec.json.decode(payload, type=Receipt)  # 2
     except (msgspec.DecodeError, UnicodeDecodeError, InputError):
@@ -140,6 +142,13 @@ def open_receipt(envelope: bytes, receipt_key: bytes) -> Receipt:
     if _canonical(receipt) != payload:  # 3
         raise _no_receipt()
     return receipt
+
+
+@lru_cache(maxsize=16)
+def _known(receipt_key: bytes) -> Mapping[str, VerifyKey]:
+    """Return a key set's receipt key by its name."""
+    key = VerifyKey.from_bytes(SignatureAlgorithm.ED25519, receipt_key)
+    return MappingProxyType({_key_id(key): key})
 
 
 def _no_receipt() -> IntegrityError:
