@@ -15,8 +15,8 @@
     scoring               a logistic model of 30 features, a row a request, 200 requests a second in an open
                           loop, server pinned to one core: {p50_ms, p99_ms, plain_p50_ms, plain_p99_ms,
                           over_plain, requests, errors}; over_plain is the ratio of the medians
-    encrypted             scoring under CKKS, without any enclave: see `benchmarks.inference_he`; `--quick` leaves
-                          models with a hidden layer out
+    encrypted             scoring under CKKS, without any enclave (`benchmarks.inference_he`); models with a
+                          hidden layer not with `--quick`
 
 The unprotected server is `benchmarks.inference_plain`: the same application and engine behind plain HTTP, in
 one process. Both servers run at once, one working at a time; each computes with one thread. Evidence comes
