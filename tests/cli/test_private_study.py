@@ -227,6 +227,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_a_module_of_ones_own_from_init_to_release(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

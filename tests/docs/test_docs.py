@@ -141,7 +141,16 @@ def with_free_ports(script: str) -> str:
     return script
 
 
-LONG = ("docs/audit.md", "docs/statistics.md", "docs/private-inference.md")
+LONG = (
+    "docs/audit.md",
+    "docs/encrypted-scoring.md",
+    "docs/ledger.md",
+    "docs/privacy.md",
+    "docs/private-inference.md",
+    "docs/private-modes.md",
+    "docs/sealed-models.md",
+    "docs/statistics.md",
+)
 
 
 @pytest.mark.parametrize(
