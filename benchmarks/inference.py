@@ -8,6 +8,8 @@
     tokens_per_s_over_plain  tokens a second of one stream after its first token, the same way
     setup_ms              once for a client: a nonce, evidence made and appraised, the key set checked
     request_ms            what each request takes longer after that: `GET /v1/models`, alternating, medians
+    exchange_ms           of that, the exchange's own work at both ends, without sockets: a request sealed,
+                          opened, answered, and its receipt signed and checked
     frame_overhead_bytes  what a frame adds to what is in it, before padding
     streams               {asked, whole, seconds, errors}: streams at the same time; a whole one came to its
                           end, with as many tokens as were asked for and a receipt that fits
@@ -246,6 +248,29 @@ def frame_overhead() -> int:
     return len(FrameSealer(bytes(32), b"a").seal(block)) - content
 
 
+def exchange(runs: int) -> float:
+    """Return milliseconds of one exchange at both ends, one after another in this process."""
+    from datetime import UTC, datetime
+
+    from cloister.inference.exchange import REQUEST_PREFIX, Asking, KeyRing, RequestHead
+
+    now = datetime.now(UTC)
+    ring = KeyRing("model", "0" * 64, lifetime=3600, overlap=60)
+    keys, head = ring.current(now), RequestHead("GET", "/v1/models", {"accept": "*/*"}, "0" * 64, "")
+
+    def once() -> None:
+        asking = Asking(keys, head, b"")
+        answering = ring.open(asking.request[:REQUEST_PREFIX], now)
+        answering.feed(asking.request[REQUEST_PREFIX:])
+        answering.request()
+        answer = answering.head(200, {"content-type": "application/json"}, streamed=False)
+        asking.feed(answer + answering.body(b"{}") + answering.end(now))
+        asking.finish()
+
+    once()
+    return round(statistics.median(timed(once)() for _ in range(runs)), 3)
+
+
 def language(folder: Path, quick: bool) -> dict[str, Any]:
     """Return the figures of a language model."""
     model = folder / "model"
@@ -288,6 +313,7 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     reasons = {"accelerator": "no GPU here: private serving was measured on a CPU alone"}
     figures: dict[str, Any] = {"frame_overhead_bytes": frame_overhead()}
+    figures["exchange_ms"] = exchange(200 if options.quick else 2000)
     with tempfile.TemporaryDirectory(prefix="cloister-benchmark-") as name:
         folder = Path(name)
         (folder / "table.safetensors").write_bytes(make_table_model().to_bytes())
