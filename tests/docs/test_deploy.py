@@ -121,9 +121,7 @@ def test_systemd_accepts_the_unit(path: Path, tmp_path: Path) -> None:
     )
     exposure = re.search(r"exposure level for \S+: ([\d.]+)", rated.stdout)
     assert exposure is not None, rated.stderr
-    assert float(exposure[1]) < (
-        2.5 if path.stem in WALLED else 2.0
-    )  # a worker needs namespaces
+    assert float(exposure[1]) < (2.5 if path.stem in WALLED else 2.0)  # a worker needs namespaces
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)

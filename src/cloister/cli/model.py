@@ -97,8 +97,9 @@ def seal(
     if broker is not None:
         note_broker(out, broker)
     handed = owned_model(out)
+    count, are = (f"{len(manifest.files)} files", "are") if len(manifest.files) != 1 else ("1 file", "is")
     text = [
-        f"{manifest.name}: {len(manifest.files)} files, {_bytes(manifest.size)}, are sealed in {out}.",
+        f"{manifest.name}: {count}, {_bytes(manifest.size)}, {are} sealed in {out}.",
         f"manifest {handed.wanted.manifest}",
         f"{folder} is still in the clear; delete it when you need it no more.",
     ]

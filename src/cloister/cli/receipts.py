@@ -52,11 +52,14 @@ def receipts(
 
 
 def _in_words(found: Checked) -> str:
+    from cloister.inference.client.page import named_model
+
     counted = "1 receipt verifies" if found.receipts == 1 else f"{found.receipts} receipts verify"
     lines = [f"{'accepted' if found.accepted else 'REFUSED'}: {counted}."]
     for each in found.key_sets:
+        digest = f" ({each.model_digest[:16]})" if named_model(each.model_digest) else ", another server's,"
         lines.append(
-            f"  {each.receipts} of {each.model} ({each.model_digest[:16]}) under keys {each.digest[:16]}, "
+            f"  {each.receipts} of {each.model}{digest} under keys {each.digest[:16]}, "
             f"verified {each.at.isoformat(timespec='seconds')}: {each.protection}"
         )
         lines += [f"    refused because {reason}" for reason in each.refused_because]

@@ -146,6 +146,8 @@ def in_reach(url: str) -> Iterator[None]:
         fix = "Name its authority with --tls-ca" if "certificate" in what else "Check its address"
         if "busy" in what:
             fix = "Ask again later; then ask its operator"
+        if isinstance(error, httpx2.TimeoutException):
+            fix = "Ask again; if it stays silent, its operator can see whether the worker stands still"
         raise InputError(f"{what[:1].lower()}{what[1:]}", where=url, fix=fix) from error
 
 

@@ -56,6 +56,20 @@ class Confinement:
     own_proc: bool
     scratch: Path
 
+    @property
+    def by_name(self) -> dict[str, bool | None]:
+        """The walls by name, for people: whether each stands."""
+        stand: dict[str, bool | None] = dict.fromkeys(self.namespaces, True)
+        return stand | {
+            "file system of its own": True,
+            "Landlock": self.landlock_abi > 0,
+            "seccomp": self.seccomp,
+            "no new privileges": self.no_new_privileges,
+            "not dumpable": not self.dumpable,
+            "memory locked": self.memory_locked,
+            "secret memory": self.secret_memory,
+        }
+
 
 def confine(
     read: Sequence[Path] = (), write: Sequence[Path] = (), *, handed: int | None = None

@@ -133,17 +133,7 @@ def _confined(prepare: Prepare) -> tuple[Path, Mapping[str, bool | None]]:
     logging.disable(logging.CRITICAL)
     logging.raiseExceptions = False
     warnings.simplefilter("ignore")
-    stand: dict[str, bool | None] = dict.fromkeys(walls.namespaces, True)
-    stand |= {
-        "file system of its own": True,
-        "Landlock": walls.landlock_abi > 0,
-        "seccomp": walls.seccomp,
-        "no new privileges": walls.no_new_privileges,
-        "not dumpable": not walls.dumpable,
-        "memory locked": walls.memory_locked,
-        "secret memory": walls.secret_memory,
-    }
-    return walls.scratch, stand
+    return walls.scratch, walls.by_name
 
 
 async def _run(boot: Boot, channel: Channel, pipe: socket.socket, scratch: Path) -> None:

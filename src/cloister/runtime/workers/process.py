@@ -27,17 +27,7 @@ def main() -> None:
 
 def _confine(read: list[Path]) -> tuple[Path, Mapping[str, bool | None]]:
     walls = confine(read=read)
-    stand: dict[str, bool | None] = dict.fromkeys(walls.namespaces, True)
-    stand |= {
-        "file system of its own": True,
-        "Landlock": walls.landlock_abi > 0,
-        "seccomp": walls.seccomp,
-        "no new privileges": walls.no_new_privileges,
-        "not dumpable": not walls.dumpable,
-        "memory locked": walls.memory_locked,
-        "secret memory": walls.secret_memory,
-    }
-    return walls.scratch, stand
+    return walls.scratch, walls.by_name
 
 
 if __name__ == "__main__":
