@@ -68,12 +68,12 @@ def application(arguments: list[str], scratch: Path) -> Application:
     return TableApp(Predictor.of(load_model(Path(arguments[1]))), "model")
 
 
-async def serve(app: Application) -> None:
-    """Serve until standard input ends."""
+async def serve(app: Any) -> None:
+    """Print a free port, and serve an ASGI application there until standard input ends."""
     import uvicorn
 
     config = uvicorn.Config(
-        PlainDoor(app),  # type: ignore[arg-type]
+        app,
         port=0,
         http="h11",
         access_log=False,
@@ -93,7 +93,7 @@ async def serve(app: Application) -> None:
 def main() -> None:
     """Load and serve."""
     with tempfile.TemporaryDirectory(prefix="cloister-benchmark-") as scratch:
-        asyncio.run(serve(application(sys.argv[1:], Path(scratch))))
+        asyncio.run(serve(PlainDoor(application(sys.argv[1:], Path(scratch)))))
 
 
 if __name__ == "__main__":
