@@ -124,6 +124,7 @@ def test_what_code_tries_when_it_is_imported_is_refused(members: list[Party], tm
         assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_code_runs_in_the_worker_and_never_in_the_site(members: list[Party], tmp_path: Path) -> None:
     code = tmp_path / "model.py"
     code.write_text(MODEL + f"\nimport os\nassert os.getpid() != {os.getpid()}, 'it runs in the site'\n")

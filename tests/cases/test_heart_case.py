@@ -37,6 +37,7 @@ def test_a_file_that_is_something_else_is_named(tmp_path: Path) -> None:
     assert "processed.cleveland.data" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_whole_way_with_the_real_hospitals(tmp_path: Path) -> None:
     named = os.environ.get("CLOISTER_TEST_DATA")
     if not named or not (Path(named) / "disease").is_dir():

@@ -141,6 +141,7 @@ def memory_of(pid: int) -> bytes:
     return b"\0".join(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worker", ["sandboxed", "inside"])
 def test_a_rows_value_is_nowhere_in_the_memory_beside_the_keys(
     world: World, tmp_path: Path, worker: str

@@ -143,13 +143,17 @@ def with_free_ports(script: str) -> str:
 
 LONG = (
     "docs/audit.md",
+    "docs/crypto.md",
     "docs/encrypted-scoring.md",
     "docs/ledger.md",
+    "docs/local-privacy.md",
     "docs/privacy.md",
     "docs/private-inference.md",
     "docs/private-modes.md",
     "docs/sealed-models.md",
     "docs/statistics.md",
+    "docs/tutorial.md",
+    "docs/vault.md",
 )
 
 
