@@ -275,7 +275,7 @@ def language(folder: Path, quick: bool) -> dict[str, Any]:
     """Return the figures of a language model."""
     model = folder / "model"
     parameters = make_language_model(model)
-    runs, tokens = (5, 24) if quick else (21, 64)
+    runs, tokens = (4, 16) if quick else (21, 64)
     figures: dict[str, Any] = {"parameters": parameters}
     with (
         server("inference_plain", "language", model, 1) as plain_address,
