@@ -6,6 +6,7 @@ second, and a kill meets the study and not the interpreter's start. Every proces
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -81,7 +82,8 @@ class Stage:
         """Send a signal, by default one that nothing survives, and wait until it has acted."""
         process = self.processes[name]
         if process.is_alive():
-            os.kill(process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself meanwhile
+                os.kill(process.pid, number)
         if number == signal.SIGKILL:
             process.join(10)
             assert not process.is_alive()
