@@ -54,7 +54,7 @@ def application(arguments: list[str], scratch: Path) -> Application:
     """Return what the arguments ask for."""
     if arguments[0] == "language":
         from cloister.inference.language.load import load_engine
-        from cloister.inference.models.files import PlainFolder
+        from cloister.learning.modelfiles.files import PlainFolder
         from cloister.inference.openai import OpenAIApp
 
         files = PlainFolder(Path(arguments[1]))

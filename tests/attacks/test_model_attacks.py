@@ -28,7 +28,6 @@ from tests.inference.modelworld import (
 from cloister.crypto import envelope_signers
 from cloister.enclave.broker import BrokerKeys
 from cloister.errors import CloisterError, InputError, IntegrityError, PolicyRefused
-from cloister.inference.models.files import PlainFolder
 from cloister.inference.models.keys import PURPOSE, ModelHandover, broker_data_key, kept_elsewhere
 from cloister.inference.models.manifest import (
     CHUNK,
@@ -41,6 +40,7 @@ from cloister.inference.models.manifest import (
 from cloister.inference.models.sealed import SealedModel, opened_model, read_envelope
 from cloister.inference.models.sealing import seal_model
 from cloister.inference.models.verify import verify_model
+from cloister.learning.modelfiles.files import PlainFolder
 
 SEALED = CHUNK + 16
 WEIGHTS_FILE = stored_name(sorted(FILES).index("model.safetensors"))

@@ -21,10 +21,10 @@ from cloister.enclave.broker.store import Store
 from cloister.errors import PolicyRefused
 from cloister.governance.folder import MODEL
 from cloister.inference import ModelArtifact
-from cloister.inference.models.files import PlainFolder
 from cloister.inference.models.keys import broker_data_key
 from cloister.inference.models.manifest import MANIFEST_NAME, stored_name
 from cloister.inference.models.sealed import opened_model
+from cloister.learning.modelfiles.files import PlainFolder
 from cloister.vault import LocalKeystore
 
 CANARY = b"canary-weights-" + os.urandom(8).hex().encode()

@@ -11,7 +11,6 @@ import msgspec
 
 from cloister.crypto import Identity, decrypt, encrypt, sign_envelope
 from cloister.errors import InputError
-from cloister.inference.models.files import PlainFolder
 from cloister.inference.models.manifest import (
     CHUNK,
     MANIFEST_NAME,
@@ -21,6 +20,7 @@ from cloister.inference.models.manifest import (
 )
 from cloister.inference.models.sealed import SealedModel, opened_model, read_envelope
 from cloister.inference.models.sealing import seal_model
+from cloister.learning.modelfiles.files import PlainFolder
 
 WEIGHTS = os.urandom(2 * CHUNK + 4321)
 FILES = {

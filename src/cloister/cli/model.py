@@ -37,10 +37,10 @@ from cloister.errors import InputError
 
 if TYPE_CHECKING:
     from cloister.crypto import Identity, PublicIdentity
-    from cloister.inference.models.files import ModelFiles
     from cloister.inference.models.keys import ModelHandover
     from cloister.inference.models.manifest import Kind
     from cloister.inference.models.sealed import OpenDataKey
+    from cloister.learning.modelfiles.files import ModelFiles
     from cloister.types import KeyService
 
 app = typer.Typer(no_args_is_help=True, help="Encrypt models, show and check encrypted ones.")
@@ -184,8 +184,8 @@ def _checked(folder: Path, trust: list[Path] | None) -> tuple[ModelFiles, Kind, 
         return _released(folder, trust)
     if trust:
         raise InputError("--trust is for releases, and this is none", where=str(folder), fix="Leave it out")
-    from cloister.inference.language.folder import check_language_model
-    from cloister.inference.models.files import PlainFolder
+    from cloister.learning.modelfiles.files import PlainFolder
+    from cloister.learning.modelfiles.folder import check_language_model
 
     files = PlainFolder(folder)
     check_language_model(files)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from cloister.cli.common import say
 
 if TYPE_CHECKING:
-    from cloister.inference.models.files import ModelFiles
+    from cloister.learning.modelfiles.files import ModelFiles
 
 __all__ = ["Told"]
 

@@ -115,6 +115,7 @@ class LanguageEngine(Protocol):
         generates: whether `generate` works.
         embeds: whether `embed` works.
         takes_tools: whether its chat template knows tools.
+        running: whether it can still answer.
     """
 
     name: str
@@ -122,6 +123,10 @@ class LanguageEngine(Protocol):
     generates: bool
     embeds: bool
     takes_tools: bool
+
+    @property
+    def running(self) -> bool:
+        """See above."""
 
     def chat_prompt(
         self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]] = ()

@@ -29,7 +29,7 @@ from cloister.inference.application import LanguageEngine, Piece, Sampling  # no
 from cloister.inference.language.batching import EngineStopped  # noqa: E402
 from cloister.inference.language.load import load_engine  # noqa: E402
 from cloister.inference.language.tools import ToolCall  # noqa: E402
-from cloister.inference.models.files import PlainFolder  # noqa: E402
+from cloister.learning.modelfiles.files import PlainFolder  # noqa: E402
 
 BOUND = 60.0
 GREEDY = Sampling(max_tokens=24, temperature=0)

@@ -19,8 +19,8 @@ from tests.inference.language.models import make_tiny_model  # noqa: E402
 
 from cloister.errors import InputError, IntegrityError  # noqa: E402
 from cloister.inference.language.load import load_engine  # noqa: E402
-from cloister.inference.language.weights import read_weights  # noqa: E402
-from cloister.inference.models.files import PlainFolder  # noqa: E402
+from cloister.learning.modelfiles.files import PlainFolder  # noqa: E402
+from cloister.learning.torch.weights import read_weights  # noqa: E402
 
 
 def load(path: Path, scratch: Path, **options: Any) -> Any:
@@ -75,7 +75,7 @@ def test_weights_are_not_copied_again(tiny: Path) -> None:
         return read
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cloister.inference.language.weights.read_weights", remember)
+        patch.setattr("cloister.learning.torch.weights.read_weights", remember)
         model = loading._model(files, found, loading._config(found))
     files.close()
     assert {p.data_ptr() for p in model.parameters()} == {t.data_ptr() for t in read.values()}

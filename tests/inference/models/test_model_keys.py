@@ -14,10 +14,10 @@ from tests.inference.modelworld import FILES, Keys, manifest_of, person, sealed,
 from cloister.crypto import Identity, PublicIdentity
 from cloister.enclave.broker import BrokerKeys
 from cloister.errors import CloisterError, InputError, PolicyRefused, ProtocolError
-from cloister.inference.models.files import PlainFolder
 from cloister.inference.models.keys import PURPOSE, ModelHandover, brokered, lender, lent
 from cloister.inference.models.sealed import OpenDataKey, opened_model
 from cloister.inference.models.sealing import seal_model
+from cloister.learning.modelfiles.files import PlainFolder
 from cloister.runtime.link import Link
 from cloister.runtime.workers.asking import Lends
 from cloister.runtime.workers.brokered import BrokerAccess

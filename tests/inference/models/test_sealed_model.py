@@ -24,7 +24,6 @@ from tests.inference.modelworld import (
 from cloister.crypto import aead, framed, hkdf, sha256
 from cloister.errors import InputError, IntegrityError, StorageError
 from cloister.inference.models import sealing
-from cloister.inference.models.files import PlainFolder
 from cloister.inference.models.manifest import (
     CHUNK,
     MAX_FILES,
@@ -39,6 +38,7 @@ from cloister.inference.models.sealed import SealedModel, is_sealed_model, opene
 from cloister.inference.models.sealedfile import chunk_label, commitment, file_key
 from cloister.inference.models.sealing import MemoryFiles, seal_model
 from cloister.inference.models.verify import verify_model
+from cloister.learning.modelfiles.files import PlainFolder
 
 
 def test_what_was_sealed_comes_back(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.inference.language.models import make_tool_model
 
     from cloister.inference.language.load import load_engine
-    from cloister.inference.models.files import PlainFolder
+    from cloister.learning.modelfiles.files import PlainFolder
 
     folder: Path = make_tool_model(tmp_path_factory.mktemp("models") / "tool")
     scratch = tmp_path_factory.mktemp("scratch")

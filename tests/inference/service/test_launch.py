@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def unwalled(tmp_path: Path, **walls: bool) -> Callable[[Sequence[socket.socket]
 def swaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "swaps"
     path.write_text("Filename\tType\tSize\n/dev/sda2\tpartition\t8\n")
-    monkeypatch.setattr(launch, "_SWAPS", path)
+    monkeypatch.setattr(launch, "SWAPS", path)
     return path
 
 
@@ -182,3 +184,14 @@ def test_nothing_of_a_client_is_in_a_repr() -> None:
 def test_a_name_that_no_key_set_can_have(name: str) -> None:
     with pytest.raises(InputError, match="printable"):
         Service(TableModel(ARTIFACT), attester=AttesterDouble(), clients=None, name=name)
+
+
+def test_a_worker_for_a_torch_module_has_torch_before_its_walls() -> None:
+    code = (
+        "import sys; from cloister.inference.service.process import _import; _import('torch'); "
+        "print({'torch', 'cloister.inference.torchpredict'} <= sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "True"

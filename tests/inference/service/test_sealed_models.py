@@ -17,11 +17,11 @@ from tests.inference.service.real import running
 
 from cloister.enclave.broker import BrokerKeys
 from cloister.errors import IntegrityError, PolicyRefused, ProtocolError
-from cloister.inference.models.files import PlainFolder
 from cloister.inference.models.keys import PURPOSE, ModelHandover, lender
 from cloister.inference.models.manifest import TABLE_FILE
 from cloister.inference.models.sealing import MemoryFiles, seal_model
 from cloister.inference.service import SealedFolder, Service
+from cloister.learning.modelfiles.files import PlainFolder
 from cloister.learning.sections import ModelSection
 from cloister.runtime.workers.brokered import BrokerAccess
 

@@ -1,7 +1,5 @@
 """Language models inside the walled worker: loading, generating, embedding; torch and transformers live here.
 
-    folder.py    which files a model may have, and what its configuration may ask for; no torch
-    weights.py   safetensors into tensors, one at a time
     words.py     the tokenizer
     load.py      files -> tokenizer and model -> engine
     engine.py    prompts in, pieces of text out; embeddings
@@ -11,6 +9,9 @@
     vectors.py   token vectors into one
     text.py      tokens into text as they come; stop texts; no torch
     tools.py     tool calls out of text; no torch
+
+What a model's directory may hold is in `cloister.learning.modelfiles`, its weights are read by
+`cloister.learning.torch.weights`: training needs both, too.
 
 To use: `load.load_engine`. `import cloister.inference.language` loads neither torch nor transformers, and nor
 does `load` before it is called.

@@ -20,12 +20,12 @@ from cloister.errors import InputError, StorageError
 from cloister.inference.application import Piece, Sampling, TokenLogprob
 from cloister.inference.language.batching import Batcher, EngineStopped
 from cloister.inference.language.drawing import Draw
-from cloister.inference.language.folder import Pooling
 from cloister.inference.language.manager import Manager, tried
 from cloister.inference.language.text import Detokenizer, Stops
 from cloister.inference.language.tools import ToolFormat, ToolParser
 from cloister.inference.language.vectors import embedded, groups
 from cloister.inference.language.words import Words
+from cloister.learning.modelfiles.folder import Pooling
 
 __all__ = ["Engine", "Loaded"]
 

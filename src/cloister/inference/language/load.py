@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from cloister.errors import InputError
 from cloister.inference.application import LanguageEngine
-from cloister.inference.language.folder import CONFIG, LanguageModel, check_language_model
-from cloister.inference.models.files import ModelFiles
+from cloister.learning.modelfiles.files import ModelFiles
+from cloister.learning.modelfiles.folder import CONFIG, LanguageModel, check_language_model
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,7 @@ def load_engine(
     import torch
 
     from cloister.inference.language.engine import Engine, Loaded
+    from cloister.inference.language.tools import tool_format
     from cloister.inference.language.words import Words
 
     torch.set_num_threads(threads)
@@ -86,7 +87,7 @@ def load_engine(
         vocabulary=int(model.get_input_embeddings().num_embeddings),
         ends=_ends(files, found),
         pooling=found.pooling,
-        tools=found.tools,
+        tools=tool_format(found.template),
     )
     try:
         return Engine(loaded, cache_tokens=kv_tokens)  # 5
@@ -139,7 +140,7 @@ def _model(files: ModelFiles, found: LanguageModel, config: Any) -> Any:
     """Return the model with its weights: step 4."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
-    from cloister.inference.language.weights import read_weights
+    from cloister.learning.torch.weights import read_weights
 
     mapping = MODEL_FOR_CAUSAL_LM_MAPPING if found.kind == "causal" else MODEL_MAPPING
     if type(config) not in mapping:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from cloister.inference.language.folder import Pooling
+from cloister.learning.modelfiles.folder import Pooling
 
 __all__ = ["embedded", "groups"]
 

@@ -1,1 +1,1 @@
-"""Models as files: `files` reads them from a plain folder; sealed ones are opened elsewhere in this room."""
+"""Sealed models: made, kept and opened here; plain ones are read by `cloister.learning.modelfiles`."""

@@ -26,7 +26,7 @@ import msgspec
 
 from cloister.crypto import TAG_BYTES, Identity, PublicIdentity, keyring, open_envelope, sha256, sign_envelope
 from cloister.errors import InputError, IntegrityError
-from cloister.inference.models.files import check_name as check_file_name
+from cloister.learning.modelfiles.files import check_name as check_file_name
 from cloister.types import check_name
 
 __all__ = [

@@ -34,7 +34,6 @@ from cryptography.hazmat.primitives import hashes
 from cloister.crypto import TAG_BYTES, HoldsSecret, PublicIdentity, constant_time_equal
 from cloister.errors import InputError
 from cloister.files import read_bytes
-from cloister.inference.models.files import set_digest
 from cloister.inference.models.manifest import (
     CHUNK,
     MANIFEST_NAME,
@@ -44,6 +43,7 @@ from cloister.inference.models.manifest import (
     open_manifest,
 )
 from cloister.inference.models.sealedfile import EncryptedFile, altered, commitment, file_key
+from cloister.learning.modelfiles.files import set_digest
 
 __all__ = [
     "OpenDataKey",

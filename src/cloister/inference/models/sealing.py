@@ -28,7 +28,6 @@ from cryptography.hazmat.primitives import hashes
 from cloister.crypto import KEY_BYTES, Identity, PublicIdentity, Sealer, sha256
 from cloister.errors import CloisterError, InputError
 from cloister.files import new_directory
-from cloister.inference.models.files import ModelFiles, set_digest
 from cloister.inference.models.manifest import (
     CHUNK,
     FILES,
@@ -43,6 +42,7 @@ from cloister.inference.models.manifest import (
     stored_name,
 )
 from cloister.inference.models.sealedfile import chunk_label, commitment, file_key
+from cloister.learning.modelfiles.files import ModelFiles, set_digest
 from cloister.types import KeyService, RandomBytes, check_name
 
 __all__ = ["MemoryFiles", "seal_model"]

@@ -46,7 +46,6 @@ from cloister.runtime.workers.launch import how_it_ended
 __all__ = ["MODULE", "Service", "Start", "start_worker"]
 
 MODULE: Final = "cloister.inference.service.process"
-_SWAPS: Final = SWAPS
 _SOCKET_BYTES: Final = 1 << 20
 _DAY: Final = 86_400.0
 
@@ -220,7 +219,7 @@ class Service:
         return booted(process, channel, self._boot, lender)  # 4, 5
 
     def _check_swap(self) -> None:
-        if self.walls.get("memory locked") or not machine_swaps(_SWAPS):
+        if self.walls.get("memory locked") or not machine_swaps(SWAPS):
             return
         if not self._allow_swap:
             raise PolicyRefused(

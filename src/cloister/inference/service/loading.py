@@ -22,7 +22,7 @@ from cloister.inference.application import Application
 from cloister.inference.service.boot import HANDED, Boot, Engine, Language, Sealed, Table
 
 if TYPE_CHECKING:
-    from cloister.inference.models.files import ModelFiles
+    from cloister.learning.modelfiles.files import ModelFiles
     from cloister.runtime.workers.channel import Channel
 
 __all__ = ["UNKNOWN_DIGEST", "Loaded", "load"]
@@ -71,7 +71,7 @@ def _load(boot: Boot, channel: Channel, scratch: Path) -> Loaded:
             data = bytes(boot.model.model)
             return _table(boot, data, boot.model.code, sha256(data).hex(), scratch)
         case Language():
-            from cloister.inference.models.files import PlainFolder
+            from cloister.learning.modelfiles.files import PlainFolder
 
             return _language(boot, PlainFolder(Path(boot.model.folder)), boot.model.kv_tokens, scratch)
         case Sealed():
@@ -110,7 +110,7 @@ def _language(boot: Boot, files: ModelFiles, kv_tokens: int, scratch: Path) -> L
     from cloister.inference.openai import OpenAIApp
 
     engine = load_engine(files, name=boot.name, kv_tokens=kv_tokens, threads=boot.threads, scratch=scratch)
-    return Loaded(OpenAIApp(engine), files.digest, "language", lambda: bool(getattr(engine, "running", True)))
+    return Loaded(OpenAIApp(engine), files.digest, "language", lambda: engine.running)
 
 
 def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loaded:

@@ -112,9 +112,10 @@ def _met(sock: socket.socket) -> Channel:
 
 def _import(what: str) -> None:
     """Import what takes long, or may be out of reach later."""
-
     if what == "torch":
-        pass
+        with contextlib.suppress(ImportError):  # who loads the model says what is missing
+            import cloister.inference.torchpredict
+            import cloister.learning.torch  # noqa: F401
     elif what == "language":
         from cloister.inference.language.load import preload
 

@@ -21,8 +21,7 @@ from typing import Final, Literal
 import msgspec
 
 from cloister.errors import InputError
-from cloister.inference.language.tools import ToolFormat, tool_format
-from cloister.inference.models.files import ModelFiles
+from cloister.learning.modelfiles.files import ModelFiles
 
 __all__ = ["CONFIG", "LanguageModel", "Pooling", "check_language_model"]
 
@@ -67,7 +66,7 @@ class LanguageModel:
         weights: the safetensors files.
         tokenizer: the files a tokenizer is loaded from.
         pooling: how token vectors become one vector.
-        tools: how the chat template has tools called; None where it does not.
+        template: the chat template; empty where there is none.
     """
 
     config: dict[str, object] = field(repr=False)
@@ -75,7 +74,7 @@ class LanguageModel:
     weights: tuple[str, ...]
     tokenizer: tuple[str, ...]
     pooling: Pooling
-    tools: ToolFormat | None
+    template: str = field(repr=False)
 
 
 def check_language_model(files: ModelFiles) -> LanguageModel:
@@ -105,7 +104,7 @@ def check_language_model(files: ModelFiles) -> LanguageModel:
         weights=weights,
         tokenizer=tuple(sorted(names.intersection(_TOKENIZER))),
         pooling=_pooling(documents),
-        tools=tool_format(_chat_template(files, documents)),
+        template=_chat_template(files, documents),
     )
 
 

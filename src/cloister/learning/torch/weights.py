@@ -19,7 +19,7 @@ import torch
 from msgspec import Meta
 
 from cloister.errors import InputError
-from cloister.inference.models.files import ModelFiles
+from cloister.learning.modelfiles.files import ModelFiles
 
 __all__ = ["read_weights"]
 

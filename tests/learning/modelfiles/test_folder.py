@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloister.errors import InputError
-from cloister.inference.language.folder import check_language_model
-from cloister.inference.models.files import PlainFolder
+from cloister.learning.modelfiles.files import PlainFolder
+from cloister.learning.modelfiles.folder import check_language_model
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "eos_token_id": 2}
 
@@ -42,11 +39,11 @@ def check(path: Path) -> Any:
 
 def test_a_causal_model(tmp_path: Path) -> None:
     found = check(model(tmp_path))
-    assert (found.kind, found.weights, found.pooling, found.tools) == (
+    assert (found.kind, found.weights, found.pooling, found.template) == (
         "causal",
         ("model.safetensors",),
         "mean",
-        "hermes",
+        "{% if tools %}<tool_call>{% endif %}",
     )
     assert found.tokenizer == ("tokenizer.json", "tokenizer_config.json")
 
@@ -110,29 +107,6 @@ def test_refused(tmp_path: Path, files: dict[str, object], message: str) -> None
 
 
 def test_documents_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloister.inference.language.folder._MAX_JSON", 10)
+    monkeypatch.setattr("cloister.learning.modelfiles.folder._MAX_JSON", 10)
     with pytest.raises(InputError, match="larger"):
         check(model(tmp_path))
-
-
-def test_made_models_pass(tiny: Path, bert: Path, tool: Path) -> None:
-    assert [check(path).kind for path in (tiny, bert, tool)] == ["causal", "encoder", "causal"]
-
-
-@pytest.mark.parametrize("module", ["", ".folder", ".tools", ".text", ".load"])
-def test_nothing_heavy_is_imported(module: str, run: Callable[[str], str]) -> None:
-    out = run(
-        f"import sys, cloister.inference.language{module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    )
-    assert out.strip() == "[]"
-
-
-@pytest.fixture
-def run() -> Callable[[str], str]:
-    def run(code: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-        )
-        return done.stdout
-
-    return run

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import InputError, IntegrityError
-from cloister.inference.models.files import PlainFolder, check_name, set_digest
-from cloister.inference.models.openfile import CHUNK
+from cloister.learning.modelfiles.files import PlainFolder, check_name, set_digest
+from cloister.learning.modelfiles.openfile import CHUNK
 
 
 def folder(path: Path, files: dict[str, bytes]) -> Path:

@@ -10,7 +10,7 @@ A model is read through `ModelFiles` alone, so what was not listed cannot be loa
 Invariants: what a read returns is what `digest` was made of, even where a file is changed on disk meanwhile:
 each chunk is hashed again when it is read. Files are opened once, before the walls are up, and stay open.
 
-What this does not do: it knows no kind of model; `models.language` checks language models. It opens nothing
+What this does not do: it knows no kind of model; `folder` checks language models. It opens nothing
 sealed and verifies nobody's signature.
 """
 
@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from cloister.crypto import framed, sha256
 from cloister.errors import InputError
-from cloister.inference.models.openfile import OpenFile
+from cloister.learning.modelfiles.openfile import OpenFile
 
 __all__ = ["ModelFiles", "PlainFolder", "check_name", "is_documentation", "set_digest"]
 
