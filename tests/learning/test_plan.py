@@ -12,6 +12,7 @@ from tests.learning.plans import make_plan, plan_text
 
 from cloister.errors import InputError, PlanError
 from cloister.learning import Plan, load_plan, parse_plan
+from cloister.learning.sections import LanguageSection
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference-plan.toml"
 
@@ -21,7 +22,8 @@ def test_the_reference_plan_is_read_and_names_every_field() -> None:
     text = REFERENCE.read_text()
     assert plan.study.name == "heart-disease"
     assert [site.name for site in plan.sites] == ["cleveland", "hungary", "switzerland", "va"]
-    for table, fields in msgspec.to_builtins(plan).items():
+    language = LanguageSection(base="8" * 64, tokenizer="9" * 64)
+    for table, fields in {**msgspec.to_builtins(plan), "language": msgspec.to_builtins(language)}.items():
         for field in fields[0] if isinstance(fields, tuple | list) else fields:
             shown = f"\n{field} = " in text or f"\n# {field} = " in text
             assert shown, f"{table}.{field} is not in the reference plan"

@@ -22,12 +22,13 @@ from cloister.crypto import canonical_bytes
 from cloister.errors import InputError, PlanError
 from cloister.files import read_bytes
 from cloister.learning.ranges import check_between, check_distinct
-from cloister.learning.refusals import refuse_unsound
+from cloister.learning.refusals import check_language, refuse_unsound
 from cloister.learning.sections import (
     AggregationSection,
     DataSection,
     EnclaveSection,
     HubEntry,
+    LanguageSection,
     ModelSection,
     PrivacySection,
     ReleaseSection,
@@ -63,6 +64,7 @@ class Plan(Section, frozen=True, kw_only=True):
     privacy: PrivacySection | None = None
     release: ReleaseSection = ReleaseSection()
     enclave: EnclaveSection | None = None  # null and not a default: plans without it keep their digest
+    language: LanguageSection | None = None
 
     def __post_init__(self) -> None:
         check_between(len(self.sites), self.study.minimum_sites, 100_000, "the number of [[sites]]")
@@ -71,6 +73,7 @@ class Plan(Section, frozen=True, kw_only=True):
             [self.hub.identity, *(site.identity for site in self.sites)], "identities of [hub] and [[sites]]"
         )
         check_between(self.attempts, 1, MAX_ATTEMPTS, "[training] rounds with [study] spare_rounds")
+        check_language(self.data, self.model, self.language, private=self.privacy is not None)
         if self.privacy is not None:
             refuse_unsound(self.privacy, self.data, self.model, self.training)
 

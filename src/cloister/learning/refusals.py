@@ -8,9 +8,15 @@ refused here, before a row is read.
 from __future__ import annotations
 
 from cloister.errors import PlanError
-from cloister.learning.sections import DataSection, ModelSection, PrivacySection, TrainingSection
+from cloister.learning.sections import (
+    DataSection,
+    LanguageSection,
+    ModelSection,
+    PrivacySection,
+    TrainingSection,
+)
 
-__all__ = ["check_delta", "refuse_unsound"]
+__all__ = ["check_delta", "check_language", "refuse_unsound"]
 
 
 def refuse_unsound(
@@ -104,6 +110,47 @@ def _unit_level(privacy: PrivacySection, data: DataSection, model: ModelSection)
         "a unit column needs a model whose units are trained side by side, which modules are not",
         "[model] kind",
         'Take a model that is built in, or unit = "record"',
+    )
+
+
+def check_language(
+    data: DataSection, model: ModelSection, language: LanguageSection | None, *, private: bool
+) -> None:
+    """Raise PlanError where `[language]` and the other tables do not belong together."""
+    _refuse(
+        model.is_language != (language is not None),
+        f"[language] and kind = {model.kind!r} do not belong together",
+        "[language]",
+        'Name the base model in [language] for kind "causal-lm" or "text-classifier", and for no other',
+    )
+    prompted = language is None or language.format == "pairs" or model.kind == "text-classifier"
+    _refuse(
+        prompted != bool(data.features),
+        "the model is given nothing" if prompted else "whole texts and conversations have no further columns",
+        "[data] features",
+        "Name at least one column" if prompted else "Leave features empty; the text's column is the label",
+    )
+    if language is None:
+        return
+    _refuse(
+        data.scaling != "bounds",
+        "texts are not scaled",
+        "[data] scaling",
+        "Leave scaling out",
+    )
+    _refuse(
+        model.kind == "text-classifier" and language.format != "text",
+        f"format = {language.format!r}: a text-classifier reads texts",
+        "[language] format",
+        'Write format = "text", or kind = "causal-lm"',
+    )
+    _refuse(
+        language.packing and (private or model.kind != "causal-lm" or language.format != "text"),
+        "packing puts rows of several owners of a text into one: none of them could be clipped by itself"
+        if private
+        else "only whole texts of a causal-lm can be packed",
+        "[language] packing",
+        "Write packing = false",
     )
 
 

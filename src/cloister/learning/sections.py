@@ -22,6 +22,7 @@ __all__ = [
     "DataSection",
     "EnclaveSection",
     "HubEntry",
+    "LanguageSection",
     "ModelSection",
     "PrivacySection",
     "ReleaseSection",
@@ -96,7 +97,8 @@ class DataSection(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_digest(self.schema, "[data] schema")
-        check_between(len(self.features), 1, 100_000, "the number of [data] features")
+        # none where a language model learns whole texts or conversations; the plan sees to it
+        check_between(len(self.features), 0, 100_000, "the number of [data] features")
         for column in (*self.features, self.label):
             check_text(column, "a column in [data]")
         check_distinct(self.features, "[data] features")
@@ -112,10 +114,11 @@ class ModelSection(Section, frozen=True, kw_only=True):
     """`[model]`: its kind and shape, the seed of its start, and that start's pinned digest.
 
     With kind "torch" the model is a module that `factory` returns in a Python file whose SHA-256 is `code`;
-    every site decides for itself whether that file may run.
+    every site decides for itself whether that file may run. "causal-lm" and "text-classifier" are language
+    models; what they start from stands in `[language]`.
     """
 
-    kind: Literal["linear", "logistic", "softmax", "mlp", "torch"]
+    kind: Literal["linear", "logistic", "softmax", "mlp", "torch", "causal-lm", "text-classifier"]
     hidden: tuple[int, ...] = ()
     activation: Literal["relu", "tanh"] = "relu"
     classes: int = 0
@@ -142,20 +145,86 @@ class ModelSection(Section, frozen=True, kw_only=True):
         if isinstance(self.code, str) and isinstance(self.factory, str):
             check_digest(self.code, "[model] code")
             check_python_name(self.factory, "[model] factory")
-        allowed = {"linear": (0,), "logistic": (0, 2), "softmax": range(2, 10_001)}.get(
-            self.kind, (0, *range(2, 10_001))
-        )
+        several = range(2, 10_001)
+        allowed = {
+            "linear": (0,),
+            "logistic": (0, 2),
+            "softmax": several,
+            "causal-lm": (0,),
+            "text-classifier": several,
+        }.get(self.kind, (0, *several))
         if self.classes not in allowed:
-            number = self.kind in ("linear", "mlp", "torch")
+            number = self.kind in ("linear", "mlp", "torch", "causal-lm")
             meaning = "0 for a number" if number else "the number of the label's classes"
             raise PlanError(
                 f"classes = {self.classes} does not fit kind = {self.kind!r}",
                 where="[model] classes",
                 fix=f"Write {meaning}"
-                + (", or 2 or more for classes" if number and self.kind != "linear" else ""),
+                + (", or 2 or more for classes" if self.kind in ("mlp", "torch") else ""),
             )
         if self.initial:
             check_digest(self.initial, "[model] initial")
+
+    @property
+    def is_language(self) -> bool:
+        """Whether it starts from a language model."""
+        return self.kind in ("causal-lm", "text-classifier")
+
+
+class LanguageSection(Section, frozen=True, kw_only=True):
+    """`[language]`: the base of a language model, what of it is trained, and how texts become tokens.
+
+    Attributes:
+        base: digest of the base model's files (`learning.modelfiles.set_digest`); the base is public.
+        tokenizer: digest of those of its files that its tokenizer is made of.
+        format: "text" learns whole texts, "pairs" an answer to a prompt, "chat" the assistant's turns of a
+            conversation; a text-classifier reads "text".
+        context: tokens of a row at most.
+        overlong: what becomes of a longer row: the study is refused, or its end is cut off.
+        method: "lora" trains B and leaves A as the seed drew it, so that averages are exact;
+            "lora-alternating" trains B in even rounds and A in odd ones; "full" trains everything.
+        rank: of the adapters; 0 with method "full".
+        alpha: the adapters' scale is alpha / rank.
+        targets: names of the linear layers that get adapters, as their last part ("q_proj"); empty for every
+            linear layer but the output's.
+        precision: what the base computes in; adapters are float32.
+        quantised: "nf4" keeps the base in 4 bits, where the hardware can compute with it.
+        rows_per_pass: rows that go through the model at once; a batch is that many passes. 0 for all.
+        checkpointing: forget activations and compute them again: less memory, about a third more time.
+        packing: put several texts into one row of `context` tokens; never under [privacy].
+    """
+
+    base: str
+    tokenizer: str
+    format: Literal["text", "pairs", "chat"] = "text"
+    context: int = 512
+    overlong: Literal["refuse", "truncate"] = "refuse"
+    method: Literal["lora", "lora-alternating", "full"] = "lora"
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    quantised: Literal["no", "nf4"] = "no"
+    rows_per_pass: int = 0
+    checkpointing: bool = False
+    packing: bool = False
+
+    def __post_init__(self) -> None:
+        check_digest(self.base, "[language] base")
+        check_digest(self.tokenizer, "[language] tokenizer")
+        check_between(self.context, 8, 1 << 20, "[language] context")
+        check_between(self.rank, *((0, 0) if self.method == "full" else (1, 1024)), "[language] rank")
+        check_positive(self.alpha, 1e6, "[language] alpha")
+        for target in self.targets:
+            check_text(target, "[language] targets")
+        check_distinct(self.targets, "[language] targets")
+        check_between(self.rows_per_pass, 0, 1 << 20, "[language] rows_per_pass")
+        if self.quantised != "no" and self.method == "full":
+            raise PlanError(
+                "a quantised base cannot be trained itself",
+                where="[language] quantised",
+                fix='Write method = "lora", or quantised = "no"',
+            )
 
 
 class TrainingSection(Section, frozen=True, kw_only=True):
