@@ -13,7 +13,6 @@ file encrypted, is for the worker to get right.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -39,7 +38,7 @@ from cloister.runtime.workers.asking import Lends, ended
 from cloister.runtime.workers.channel import Gone
 from cloister.runtime.workers.launch import sandbox
 from cloister.runtime.workers.messages import Prepare, encode
-from cloister.runtime.workers.session import Running, StartWorker
+from cloister.runtime.workers.session import Running, StartWorker, threads
 
 __all__ = ["MODULE", "asked", "predict_walled", "rows_of", "start_worker"]
 
@@ -133,7 +132,7 @@ def asked(
     model = memoryview(artifact.to_bytes())
     task = encode(Task(model, rows, reference, output_format, people, code))
     folders = [rows.place.folder] if isinstance(rows, DatasetRows) else []
-    prepare = Prepare(folders, code is not None, _threads() if code is not None else 1)
+    prepare = Prepare(folders, code is not None, threads() if code is not None else 1)
     running = start()
     try:
         channel = met(running, identity or Identity.generate("caller"), prepare)
@@ -159,9 +158,3 @@ def _check_sealed(content: memoryview, readers: Sequence[PublicIdentity]) -> Non
         named = ()
     if named != tuple(dict.fromkeys(each.fingerprint for each in readers)):
         raise ProtocolError("the worker's answer is not sealed to the readers")
-
-
-def _threads() -> int:
-    """Return how many threads a library in this process would compute with."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(int(wanted), 4096) if wanted.isdecimal() and int(wanted) > 0 else len(os.sched_getaffinity(0))

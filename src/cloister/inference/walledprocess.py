@@ -21,11 +21,10 @@ from typing import Final
 
 import msgspec
 
-from cloister.crypto import Identity, PublicIdentity, open_with_content_key, seal_bytes, sha256
-from cloister.enclave.broker import BrokerKeys
-from cloister.enclave.broker import Worker as BrokerWorker
+from cloister.crypto import PublicIdentity, open_with_content_key, seal_bytes, sha256
+from cloister.enclave.broker import Wanted
 from cloister.enclave.sandbox import confine
-from cloister.errors import CloisterError, InputError, ProtocolError, SchemaError
+from cloister.errors import CloisterError, InputError, SchemaError
 from cloister.inference.artifact import ModelArtifact
 from cloister.inference.predictor import Predictor, encoded
 from cloister.inference.rowgroups import scored
@@ -44,20 +43,17 @@ from cloister.inference.walledmessages import (
     Task,
     decode,
 )
-from cloister.runtime.link import Link
-from cloister.runtime.workers.brokered import PipeBroker
-from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
-from cloister.runtime.workers.messages import Key, KeyWanted, Meet, Prepare, decode_question, encode
+from cloister.runtime.workers.answering import brokered, lent, met
+from cloister.runtime.workers.channel import Channel, Gone
+from cloister.runtime.workers.messages import Prepare, encode
 from cloister.vault import open_manifest
 from cloister.vault.handover import OpenDataKey, open_handed
 
 __all__ = ["main", "serve"]
 
 _CHANNEL: Final = 3  # where `spawn` puts this end of the pair
-_MAX_MEET: Final = 64 << 10
 _MAX_TEXT: Final = 6000
 
-_meet: msgspec.msgpack.Decoder[Meet] = msgspec.msgpack.Decoder(Meet)
 _prepare: msgspec.msgpack.Decoder[Prepare] = msgspec.msgpack.Decoder(Prepare)
 _task: msgspec.msgpack.Decoder[Task] = msgspec.msgpack.Decoder(Task)
 
@@ -80,13 +76,7 @@ def serve(sock: socket.socket, wall: Callable[[list[Path]], Path]) -> None:
         PolicyRefused: as `wall`.
     """
     try:
-        meet = decode(_meet, recv_clear(sock, _MAX_MEET, None))
-        if meet.study != PROTOCOL:
-            raise ProtocolError("asked a worker for something else than predictions")
-        identity, caller = Identity.generate("worker"), PublicIdentity.from_json(meet.site)
-        send_clear(sock, identity.public.to_json())
-        link = Link(identity, caller, PROTOCOL, initiator=False, auto_grant=False)
-        channel = Channel(link, sock)
+        caller, _, channel = met(sock, PROTOCOL)
         scratch = _prepared(decode(_prepare, channel.receive()), wall)  # 1
         channel.send(encode(Ready()))
         channel.send(encode(_Work(channel, caller, scratch).answer()))  # 2, 3
@@ -163,31 +153,19 @@ class _Work:
 
     def _of_dataset(self, rows: DatasetRows, predictor: Predictor, task: Task) -> tuple[bytes, int]:
         place = rows.place
-        data_key = self._lent if place.broker is None else self._brokered(rows)
+        data_key = lent(self._channel) if place.broker is None else self._brokered(rows, place.broker)
         folder = Path(place.folder)
         with open_handed(
             folder, place.envelope, self._owner, purpose=rows.purpose, data_key=data_key
         ) as dataset:
             return scored(dataset, predictor, task.format)
 
-    def _lent(self, wrapped: bytes) -> bytes:
-        """Ask the caller for a data key."""
-        self._channel.send(encode(KeyWanted(0, wrapped)))
-        answer = decode_question(self._channel.receive())
-        if not isinstance(answer, Key):
-            raise ProtocolError("gave the worker something else than the key it asked for")
-        return answer.data_key
-
-    def _brokered(self, rows: DatasetRows) -> OpenDataKey:
+    def _brokered(self, rows: DatasetRows, broker: bytes) -> OpenDataKey:
         """Return what asks a broker for data keys, which are sealed to this process."""
-        place = rows.place
-        pipe, broker = PipeBroker(self._channel, 0), PublicIdentity.from_json(place.broker or b"")
-        digest = sha256(place.envelope).hex()
-        worker = BrokerWorker(pipe, manifest=digest, plan=None, purpose=rows.purpose)
-        pipe.key = worker.public_key
-        keys = BrokerKeys(pipe.connect, broker, worker=worker)
-        kek_id = open_manifest(place.envelope, self._owner).kek_id
-        return lambda wrapped: keys.unwrap(kek_id, wrapped)
+        envelope = rows.place.envelope
+        kek_id = open_manifest(envelope, self._owner).kek_id
+        wanted = Wanted(kek_id, sha256(envelope).hex(), None, rows.purpose)
+        return brokered(self._channel, PublicIdentity.from_json(broker), wanted)
 
 
 @contextlib.contextmanager

@@ -14,11 +14,12 @@ from tests.inference.modelworld import FILES, Keys, manifest_of, person, sealed,
 from cloister.crypto import Identity, PublicIdentity
 from cloister.enclave.broker import BrokerKeys
 from cloister.errors import CloisterError, InputError, PolicyRefused, ProtocolError
-from cloister.inference.models.keys import PURPOSE, ModelHandover, brokered, lender, lent
+from cloister.inference.models.keys import PURPOSE, ModelHandover, brokered, lender
 from cloister.inference.models.sealed import OpenDataKey, opened_model
 from cloister.inference.models.sealing import seal_model
 from cloister.learning.modelfiles.files import PlainFolder
 from cloister.runtime.link import Link
+from cloister.runtime.workers.answering import lent
 from cloister.runtime.workers.asking import Lends
 from cloister.runtime.workers.brokered import BrokerAccess
 from cloister.runtime.workers.channel import Channel

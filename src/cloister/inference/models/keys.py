@@ -2,8 +2,8 @@
 
     home      ModelHandover     what a worker is told: folder, signed manifest, owner, broker
               lender(...)       answers what it asks over its channel: a `KeyLender` or a `KeyCarrier`
-    worker    lent(...)         asks the home for the data key
-              brokered(...)     asks the broker through the home, which carries and cannot read it
+    worker    brokered(...)     asks the broker through the home, which carries and cannot read it; of a key
+                                that the home keeps, `runtime.workers.answering.lent` asks it
               opened_model(handed.folder, handed.envelope, owner, lent(channel))
 
 With a home's key the home could open the model itself: it is sealed against whoever has the disk. With a
@@ -24,13 +24,13 @@ from cloister.enclave.broker import Attests, BrokerKeys, Connect, Wanted, Worker
 from cloister.errors import InputError, PolicyRefused, ProtocolError
 from cloister.inference.models.manifest import ModelManifest, manifest_digest, open_manifest
 from cloister.inference.models.sealed import OpenDataKey, read_envelope
+from cloister.runtime.workers import answering
 from cloister.runtime.workers.asking import KeyLender, Lends
-from cloister.runtime.workers.brokered import BrokerAccess, KeyCarrier, PipeBroker
+from cloister.runtime.workers.brokered import BrokerAccess, KeyCarrier
 from cloister.runtime.workers.channel import Channel
-from cloister.runtime.workers.messages import Key, KeyWanted, decode_question, encode
 from cloister.types import KeyService
 
-__all__ = ["PURPOSE", "ModelHandover", "broker_data_key", "brokered", "kept_elsewhere", "lender", "lent"]
+__all__ = ["PURPOSE", "ModelHandover", "broker_data_key", "brokered", "kept_elsewhere", "lender"]
 
 PURPOSE: Final = "inference"
 """What a model is opened for, as a broker's grants say it."""
@@ -75,7 +75,7 @@ class ModelHandover:
     @property
     def wanted(self) -> Wanted:
         """What a worker's evidence must commit to, and a grant allow."""
-        return Wanted(self.manifest.kek_id, manifest_digest(self.envelope), None, PURPOSE)
+        return _wanted(self.envelope, self.owner)
 
 
 def lender(
@@ -106,19 +106,6 @@ def lender(
     return KeyLender(data_key, columns=1)
 
 
-def lent(channel: Channel) -> OpenDataKey:
-    """Return, in a worker, what asks the home for a model's data key."""
-
-    def data_key(wrapped: bytes) -> bytes:
-        channel.send(encode(KeyWanted(0, wrapped)))
-        answer = decode_question(channel.receive())
-        if not isinstance(answer, Key):
-            raise ProtocolError("gave the worker something else than the key it asked for")
-        return answer.data_key
-
-    return data_key
-
-
 def brokered(channel: Channel, envelope: bytes, owner: PublicIdentity, broker: PublicIdentity) -> OpenDataKey:
     """Return, in a worker, what asks a broker through the home for a model's data key.
 
@@ -131,10 +118,7 @@ def brokered(channel: Channel, envelope: bytes, owner: PublicIdentity, broker: P
     Raises:
         IntegrityError: the manifest is not the owner's.
     """
-    pipe = PipeBroker(channel, 0)
-    worker = _worker(pipe, envelope)
-    pipe.key = worker.public_key
-    return _asking(BrokerKeys(pipe.connect, broker, worker=worker), open_manifest(envelope, owner).kek_id)
+    return answering.brokered(channel, broker, _wanted(envelope, owner))
 
 
 def broker_data_key(
@@ -152,8 +136,17 @@ def broker_data_key(
     Raises:
         IntegrityError: the manifest is not the owner's.
     """
-    keys = BrokerKeys(connect, broker, worker=_worker(attester, envelope))
-    return _asking(keys, open_manifest(envelope, owner).kek_id)
+    wanted = _wanted(envelope, owner)
+    worker = Worker(attester, manifest=wanted.manifest, plan=wanted.plan, purpose=wanted.purpose)
+    keys = BrokerKeys(connect, broker, worker=worker)
+
+    def data_key(wrapped: bytes) -> bytes:
+        try:
+            return keys.unwrap(wanted.kek_id, wrapped)
+        finally:
+            keys.close()
+
+    return data_key
 
 
 def kept_elsewhere(_wrapped: bytes) -> bytes:
@@ -165,15 +158,5 @@ def kept_elsewhere(_wrapped: bytes) -> bytes:
     )
 
 
-def _worker(attester: Attests, envelope: bytes) -> Worker:
-    return Worker(attester, manifest=manifest_digest(envelope), plan=None, purpose=PURPOSE)
-
-
-def _asking(keys: BrokerKeys, kek_id: str) -> OpenDataKey:
-    def data_key(wrapped: bytes) -> bytes:
-        try:
-            return keys.unwrap(kek_id, wrapped)
-        finally:
-            keys.close()
-
-    return data_key
+def _wanted(envelope: bytes, owner: PublicIdentity) -> Wanted:
+    return Wanted(open_manifest(envelope, owner).kek_id, manifest_digest(envelope), None, PURPOSE)

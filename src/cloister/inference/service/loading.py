@@ -114,9 +114,10 @@ def _language(boot: Boot, files: ModelFiles, kv_tokens: int, scratch: Path) -> L
 
 
 def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loaded:
-    from cloister.inference.models.keys import brokered, lent
+    from cloister.inference.models.keys import brokered
     from cloister.inference.models.manifest import TABLE_FILE
     from cloister.inference.models.sealed import check_digest, opened_model
+    from cloister.runtime.workers.answering import lent
 
     owner = PublicIdentity.from_json(model.owner)
     if model.broker is None:

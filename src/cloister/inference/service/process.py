@@ -25,9 +25,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from cloister.crypto import Identity, PublicIdentity
 from cloister.enclave.sandbox import confine
 from cloister.errors import ProtocolError
 from cloister.inference.exchange import KeyRing
@@ -46,14 +43,13 @@ from cloister.inference.service.credentials import Register
 from cloister.inference.service.door import Door
 from cloister.inference.service.loading import Loaded, load
 from cloister.inference.service.pipe import Pipe
-from cloister.runtime.link import Link
-from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
-from cloister.runtime.workers.messages import Confined, Meet, encode
+from cloister.runtime.workers.answering import met
+from cloister.runtime.workers.channel import Channel, Gone
+from cloister.runtime.workers.messages import Confined, encode
 
 __all__ = ["Confine", "main", "serve"]
 
 _CHANNEL: Final = 3  # where `spawn` puts this end of the pair
-_MAX_MEET: Final = 64 << 10
 _ALIVE_SECONDS: Final = 2.0
 
 Confine = Callable[[Prepare], tuple[Path, Mapping[str, bool | None]]]
@@ -78,7 +74,7 @@ def serve(sock: socket.socket, pipe: socket.socket, walls: Confine) -> None:
     """
     loop: asyncio.AbstractEventLoop | None = None
     try:
-        channel = _met(sock)  # 1
+        _, _, channel = met(sock, PROTOCOL)  # 1
         prepare = decode_told(channel.receive(MAX_BOOT))
         if not isinstance(prepare, Prepare):
             raise _out_of_turn()
@@ -96,18 +92,6 @@ def serve(sock: socket.socket, pipe: socket.socket, walls: Confine) -> None:
     finally:
         if loop is not None:
             loop.close()
-
-
-def _met(sock: socket.socket) -> Channel:
-    try:
-        meet = msgspec.msgpack.decode(recv_clear(sock, _MAX_MEET, None), type=Meet)
-    except msgspec.DecodeError as error:
-        raise ProtocolError("met a worker in a way that it does not understand") from error
-    if meet.study != PROTOCOL:
-        raise ProtocolError("asked a worker for something else than to serve")
-    identity, service = Identity.generate("worker"), PublicIdentity.from_json(meet.site)
-    send_clear(sock, identity.public.to_json())
-    return Channel(Link(identity, service, PROTOCOL, initiator=False, auto_grant=False), sock)
 
 
 def _import(what: str) -> None:

@@ -20,25 +20,23 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cloister.crypto import Buffer, Identity, PublicIdentity, StreamRandom, sha256
-from cloister.enclave.broker import BrokerKeys
-from cloister.enclave.broker import Worker as BrokerWorker
+from cloister.crypto import Buffer, PublicIdentity, StreamRandom, sha256
+from cloister.enclave.broker import Wanted
 from cloister.errors import CloisterError, ProtocolError
 from cloister.learning import Plan, parse_plan, plan_model
 from cloister.learning.facts import ModelFacts
 from cloister.learning.privacy import PrivacyTerms
 from cloister.privacy.mechanisms import IntegerGrid
-from cloister.runtime.link import MAX_PAYLOAD, Link
+from cloister.runtime.link import MAX_PAYLOAD
 from cloister.runtime.worker import LocalWorker, columns_of
-from cloister.runtime.workers.brokered import PipeBroker
-from cloister.runtime.workers.channel import Channel, Gone, recv_clear, send_clear
+from cloister.runtime.workers.answering import brokered, lent, met
+from cloister.runtime.workers.channel import Channel, Gone
 from cloister.runtime.workers.counting import counted
 from cloister.runtime.workers.messages import (
     MAX_TEXT,
@@ -53,8 +51,6 @@ from cloister.runtime.workers.messages import (
     Inspect,
     Integers,
     Key,
-    KeyWanted,
-    Meet,
     Open,
     Place,
     Prepare,
@@ -72,10 +68,7 @@ from cloister.runtime.workers.messages import (
 from cloister.vault import Schema, open_manifest
 from cloister.vault.handover import OpenDataKey, open_handed
 
-__all__ = ["WORKER_NAME", "Confine", "serve"]
-
-WORKER_NAME: Final = "worker"
-_MAX_MEET: Final = 64 << 10
+__all__ = ["Confine", "serve"]
 
 Confine = Callable[[list[Path]], tuple[Path, Mapping[str, bool | None]]]
 """Puts the walls up around this process, but for folders to read; returns the one folder it may write to, and
@@ -89,11 +82,8 @@ def serve(sock: socket.socket, confine: Confine) -> None:
         ProtocolError, IntegrityError: the other end is not a site that speaks this protocol.
     """
     try:
-        meet = msgspec.msgpack.decode(recv_clear(sock, _MAX_MEET, None), type=Meet)  # 1
-        identity, site = Identity.generate(WORKER_NAME), PublicIdentity.from_json(meet.site)
-        send_clear(sock, identity.public.to_json())
-        channel = Channel(Link(identity, site, meet.study, initiator=False), sock)
-        _Worker(channel, site, meet.study, confine).run()
+        site, study, channel = met(sock)  # 1
+        _Worker(channel, site, study, confine).run()
     except Gone:
         return
 
@@ -146,7 +136,7 @@ class _Worker:
             case Count():
                 if self._scratch is None or self._plan is not None:
                     raise _out_of_turn()
-                return counted(question, self._site, self._lent(0))
+                return counted(question, self._site, lent(self._channel))
             case Key() | BrokerSays() | EvidenceGiven():
                 raise _out_of_turn()
 
@@ -199,7 +189,7 @@ class _Worker:
         return open_manifest(place.envelope, self._site).schema
 
     def _reader(self, plan: Plan, number: int, place: Place) -> Callable[[], pa.Table]:
-        data_key = self._lent(number) if place.broker is None else self._brokered(plan, number, place)
+        data_key = self._data_key(plan, number, place)
 
         def read() -> pa.Table:
             folder = Path(place.folder)
@@ -210,31 +200,13 @@ class _Worker:
 
         return read
 
-    def _lent(self, number: int) -> OpenDataKey:
-        """Return what asks the site for data keys."""
-
-        def data_key(wrapped: bytes) -> bytes:
-            self._channel.send(encode(KeyWanted(number, wrapped)))
-            answer = decode_question(self._channel.receive())
-            if not isinstance(answer, Key):
-                raise ProtocolError("gave the worker something else than the key it asked for")
-            return answer.data_key
-
-        return data_key
-
-    def _brokered(self, plan: Plan, number: int, place: Place) -> OpenDataKey:
-        """Return what asks a broker for data keys, which are sealed to this process."""
-        pipe, broker = PipeBroker(self._channel, number), PublicIdentity.from_json(place.broker or b"")
-        worker = BrokerWorker(
-            pipe,
-            manifest=sha256(place.envelope).hex(),
-            plan=plan.digest.hex(),
-            purpose=plan.study.purpose,
-        )
-        pipe.key = worker.public_key
-        keys = BrokerKeys(pipe.connect, broker, worker=worker)
+    def _data_key(self, plan: Plan, number: int, place: Place) -> OpenDataKey:
+        """Return what asks for data keys: the site, or the broker that keeps them."""
+        if place.broker is None:
+            return lent(self._channel, number)
         kek_id = open_manifest(place.envelope, self._site).kek_id
-        return lambda wrapped: keys.unwrap(kek_id, wrapped)
+        wanted = Wanted(kek_id, sha256(place.envelope).hex(), plan.digest.hex(), plan.study.purpose)
+        return brokered(self._channel, PublicIdentity.from_json(place.broker), wanted, number)
 
     def _opened(self) -> LocalWorker:
         if self._local is None:

@@ -38,7 +38,7 @@ from cloister.runtime.workers.messages import (
     encode,
 )
 
-__all__ = ["Running", "Session", "StartWorker"]
+__all__ = ["Running", "Session", "StartWorker", "threads"]
 
 
 class Running(Protocol):
@@ -108,7 +108,7 @@ class Session:
         except BaseException as error:  # raised again: the worker ends with it
             raise self._ended(error) from error
         folders = [str(folder.resolve()) for folder in read]
-        answer = self.ask(Prepare(folders, torch, _threads()))
+        answer = self.ask(Prepare(folders, torch, threads()))
         if not isinstance(answer, Confined):
             raise self._broken()
         self.walls = answer.walls
@@ -184,7 +184,7 @@ class Session:
         return error_of(failed.kind, failed.what, failed.where, failed.fix)
 
 
-def _threads() -> int:
+def threads() -> int:
     """Return how many threads a library in this process would compute with."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(int(wanted), 4096) if wanted.isdecimal() and int(wanted) > 0 else len(os.sched_getaffinity(0))
