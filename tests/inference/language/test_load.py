@@ -63,11 +63,12 @@ def test_it_is_the_model_that_transformers_loads(tmp_path: Path, made: dict[str,
 
 def test_weights_are_not_copied_again(tiny: Path) -> None:
     """Memory for one model, not for two: the tensors read are the parameters."""
-    import cloister.inference.language.load as loading
+    import cloister.learning.torch.language.pretrained as loading
+    from cloister.learning.modelfiles import check_language_model
 
     read: dict[str, Any] = {}
     files = PlainFolder(tiny)
-    found = loading.check_language_model(files)
+    found = check_language_model(files)
     original = read_weights
 
     def remember(*args: Any) -> Any:
@@ -76,7 +77,7 @@ def test_weights_are_not_copied_again(tiny: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cloister.learning.torch.weights.read_weights", remember)
-        model = loading._model(files, found, loading._config(found))
+        model = loading.pretrained(files, found, loading.configuration(found))
     files.close()
     assert {p.data_ptr() for p in model.parameters()} == {t.data_ptr() for t in read.values()}
 
