@@ -19,7 +19,6 @@ rows to predict do not come from a vault; messages name columns, never values.
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Literal
 
@@ -28,7 +27,16 @@ import numpy as np
 import pyarrow as pa
 
 from cloister.errors import InputError, PlanError
-from cloister.learning.columns import column_numbers, table_column, to_unit
+from cloister.learning.columns import (
+    check_schema,
+    class_names,
+    class_numbers,
+    column_numbers,
+    label_classes,
+    plan_column,
+    table_column,
+    to_unit,
+)
 from cloister.learning.heads import Array
 from cloister.learning.sections import DataSection, ModelSection
 from cloister.vault import Column, Schema
@@ -75,26 +83,20 @@ class FeatureMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             PlanError: the schema is not the plan's, lacks a column or its role, or the label does not fit the
             model. SchemaError: bounds or categories of a column are still open.
         """
-        if schema.digest().hex() != data.schema:
-            raise PlanError(
-                "the schema is not the one that the plan names",
-                where="[data] schema",
-                fix="Use the plan's schema, or write this one's digest and have the plan signed again",
-            )
-        schema.require_complete()
-        columns = {name: _column(schema, name, "feature") for name in data.features}
+        check_schema(schema, data)
+        columns = {name: plan_column(schema, name, "feature") for name in data.features}
         for name, column in columns.items():
             if column.type == "text":
                 raise PlanError(
                     f"text column {name!r} cannot be a feature", where="[data] features", fix="Leave it out"
                 )
-        label = _column(schema, data.label, "label")
+        label = plan_column(schema, data.label, "label")
         return cls(
             scaling=data.scaling,
             columns=columns,
             label_name=data.label,
             label=label,
-            classes=_classes(label, model),
+            classes=label_classes(label, model),
         )
 
     @property
@@ -117,12 +119,7 @@ class FeatureMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     @property
     def class_names(self) -> tuple[str, ...]:
         """The label's values in the order of their numbers; empty for a regression."""
-        if self.classes and self.label.type == "integer" and self.label.bounds is not None:
-            low = int(self.label.bounds[0])
-            return tuple(str(low + number) for number in range(self.classes))
-        if self.label.type == "boolean":
-            return ("false", "true")
-        return (self.label.categories or ()) if self.classes else ()
+        return class_names(self.label, self.classes)
 
     def fit(self, table: pa.Table) -> FeatureMap:
         """Return the map with this table's means and deviations under "local", itself under "bounds"."""
@@ -168,11 +165,9 @@ class FeatureMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def transform_label(self, table: pa.Table) -> Array:
         """Return y alone; as `transform`."""
         label = self.label
-        values = column_numbers(table_column(table, self.label_name), self.label_name, label)
-        if not self.classes:
-            return to_unit(values, label)
-        low = label.bounds[0] if label.type == "integer" and label.bounds is not None else 0.0
-        return values - low
+        if self.classes:
+            return class_numbers(table, self.label_name, label)
+        return to_unit(column_numbers(table_column(table, self.label_name), self.label_name, label), label)
 
     def label_values(self, predictions: Array) -> Array:
         """Return a regression's predictions in the label's own unit; a classifier's as they are."""
@@ -208,46 +203,3 @@ def _names(name: str, column: Column) -> list[str]:
     else:
         names = [name]
     return [*names, f"{name} missing"] if column.missing == "allow" else names
-
-
-def _column(schema: Schema, name: str, role: Literal["feature", "label"]) -> Column:
-    field = "[data] features" if role == "feature" else "[data] label"
-    column = schema.columns.get(name)
-    if column is None:
-        near = difflib.get_close_matches(name, schema.columns, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "Name a column of the schema"
-        raise PlanError(f"the schema has no column {name!r}", where=field, fix=hint)
-    if column.role != role:
-        raise PlanError(
-            f"column {name!r} has the role {column.role} in the schema",
-            where=field,
-            fix=f"Use a column with the role {role}",
-        )
-    return column
-
-
-def _classes(label: Column, model: ModelSection) -> int:
-    """Return 0 for a regression, else the classes. Raises PlanError where model and label do not fit."""
-    wanted = 2 if model.kind == "logistic" else model.classes
-    if wanted == 0:
-        if label.type not in ("number", "integer"):
-            raise PlanError(
-                f"a regression needs a number as its label, not a {label.type}",
-                where="[model] kind",
-                fix="Choose logistic or softmax, or another label",
-            )
-        return 0
-    offered = 0
-    if label.type == "boolean":
-        offered = 2
-    elif label.type == "category":
-        offered = len(label.categories or ())
-    elif label.type == "integer" and label.bounds is not None:
-        offered = int(label.bounds[1] - label.bounds[0]) + 1
-    if offered != wanted:
-        raise PlanError(
-            f"the model has {wanted} classes and the label {offered or 'none'}",
-            where="[model] classes",
-            fix="Use as many classes as the schema gives the label",
-        )
-    return wanted
