@@ -10,14 +10,16 @@ answers for it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister.errors import InputError
-from cloister.learning.heads import Array, Head, LogisticHead, SoftmaxHead, SquaredHead
+from cloister.learning.heads import Head, LogisticHead, SoftmaxHead, SquaredHead, TokensHead
+from cloister.learning.language.layout import Tensor, Window, check_layout
+from cloister.learning.learner import Vector
 from cloister.learning.models import Model
 from cloister.learning.plan import Plan
 from cloister.learning.privacy import private_model
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelFacts"]
 
 _MOST: int = 1 << 40
+_BLOCK = 1 << 18
 _Count = Annotated[int, msgspec.Meta(ge=1, lt=_MOST)]
 _Classes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
@@ -39,13 +42,16 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, eq=Fal
     Attributes:
         size: number of parameters, d.
         inputs: features it takes, f.
-        loss: "squared", "logistic" or "softmax".
+        loss: "squared", "logistic" or "softmax"; "tokens" for a model of text.
         classes: of the label under "softmax", else 0.
         weights: bool[d] as bits, which parameters an l2 penalty touches.
-        start: float64[d], little-endian.
+        start: float64[d], or float32[d] of a model in single precision, little-endian; empty for zeros.
         fixed: digest of what is not trained, in hex; empty where there is no such thing.
         microbatch: rows of a sum that `error` speaks of; 0 where the plan claims no privacy.
         error: float error of such a sum, relative to the clip.
+        tensors: the vector's named tensors, in its order; () where the model names none.
+        windows: what rounds move, in turn; given empty, the whole vector.
+        single: whether the vector is float32.
 
     Raises:
         InputError: they contradict each other.
@@ -53,22 +59,27 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, eq=Fal
 
     size: _Count
     inputs: _Count
-    loss: Literal["squared", "logistic", "softmax"]
+    loss: Literal["squared", "logistic", "softmax", "tokens"]
     classes: _Classes
     weights: bytes
     start: bytes
     fixed: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
     microbatch: Annotated[int, msgspec.Meta(ge=0, lt=_MOST)]
     error: float
+    tensors: Annotated[tuple[Tensor, ...], msgspec.Meta(max_length=1 << 20)] = ()
+    windows: Annotated[tuple[Window, ...], msgspec.Meta(max_length=1 << 10)] = ()
+    single: bool = False
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "windows", self.windows or ((0, self.size),))
+        check_layout(self.size, self.tensors, self.windows)
         if not (
             len(self.weights) == -(-self.size // 8)
-            and len(self.start) == 8 * self.size
+            and len(self.start) in (0, self._dtype.itemsize * self.size)
             and (self.classes >= 2) == (self.loss == "softmax")
             and math.isfinite(self.error)
             and self.error >= 0.0
-            and np.isfinite(np.frombuffer(self.start, "<f8")).all()
+            and _finite(np.frombuffer(self.start, self._dtype))
         ):
             raise InputError("the stated facts of a model contradict each other")
 
@@ -76,7 +87,7 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, eq=Fal
     def of(cls, plan: Plan, model: Model | TorchPrivate) -> ModelFacts:
         """Return the facts of a plan's model. Nothing is compared with what the plan pins."""
         head, microbatch = model.head, 0 if plan.privacy is None else plan.privacy.microbatch
-        loss: Literal["squared", "logistic", "softmax"] = "logistic"
+        loss: Literal["squared", "logistic", "softmax", "tokens"] = "logistic"
         if isinstance(head, SquaredHead | SoftmaxHead):
             loss = "squared" if isinstance(head, SquaredHead) else "softmax"
         return cls(
@@ -96,6 +107,8 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, eq=Fal
         """How scores become a loss and a prediction."""
         if self.loss == "softmax":
             return SoftmaxHead(self.classes)
+        if self.loss == "tokens":
+            return TokensHead()
         return SquaredHead() if self.loss == "squared" else LogisticHead()
 
     @property
@@ -104,9 +117,16 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, eq=Fal
         return np.unpackbits(np.frombuffer(self.weights, np.uint8), count=self.size).astype(np.bool_)
 
     @property
-    def initial(self) -> Array:
-        """The start, float64[d]."""
-        return np.frombuffer(self.start, "<f8").astype(np.float64)
+    def initial(self) -> Vector:
+        """The start, float64[d] or float32[d]; a new array."""
+        dtype = np.float32 if self.single else np.float64
+        if not self.start:
+            return np.zeros(self.size, dtype)
+        return np.frombuffer(self.start, self._dtype).astype(dtype)
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype("<f4" if self.single else "<f8")
 
     @property
     def pin(self) -> str:
@@ -129,3 +149,8 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, eq=Fal
 
     def __repr__(self) -> str:
         return f"<ModelFacts {self.size} parameters, {self.loss}>"
+
+
+def _finite(values: NDArray[np.floating[Any]]) -> bool:
+    """Tell whether all are numbers; a block at a time."""
+    return all(bool(np.isfinite(values[at : at + _BLOCK]).all()) for at in range(0, values.size, _BLOCK))

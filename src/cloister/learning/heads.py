@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Head", "LogisticHead", "SoftmaxHead", "SquaredHead"]
+__all__ = ["Head", "LogisticHead", "SoftmaxHead", "SquaredHead", "TokensHead"]
 
 Array = NDArray[np.float64]
 
@@ -126,3 +126,26 @@ def _softmax(scores: Array) -> Array:
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
     return scores
+
+
+@dataclass(frozen=True)
+class TokensHead:
+    """A model of text, whose one score of a row is the row's own loss, summed over its counted tokens."""
+
+    @property
+    def outputs(self) -> int:
+        """One score: the loss."""
+        return 1
+
+    def loss(self, scores: Array, labels: Array) -> Array:
+        """Return s, whatever the labels."""
+        return scores[..., 0]
+
+    def residual(self, scores: Array, labels: Array) -> Array:
+        """Return 1."""
+        scores[...] = 1.0
+        return scores
+
+    def prediction(self, scores: Array) -> Array:
+        """Return the losses, float64[n]."""
+        return scores[..., 0]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister.learning.heads import Array, Head
+from cloister.learning.language.layout import Tensor, Window
 
-__all__ = ["Learner", "Shape"]
+__all__ = ["Learner", "Shape", "Vector", "WholeVector"]
+
+Vector: TypeAlias = NDArray[Any]
+"""A model's parameters: float64[d], or float32[d] where its `Shape` is single."""
 
 
 class Shape(Protocol):
@@ -30,6 +34,42 @@ class Shape(Protocol):
     @property
     def penalised(self) -> NDArray[np.bool_]:
         """Which parameters an l2 penalty touches; bool[d]."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The vector's named tensors, in its order; () for a model that names none."""
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """What rounds move, in turn: elements [start, stop) of the vector."""
+
+    @property
+    def single(self) -> bool:
+        """Whether the vector is float32; float64 otherwise."""
+
+
+class WholeVector:
+    """Layout of a model whose rounds move one unnamed float64 vector as a whole."""
+
+    @property
+    def size(self) -> int:
+        """Number of parameters, d."""
+        raise NotImplementedError
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """None are named."""
+        return ()
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All of it, in every round."""
+        return ((0, self.size),)
+
+    @property
+    def single(self) -> bool:
+        """False: float64."""
+        return False
 
 
 class Learner(Shape, Protocol):

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cloister.crypto import StreamRandom
 from cloister.errors import InputError
 from cloister.learning.heads import Array, Head, LogisticHead, SoftmaxHead, SquaredHead
+from cloister.learning.learner import WholeVector
 from cloister.learning.sections import ModelSection
 
 __all__ = ["Activation", "Model", "Workspace", "build_model"]
@@ -42,7 +43,7 @@ class Workspace:
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(WholeVector):
     """A fully connected network.
 
     Args:

@@ -1,9 +1,9 @@
 """The initial model: drawn from the plan's seed, pinned in the plan by its digest.
 
-The digest is SHA-256 over the parameters as float64, little-endian; for a module of the user's own, with the
-digest of what is not trained in it behind them. The study's author pins it (`pin_initial`); every site draws
-the start for itself and refuses a plan whose pin is absent or another (`initial_model`), so nobody is made to
-train from a start that a hub chose to read updates with.
+The digest is SHA-256 over the parameters as float64, little-endian (float32 for a language model, whose
+vector is that), with the digest of what is not trained behind them where there is such a thing. The study's
+author pins it (`pin_initial`); every site draws the start for itself and refuses a plan whose pin is absent
+or another (`initial_model`), so nobody is made to train from a start that a hub chose to read updates with.
 
 A module is Python code in a file. It is run only for who names the file (`user_code`), and only if it has the
 SHA-256 that the plan states: naming it is consent.
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from cloister.errors import InputError, PlanError, PolicyRefused
 from cloister.learning.features import FeatureMap
@@ -41,9 +42,11 @@ __all__ = [
 ]
 
 
-def model_digest(params: Array) -> str:
-    """Return SHA-256, in hex, over the parameters as float64 little-endian."""
-    return hashlib.sha256(np.ascontiguousarray(params, dtype="<f8").tobytes()).hexdigest()
+def model_digest(params: NDArray[np.floating[Any]]) -> str:
+    """Return SHA-256, in hex, over the parameters, little-endian: float32 where they are that, else
+    float64."""
+    dtype = "<f4" if params.dtype == np.float32 else "<f8"
+    return hashlib.sha256(np.ascontiguousarray(params, dtype=dtype).view(np.uint8).data).hexdigest()
 
 
 def plan_features(plan: Plan, schema: Schema) -> FeatureMap:
@@ -142,7 +145,7 @@ def initial_model(plan: Plan, schema: Schema, *, user_code: Path | None = None) 
     return start_of(plan, plan_model(plan, schema, user_code=user_code)[1])
 
 
-def pin_of(params: Array, fixed: str = "") -> str:
+def pin_of(params: NDArray[np.floating[Any]], fixed: str = "") -> str:
     """Return what a plan pins: the digest of the start, and of what is not trained where there is such."""
     if not fixed:
         return model_digest(params)

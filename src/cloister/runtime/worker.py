@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from cloister.crypto import StreamRandom
 from cloister.errors import PlanError
 from cloister.learning import ClientRows, Model, Plan, evaluation_sums, plan_model, start_of, train
-from cloister.learning.learner import Shape
+from cloister.learning.language.layout import Window
+from cloister.learning.learner import Shape, Vector
 from cloister.learning.privacy import PrivacyTerms, private_model
 from cloister.learning.private import Bounded, RowSums, local_steps, unit_sum
 from cloister.learning.units import unit_rows
@@ -41,11 +42,15 @@ class _Rows:
 
 
 class Worker(Protocol):
-    """What a site asks of the part that touches its rows, wherever that runs."""
+    """What a site asks of the part that touches its rows, wherever that runs.
+
+    A window is what a round moves of the vector, elements [start, stop); None is all of it, which is all that
+    a model with one window is asked for.
+    """
 
     @property
-    def initial(self) -> NDArray[np.float64]:
-        """float64[d], the initial model that the plan pins."""
+    def initial(self) -> Vector:
+        """float64[d] or float32[d], the initial model that the plan pins."""
 
     @property
     def shape(self) -> Shape:
@@ -55,18 +60,20 @@ class Worker(Protocol):
     def bounded(self) -> Bounded:
         """Its size and float error, on which a claim of privacy rests."""
 
-    def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return float64[d]: what local training makes of the global model `params`."""
+    def train(self, params: Vector, window: Window | None = None) -> Vector:
+        """Return [d]: what local training makes of the global model `params`; only the window differs."""
 
-    def train_privately(self, params: NDArray[np.float64], privacy: PrivacyTerms) -> NDArray[np.float64]:
-        """Return float64[d]: what local steps make of `params`, each of which carries all of its noise."""
+    def train_privately(self, params: Vector, privacy: PrivacyTerms, window: Window | None = None) -> Vector:
+        """Return [d]: what local steps make of `params`, each of which carries all of its noise; only the
+        window differs."""
 
     def private_sum(
-        self, params: NDArray[np.float64], clip: float, privacy: PrivacyTerms
+        self, params: Vector, clip: float, privacy: PrivacyTerms, window: Window | None = None
     ) -> NDArray[np.int64]:
-        """Return int64[d], or int64[d + 1] under an adaptive clip: clipped and rounded, not yet noised."""
+        """Return the window's clipped and rounded sum, not yet noised: int64 of as many elements as travel in
+        a round (`width_of`), zeros behind a shorter window; one more under an adaptive clip."""
 
-    def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    def evaluate(self, params: Vector) -> NDArray[np.float64] | None:
         """Return the addable evaluation sums of `params`, or None where nothing is held out."""
 
     def close(self) -> None:
@@ -141,7 +148,7 @@ class LocalWorker:
         """Forget the rows."""
         self._opened = self._sums = None
 
-    def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
+    def train(self, params: Vector, window: Window | None = None) -> NDArray[np.float64]:
         """Return float64[d]: what local training on the site's rows makes of the global model `params`."""
         rows, training = self._open().train, self._plan.training
         if isinstance(self.model, Model):
@@ -154,7 +161,9 @@ class LocalWorker:
         once = msgspec.structs.replace(training, rounds=1, average_last=0)
         return plain_sgd(self.model, params, rows.X, rows.y, once, insecure_test_random=self._random)
 
-    def train_privately(self, params: NDArray[np.float64], privacy: PrivacyTerms) -> NDArray[np.float64]:
+    def train_privately(
+        self, params: Vector, privacy: PrivacyTerms, window: Window | None = None
+    ) -> NDArray[np.float64]:
         """Return float64[d]: what local steps make of `params`, each of which carries all of its noise."""
         rows, section = self._open().train, privacy.section
         return local_steps(
@@ -174,7 +183,7 @@ class LocalWorker:
         )
 
     def private_sum(
-        self, params: NDArray[np.float64], clip: float, privacy: PrivacyTerms
+        self, params: Vector, clip: float, privacy: PrivacyTerms, window: Window | None = None
     ) -> NDArray[np.int64]:
         """Return int64[d], or int64[d + 1] under an adaptive clip: clipped and rounded, not yet noised."""
         rows, section = self._open(), privacy.section
@@ -207,7 +216,7 @@ class LocalWorker:
             )
         return self._sums
 
-    def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    def evaluate(self, params: Vector) -> NDArray[np.float64] | None:
         """Return the addable evaluation sums of `params` on the held-out rows, or None where there are
         none."""
         held_out = self._open().held_out

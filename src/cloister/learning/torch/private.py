@@ -39,12 +39,14 @@ from torch import Tensor, nn
 
 from cloister.errors import InputError
 from cloister.learning.heads import Array, Head
+from cloister.learning.learner import WholeVector
 from cloister.learning.private import check_clip
 from cloister.learning.torch.bookkeeping import Block, Bookkeeping
 from cloister.learning.torch.flat import Flat
+from cloister.learning.torch.forms import Form
 from cloister.learning.torch.layers import check_layers
 from cloister.learning.torch.packing import packed
-from cloister.learning.torch.probe import interchangeable, probe
+from cloister.learning.torch.samples import ZerosAndOnes
 from cloister.learning.torch.start import build_module
 from cloister.learning.torch.terms import CANCELLATION
 
@@ -66,7 +68,7 @@ def _candidates(bytes_of_row: int) -> list[int]:
     return usual or [rows for rows in _SMALL if rows * bytes_of_row <= _LARGEST_BYTES]
 
 
-class TorchPrivate:
+class TorchPrivate(WholeVector):
     """A torch module whose examples' gradients are clipped one by one.
 
     Args:
@@ -94,11 +96,9 @@ class TorchPrivate:
         self._flat = Flat(self.module)
         self._start = self._flat.read()
         self._books = Bookkeeping(self.module, self._flat, check_layers(self.module))
-        self._found = probe(self._books, self._flat, classes=classes, shape=self.shape)
-        bytes_of_row = self._found.floats * self._flat.dtype.itemsize
-        self._candidates = _candidates(bytes_of_row)
-        self._most_rows = max(self._candidates, default=1)
-        self._alike: dict[int, tuple[int, ...]] = {}
+        samples = ZerosAndOnes(self.shape, classes, self._flat.dtype)
+        self._form = Form(self._books, self._flat, samples, _candidates)
+        self._found = self._form.found
 
     @property
     def size(self) -> int:
@@ -195,7 +195,7 @@ class TorchPrivate:
         product, is below (n + 4) C M 2**-52. All of it follows from the module, none of it from a machine.
         """
         positions = self._found.positions
-        terms = min(self._most_rows, microbatch) * max(1, positions) + microbatch + 8
+        terms = min(self._form.most_rows, microbatch) * max(1, positions) + microbatch + 8
         return terms * microbatch * (CANCELLATION if positions else 1.0) * 2.0**-52
 
     def predict(self, params: Array, X: NDArray[Any]) -> Array:
@@ -215,8 +215,8 @@ class TorchPrivate:
         labels = self._checked(X, y)
         self._flat.write(params)
         total = torch.zeros(self.size, dtype=torch.float64)
-        for at in range(0, len(X), self._most_rows):
-            some = slice(at, at + self._most_rows)
+        for at in range(0, len(X), self._form.most_rows):
+            some = slice(at, at + self._form.most_rows)
             output, _ = self._books.forward(self._tensor(X[some]))
             scores = self._found.scores.read(output)
             residuals = self._found.scores.residuals(scores, labels[some])
@@ -231,7 +231,7 @@ class TorchPrivate:
     def _group_sums(
         self, sign: object, X: NDArray[Any], labels: Array, starts: Sequence[int], clip: float
     ) -> Iterator[Array]:
-        sizes = self._sizes()
+        sizes = self._form.sizes()
         total: Tensor | None = None
         for pieces in packed(starts, sizes[-1]):
             at, end = pieces[0].begin, pieces[-1].end
@@ -255,20 +255,9 @@ class TorchPrivate:
 
     def _block(self, some: NDArray[Any], labels: Array, rows: int) -> Block:
         """Return the block of some rows, made up to `rows`."""
-        found = self._found
         X = torch.zeros((rows, *self.shape), dtype=self._flat.dtype)
         self._fill(X[: len(some)], some)
-        padded = np.zeros(rows)
-        padded[: len(some)] = labels
-        calls, residuals = self._books.passes(X, padded, found.scores, found.layouts)
-        return self._books.block(calls, residuals, found.layouts)
-
-    def _sizes(self) -> tuple[int, ...]:
-        """Return the numbers of rows that a block may have on this machine, ascending; see the docstring."""
-        threads = torch.get_num_threads()
-        if threads not in self._alike:
-            self._alike[threads] = interchangeable(self._books, self._flat, self._found, self._candidates)
-        return self._alike[threads]
+        return self._form.block(X, labels)
 
     def _scores(self, params: Array, X: NDArray[Any]) -> Tensor:
         self._check_rows(X)
@@ -276,8 +265,8 @@ class TorchPrivate:
         read = self._found.scores.read
         parts = [torch.empty((0, self.head.outputs))]
         with torch.no_grad():
-            starts = range(0, len(X), self._most_rows)
-            parts += [read(self.module(self._tensor(X[at : at + self._most_rows]))) for at in starts]
+            starts = range(0, len(X), self._form.most_rows)
+            parts += [read(self.module(self._tensor(X[at : at + self._form.most_rows]))) for at in starts]
         return torch.cat(parts)
 
     def _tensor(self, rows: NDArray[Any]) -> Tensor:
