@@ -1,4 +1,4 @@
-"""One column: as a plan and its schema declare it, and as checked float64. Messages name it, never a value."""
+"""One column as plan and schema declare it, and as checked float64; messages name it, never a value."""
 
 from __future__ import annotations
 
