@@ -69,7 +69,7 @@ def scripted(says: Callable[[Channel, Task], Any]) -> tuple[Callable[[], Twin], 
         identity, caller = Identity.generate("worker"), PublicIdentity.from_json(meet.site)
         send_clear(sock, identity.public.to_json())
         channel = Channel(Link(identity, caller, PROTOCOL, initiator=False), sock)
-        assert msgspec.msgpack.decode(channel.receive(), type=Prepare) == Prepare([], False, 1)
+        assert msgspec.msgpack.decode(channel.receive(), type=Prepare) == Prepare([], "nothing", 1)
         channel.send(encode(Ready()))
         answer = says(channel, msgspec.msgpack.decode(channel.receive(1 << 30), type=Task))
         if answer is not None:
@@ -277,7 +277,7 @@ def test_the_worker_takes_a_task_and_nothing_else(tmp_path: Path) -> None:
         worker = PublicIdentity.from_json(recv_clear(running.socket, 1 << 16, 10))
         channel = Channel(Link(identity, worker, PROTOCOL, initiator=True), running.socket)
         channel.open(10)
-        channel.send(encode(Prepare([], False, 1)))
+        channel.send(encode(Prepare([], "nothing", 1)))
         assert msgspec.msgpack.decode(channel.receive(), type=Ready) == Ready()
         channel.send(sent)
         answer = msgspec.msgpack.decode(channel.receive(), type=Failed)

@@ -132,7 +132,8 @@ def asked(
     model = memoryview(artifact.to_bytes())
     task = encode(Task(model, rows, reference, output_format, people, code))
     folders = [rows.place.folder] if isinstance(rows, DatasetRows) else []
-    prepare = Prepare(folders, code is not None, threads() if code is not None else 1)
+    needs_torch = code is not None
+    prepare = Prepare(folders, "torch" if needs_torch else "nothing", threads() if needs_torch else 1)
     running = start()
     try:
         channel = met(running, identity or Identity.generate("caller"), prepare)

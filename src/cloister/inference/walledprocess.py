@@ -87,11 +87,11 @@ def serve(sock: socket.socket, wall: Callable[[list[Path]], Path]) -> None:
 
 def _prepared(prepare: Prepare, wall: Callable[[list[Path]], Path]) -> Path:
     """Return the scratch space, once the walls stand."""
-    if prepare.torch:
+    if prepare.imports == "torch":
         with contextlib.suppress(ImportError):  # `torch_predictor` says so
             import cloister.learning.torch  # noqa: F401  # later its files may be out of reach
     scratch = wall([Path(each) for each in prepare.read])
-    if prepare.torch:
+    if prepare.imports == "torch":
         with contextlib.suppress(ImportError):
             from cloister.learning.torch import use_threads
 

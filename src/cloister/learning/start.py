@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_pin",
+    "check_unit",
     "initial_model",
     "model_digest",
     "pin_initial",
@@ -53,8 +54,14 @@ def plan_features(plan: Plan, schema: Schema) -> FeatureMap:
     """Return the feature map of a plan.
 
     Raises:
-        PlanError: as `FeatureMap.build`; or the unit of privacy is no unit column of the schema.
+        PlanError: as `FeatureMap.build` and `check_unit`.
     """
+    check_unit(plan, schema)
+    return FeatureMap.build(schema, plan.data, plan.model)
+
+
+def check_unit(plan: Plan, schema: Schema) -> None:
+    """Raise PlanError where the plan's unit of privacy is no unit column of the schema."""
     privacy = plan.privacy
     if privacy is not None and not privacy.by_record:
         column = schema.columns.get(privacy.unit)
@@ -64,7 +71,6 @@ def plan_features(plan: Plan, schema: Schema) -> FeatureMap:
                 where="[privacy] unit",
                 fix='Name the column with role = "unit", or write unit = "record"',
             )
-    return FeatureMap.build(schema, plan.data, plan.model)
 
 
 def plan_model(
@@ -73,7 +79,7 @@ def plan_model(
     """Return the feature map and the model of a plan.
 
     Args:
-        plan: the plan.
+        plan: the plan, of any model but a language model.
         schema: of the rows.
         user_code: the Python file of a plan with kind "torch", which is run; None allows none.
 
@@ -81,8 +87,14 @@ def plan_model(
         PolicyRefused: the model is code, and running it was not allowed.
         PlanError, InputError, IntegrityError: plan, schema, module or file do not fit together.
     """
-    features = plan_features(plan, schema)
     section = plan.model
+    if section.is_language:
+        raise PlanError(
+            "what a language model is follows from its base, and that is not given",
+            where="[language]",
+            fix="Give the folder of the base model with --base DIR",
+        )
+    features = plan_features(plan, schema)
     if section.kind != "torch":
         return features, build_model(section, features.width)
     if user_code is None:

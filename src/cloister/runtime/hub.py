@@ -81,7 +81,8 @@ class Hub(SumHub[EpochTerms]):
         sites: public identities of the plan's sites, by name.
         schema: the public schema the plan names; it says what the model's parameters and metrics mean.
         user_code: the Python file of a module of the user's own, which the hub has read and allows.
-        facts: what a worker states of the plan's model; then no code of a user's runs in this process.
+        facts: what is stated of the plan's model; then no code of a user's runs in this process. A language
+            model needs them (`workers.models.known_model`).
         journal: keeps what must survive the process; by default it does not.
         transport: how messages travel, for the record.
     """

@@ -19,7 +19,7 @@ from cloister.privacy.ledger import Ledger
 from cloister.runtime.budget import LedgerBudget, populations_of
 from cloister.runtime.journal import KeepsSite
 from cloister.runtime.site import Site
-from cloister.runtime.worker import LocalWorker, Worker, columns_of
+from cloister.runtime.worker import Worker, columns_of, make_worker
 from cloister.runtime.workers.brokered import BrokerAccess
 from cloister.runtime.workers.launch import sandbox
 from cloister.runtime.workers.proxy import SandboxedWorker
@@ -42,6 +42,7 @@ class Party:
         ledger: what its owner has spent and may spend; needed where the plan claims privacy. Where the plan
             claims none, rows that have a budget in it are refused.
         broker: of datasets whose keys a broker keeps; only a sandboxed worker opens those.
+        base: folder of the base that the plan's language model starts from.
     """
 
     identity: Identity
@@ -50,6 +51,7 @@ class Party:
     trusted: tuple[PublicIdentity, ...] | None = None
     ledger: Ledger | None = None
     broker: BrokerAccess | None = None
+    base: Path | None = None
 
 
 def dataset_of(plan: Plan, name: str) -> str:
@@ -115,11 +117,13 @@ def site_of(
 
 def _inside(plan: Plan, party: Party, rows: Handover, user_code: Path | None, seed: bytes | None) -> Worker:
     """Return a worker in this process."""
-    return LocalWorker(
+    return make_worker(
         plan,
         rows.manifest.schema,
         _reader(plan, party.vault, rows.manifest.name, rows.envelope),
         user_code=user_code,
+        base=party.base,
+        site=party.identity.name,
         evaluation=None if party.held_out is None else _reader(plan, party.vault, party.held_out, None),
         insecure_test_random=None if seed is None else StreamRandom(seed),
     )
@@ -138,6 +142,7 @@ def _sandboxed(
         held_out=None if held_out is None else party.vault.hand_over(held_out, purpose=plan.study.purpose),
         broker=party.broker,
         user_code=user_code,
+        base=party.base,
         insecure_test_seed=seed,
     )
 

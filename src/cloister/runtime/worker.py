@@ -21,14 +21,16 @@ from numpy.typing import NDArray
 from cloister.crypto import StreamRandom
 from cloister.errors import PlanError
 from cloister.learning import ClientRows, Model, Plan, evaluation_sums, plan_model, start_of, train
+from cloister.learning.facts import ModelFacts
 from cloister.learning.language.layout import Window
 from cloister.learning.learner import Shape, Vector
 from cloister.learning.privacy import PrivacyTerms, private_model
 from cloister.learning.private import Bounded, RowSums, local_steps, unit_sum
 from cloister.learning.units import unit_rows
+from cloister.runtime.languageworker import LanguageWorker, facts_of_base
 from cloister.vault import Schema
 
-__all__ = ["LocalWorker", "Worker", "columns_of"]
+__all__ = ["LocalWorker", "Worker", "columns_of", "make_worker", "model_facts"]
 
 OpenRows = Callable[[], pa.Table]
 
@@ -51,6 +53,10 @@ class Worker(Protocol):
     @property
     def initial(self) -> Vector:
         """float64[d] or float32[d], the initial model that the plan pins."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What hub and site need to know of the model."""
 
     @property
     def shape(self) -> Shape:
@@ -88,8 +94,69 @@ def columns_of(plan: Plan) -> list[str]:
     return columns
 
 
+def model_facts(
+    plan: Plan,
+    schema: Schema,
+    *,
+    user_code: Path | None = None,
+    base: Path | None = None,
+    scratch: Path | None = None,
+) -> ModelFacts:
+    """Return the facts of a plan's model, from what is read and run in this process.
+
+    Args:
+        plan: the plan; what it pins of its start is not looked at.
+        schema: of the rows.
+        user_code: the Python file of a module of the user's own, whose running is allowed.
+        base: folder of the base that a language model starts from; its weights are not loaded.
+        scratch: a folder for what lies there for a moment; a temporary one by default.
+
+    Raises:
+        PolicyRefused: the model is code that was not allowed.
+        PlanError, InputError, IntegrityError: plan, schema, file and base do not fit together.
+    """
+    if plan.model.is_language:
+        return facts_of_base(plan, schema, base, scratch)
+    return ModelFacts.of(plan, plan_model(plan, schema, user_code=user_code)[1])
+
+
+def make_worker(
+    plan: Plan,
+    schema: Schema,
+    rows: OpenRows,
+    *,
+    user_code: Path | None = None,
+    base: Path | None = None,
+    scratch: Path | None = None,
+    evaluation: OpenRows | None = None,
+    site: str = "",
+    insecure_test_random: StreamRandom | None = None,
+) -> Worker:
+    """Return the worker that a plan's kind of model needs, in this process; arguments and errors as
+    `LocalWorker` and `LanguageWorker`."""
+    if not plan.model.is_language:
+        return LocalWorker(
+            plan,
+            schema,
+            rows,
+            user_code=user_code,
+            evaluation=evaluation,
+            insecure_test_random=insecure_test_random,
+        )
+    return LanguageWorker(
+        plan,
+        schema,
+        rows,
+        base,
+        scratch=scratch,
+        evaluation=evaluation,
+        site=site,
+        insecure_test_random=insecure_test_random,
+    )
+
+
 class LocalWorker:
-    """Trains one site's rows, in this process.
+    """Trains one site's rows of a table, in this process.
 
     Args:
         plan: the study's plan.
@@ -133,6 +200,11 @@ class LocalWorker:
     def initial(self) -> NDArray[np.float64]:
         """float64[d], the initial model the plan pins, drawn here from its public seed."""
         return self._initial
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What hub and site need to know of the model."""
+        return ModelFacts.of(self._plan, self.model)
 
     @property
     def shape(self) -> Shape:

@@ -23,6 +23,7 @@ from cloister.errors import (
     PlanError,
     PolicyRefused,
     ProtocolError,
+    SchemaError,
     StorageError,
     VerificationError,
 )
@@ -131,6 +132,8 @@ def ended(when: str, why: str) -> ProtocolError:
 def error_of(kind: str, what: str, where: str, fix: str) -> CloisterError:
     """Return the error that a worker ran into, in its own words as far as they print."""
     what, where, fix = (printable(text) for text in (what, where, fix))
+    if kind == SchemaError.__name__:  # its place is in `where` already
+        return InputError(what, where=where, fix=fix)
     if kind not in _ERRORS:
         return ProtocolError(f"{what} ({printable(kind)})", fix=fix)
     return _ERRORS[kind](what, where=where, fix=fix)

@@ -23,7 +23,7 @@ Parsing is strict. How large a message may be is decided before it comes (`Chann
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -47,6 +47,7 @@ __all__ = [
     "EvidenceWanted",
     "Facts",
     "Failed",
+    "Imports",
     "Inspect",
     "Integers",
     "Key",
@@ -83,7 +84,12 @@ _Wrapped = Annotated[bytes, msgspec.Meta(max_length=4096)]
 _DataKey = Annotated[bytes, msgspec.Meta(min_length=16, max_length=64)]
 _Identity = Annotated[bytes, msgspec.Meta(max_length=16 << 10)]
 _Brokered = Annotated[bytes, msgspec.Meta(max_length=MAX_BROKERED)]
+_Offset = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
+_Window = tuple[_Offset, _Offset]
 _Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+
+Imports = Literal["nothing", "torch", "language"]
+"""What a worker imports that takes long, or lies where it cannot read later."""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -104,11 +110,11 @@ class Meet(_Message, frozen=True, tag=True):
 
 
 class Prepare(_Message, frozen=True, tag=True):
-    """What must be readable and imported before the walls go up: folders of datasets; torch or not. `threads`
-    is how many a library may compute with afterwards."""
+    """What must be readable and imported before the walls go up: folders of datasets, and of a base model.
+    `threads` is how many a library may compute with afterwards."""
 
     read: Annotated[list[_Path], msgspec.Meta(max_length=64)]
-    torch: bool
+    imports: Imports
     threads: Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
 
@@ -122,21 +128,25 @@ class Place(_Message, frozen=True, tag=True):
 
 
 class Inspect(_Message, frozen=True, tag=True):
-    """Build a plan's model and state its facts; there are no rows. `plan` is TOML, `schema` is JSON."""
+    """Build a plan's model and state its facts; there are no rows. `plan` is TOML, `schema` is JSON; `base` is
+    the folder of the base that a language model starts from."""
 
     plan: Annotated[str, msgspec.Meta(max_length=_MAX_PLAN)]
     schema: _Manifest
     code: Annotated[bytes, msgspec.Meta(max_length=_MAX_CODE)] | None
+    base: _Path | None = None
 
 
 class Open(_Message, frozen=True, tag=True):
-    """Build a plan's model and be ready to read rows. A seed of the worker's randomness is for tests."""
+    """Build a plan's model and be ready to read rows; `base` as of `Inspect`. A seed of the worker's
+    randomness is for tests."""
 
     plan: Annotated[str, msgspec.Meta(max_length=_MAX_PLAN)]
     code: Annotated[bytes, msgspec.Meta(max_length=_MAX_CODE)] | None
     rows: Place
     held_out: Place | None
     insecure_test_seed: _Bytes32 | None
+    base: _Path | None = None
 
 
 class Count(_Message, frozen=True, tag=True):
@@ -161,28 +171,32 @@ class Terms(_Message, frozen=True):
 
 
 class Train(_Message, frozen=True, tag=True):
-    """Train from these parameters, float64[d]."""
+    """Train from these parameters, float64[d], or float32[d] of a model in single precision. `window` is what
+    may move, None for all."""
 
     params: memoryview
+    window: _Window | None = None
 
 
 class TrainPrivately(_Message, frozen=True, tag=True):
-    """Take local private steps from these parameters, float64[d]."""
+    """Take local private steps from these parameters, in this window."""
 
     params: memoryview
     terms: Terms
+    window: _Window | None = None
 
 
 class PrivateSum(_Message, frozen=True, tag=True):
-    """Sum clipped gradients at these parameters, float64[d]."""
+    """Sum clipped gradients at these parameters, in this window."""
 
     params: memoryview
     clip: float
     terms: Terms
+    window: _Window | None = None
 
 
 class Evaluate(_Message, frozen=True, tag=True):
-    """Evaluate these parameters, float64[d], on the held-out rows."""
+    """Evaluate these parameters on the held-out rows."""
 
     params: memoryview
 
@@ -244,13 +258,13 @@ class EvidenceWanted(_Message, frozen=True, tag=True):
 
 
 class Vector(_Message, frozen=True, tag=True):
-    """Trained parameters, float64[d]."""
+    """Trained parameters, float64[d] or float32[d]."""
 
     values: memoryview
 
 
 class Integers(_Message, frozen=True, tag=True):
-    """A clipped sum on the grid, int64[d], or int64[d + 1] under an adaptive clip; or the sums of queries."""
+    """A clipped sum on the grid, int64, one more element under an adaptive clip; or the sums of queries."""
 
     values: memoryview
 
@@ -290,8 +304,8 @@ _questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 
-def as_bytes(values: NDArray[np.float64] | NDArray[np.int64]) -> memoryview:
-    """Return an array as a message carries it: 8 bytes an entry, little-endian."""
+def as_bytes(values: NDArray[Any]) -> memoryview:
+    """Return an array of float64, float32 or int64 as a message carries it, little-endian, where it lies."""
     return memoryview(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data).cast("B")
 
 

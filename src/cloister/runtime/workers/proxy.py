@@ -9,7 +9,7 @@ from the operating system.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ from cloister.errors import PolicyRefused, ProtocolError
 from cloister.files import read_bytes
 from cloister.learning import Plan
 from cloister.learning.facts import ModelFacts
+from cloister.learning.language.layout import Window
 from cloister.learning.privacy import PrivacyTerms
 from cloister.runtime.workers.asking import KeyLender, Lends
 from cloister.runtime.workers.brokered import BrokerAccess, KeyCarrier
@@ -28,6 +29,7 @@ from cloister.runtime.workers.messages import (
     Answer,
     Evaluate,
     Facts,
+    Imports,
     Inspect,
     Integers,
     Open,
@@ -67,6 +69,7 @@ class SandboxedWorker:
         broker: of those datasets whose keys a broker keeps.
         user_code: the Python file of a module of the user's own, which its owner has read and allows. It is
             read here and runs there.
+        base: folder of the base that a language model starts from; it is read there.
         insecure_test_seed: 32 bytes; order of batches, or who is sampled, in tests alone.
 
     Attributes:
@@ -88,6 +91,7 @@ class SandboxedWorker:
         held_out: Handover | None = None,
         broker: BrokerAccess | None = None,
         user_code: Path | None = None,
+        base: Path | None = None,
         insecure_test_seed: bytes | None = None,
     ) -> None:
         code = _code_of(plan, user_code)
@@ -97,13 +101,14 @@ class SandboxedWorker:
             start,
             identity,
             plan.digest,
-            read=[each.folder for each in handed],
-            torch=plan.model.kind == "torch",
+            read=[each.folder for each in handed] + ([] if base is None else [base]),
+            imports=_imports(plan),
             code=code is not None,
         )
         try:
             evaluation = None if held_out is None else _place(held_out, broker)
-            question = Open(plan.to_toml(), code, _place(rows, broker), evaluation, insecure_test_seed)
+            place = _place(rows, broker)
+            question = Open(plan.to_toml(), code, place, evaluation, insecure_test_seed, _folder(base))
             self.facts = self._asked(Facts, question, _MAX_FACTS).facts
             self.facts.require_pinned(plan)
         except BaseException:
@@ -114,8 +119,8 @@ class SandboxedWorker:
         return f"SandboxedWorker({self.facts!r})"
 
     @property
-    def initial(self) -> NDArray[np.float64]:
-        """float64[d], the initial model that the plan pins."""
+    def initial(self) -> NDArray[Any]:
+        """float64[d] or float32[d], the initial model that the plan pins."""
         return self.facts.initial
 
     @property
@@ -138,25 +143,27 @@ class SandboxedWorker:
         """The walls that stand around it, by name."""
         return dict(self._session.walls)
 
-    def train(self, params: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return float64[d], as `LocalWorker.train`."""
-        return self._vector(Train(as_bytes(params)))
+    def train(self, params: NDArray[Any], window: Window | None = None) -> NDArray[Any]:
+        """Return [d], as `LocalWorker.train`."""
+        return self._vector(Train(as_bytes(params), window))
 
-    def train_privately(self, params: NDArray[np.float64], privacy: PrivacyTerms) -> NDArray[np.float64]:
-        """Return float64[d], as `LocalWorker.train_privately`."""
-        return self._vector(TrainPrivately(as_bytes(params), _terms(privacy)))
+    def train_privately(
+        self, params: NDArray[Any], privacy: PrivacyTerms, window: Window | None = None
+    ) -> NDArray[Any]:
+        """Return [d], as `LocalWorker.train_privately`."""
+        return self._vector(TrainPrivately(as_bytes(params), _terms(privacy), window))
 
     def private_sum(
-        self, params: NDArray[np.float64], clip: float, privacy: PrivacyTerms
+        self, params: NDArray[Any], clip: float, privacy: PrivacyTerms, window: Window | None = None
     ) -> NDArray[np.int64]:
-        """Return int64[d] or int64[d + 1], as `LocalWorker.private_sum`."""
-        question = PrivateSum(as_bytes(params), clip, _terms(privacy))
+        """Return int64, one for each coordinate that travels; as `LocalWorker.private_sum`."""
+        question = PrivateSum(as_bytes(params), clip, _terms(privacy), window)
         answer = self._asked(Integers, question, 8 * privacy.coordinates + _ROOM, rows=True)
         if len(answer.values) != 8 * privacy.coordinates:
             raise self._wrong()
         return np.frombuffer(answer.values, "<i8").astype(np.int64)  # to be added into
 
-    def evaluate(self, params: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    def evaluate(self, params: NDArray[Any]) -> NDArray[np.float64] | None:
         """Return evaluation sums, or None; as `LocalWorker.evaluate`."""
         sums = self._asked(Sums, Evaluate(as_bytes(params)), _ROOM, rows=True).sums
         return None if sums is None else np.asarray(sums, dtype=np.float64)
@@ -165,12 +172,14 @@ class SandboxedWorker:
         """End the process, and with it what it knew. May be called again."""
         self._session.close()
 
-    def _vector(self, question: Question) -> NDArray[np.float64]:
-        answer = self._asked(Vector, question, 8 * self.facts.size + _ROOM, rows=True)
-        if len(answer.values) != 8 * self.facts.size:
+    def _vector(self, question: Question) -> NDArray[Any]:
+        dtype = np.dtype("<f4" if self.facts.single else "<f8")
+        due = dtype.itemsize * self.facts.size
+        answer = self._asked(Vector, question, due + _ROOM, rows=True)
+        if len(answer.values) != due:
             raise self._wrong()
-        values = np.frombuffer(answer.values, "<f8").astype(np.float64, copy=False)
-        if not np.isfinite(values.sum()):  # a sum shows it, and needs no memory
+        values = np.frombuffer(answer.values, dtype).astype(dtype.newbyteorder("="), copy=False)
+        if not np.isfinite(values.sum(dtype=np.float64)):  # a sum shows it, and needs no memory
             raise self._wrong()
         return values
 
@@ -186,7 +195,13 @@ class SandboxedWorker:
 
 
 def inspected(
-    plan: Plan, schema: Schema, start: StartWorker, user_code: Path | None, identity: Identity | None = None
+    plan: Plan,
+    schema: Schema,
+    start: StartWorker,
+    user_code: Path | None,
+    identity: Identity | None = None,
+    *,
+    base: Path | None = None,
 ) -> ModelFacts:
     """Return the facts of a plan's model, from a worker that is started for this and ends with it.
 
@@ -196,16 +211,17 @@ def inspected(
         start: starts the process.
         user_code: the Python file of a module of the user's own, which whoever calls this allows.
         identity: who asks; one made for this by default.
+        base: folder of the base that a language model starts from.
 
     Raises:
         PolicyRefused, PlanError, InputError, IntegrityError, ProtocolError: as `SandboxedWorker`.
     """
     code = _code_of(plan, user_code)
     asking = identity or Identity.generate("site")
-    torch = plan.model.kind == "torch"
-    session = Session(start, asking, plan.digest, torch=torch, code=code is not None)
+    folders = [] if base is None else [base]
+    session = Session(start, asking, plan.digest, read=folders, imports=_imports(plan), code=code is not None)
     try:
-        question = Inspect(plan.to_toml(), msgspec.json.encode(schema), code)
+        question = Inspect(plan.to_toml(), msgspec.json.encode(schema), code, _folder(base))
         answer = session.ask(question, most=_MAX_FACTS)
     finally:
         session.close()
@@ -225,6 +241,17 @@ def _code_of(plan: Plan, user_code: Path | None) -> bytes | None:
             fix="Read the file; if you trust it, run again with --allow-user-code FILE",
         )
     return read_bytes(user_code, limit=_MAX_CODE, what="model's file")
+
+
+def _imports(plan: Plan) -> Imports:
+    """Return what a worker of a plan imports before its walls go up."""
+    if plan.model.is_language:
+        return "language"
+    return "torch" if plan.model.kind == "torch" else "nothing"
+
+
+def _folder(base: Path | None) -> str | None:
+    return None if base is None else str(base.resolve())
 
 
 def _terms(privacy: PrivacyTerms) -> Terms:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,12 +30,11 @@ from numpy.typing import NDArray
 from cloister.crypto import Buffer, PublicIdentity, StreamRandom, sha256
 from cloister.enclave.broker import Wanted
 from cloister.errors import CloisterError, ProtocolError
-from cloister.learning import Plan, parse_plan, plan_model
-from cloister.learning.facts import ModelFacts
+from cloister.learning import Plan, parse_plan
 from cloister.learning.privacy import PrivacyTerms
 from cloister.privacy.mechanisms import IntegerGrid
 from cloister.runtime.link import MAX_PAYLOAD
-from cloister.runtime.worker import LocalWorker, columns_of
+from cloister.runtime.worker import Worker, columns_of, make_worker, model_facts
 from cloister.runtime.workers.answering import brokered, lent, met
 from cloister.runtime.workers.channel import Channel, Gone
 from cloister.runtime.workers.counting import counted
@@ -48,6 +48,7 @@ from cloister.runtime.workers.messages import (
     EvidenceGiven,
     Facts,
     Failed,
+    Imports,
     Inspect,
     Integers,
     Key,
@@ -95,7 +96,7 @@ class _Worker:
         self._channel, self._site, self._study, self._confine = channel, site, study, confine
         self._scratch: Path | None = None
         self._plan: Plan | None = None
-        self._local: LocalWorker | None = None
+        self._local: Worker | None = None
 
     def run(self) -> None:
         while True:
@@ -122,16 +123,17 @@ class _Worker:
             case Open():
                 return self._open(question)  # 3
             case Train():
-                return Vector(as_bytes(self._opened().train(_floats(question.params))))  # 4
+                trained = self._opened().train(self._floats(question.params), question.window)
+                return Vector(as_bytes(trained))  # 4
             case TrainPrivately():
-                privacy = self._terms(question.terms)
-                return Vector(as_bytes(self._opened().train_privately(_floats(question.params), privacy)))
+                params, privacy = self._floats(question.params), self._terms(question.terms)
+                return Vector(as_bytes(self._opened().train_privately(params, privacy, question.window)))
             case PrivateSum():
-                privacy = self._terms(question.terms)
-                found = self._opened().private_sum(_floats(question.params), question.clip, privacy)
+                params, privacy = self._floats(question.params), self._terms(question.terms)
+                found = self._opened().private_sum(params, question.clip, privacy, question.window)
                 return Integers(as_bytes(found))
             case Evaluate():
-                sums = self._opened().evaluate(_floats(question.params))
+                sums = self._opened().evaluate(self._floats(question.params))
                 return Sums(None if sums is None else sums.tolist())
             case Count():
                 if self._scratch is None or self._plan is not None:
@@ -143,30 +145,32 @@ class _Worker:
     def _prepare(self, question: Prepare) -> Confined:
         if self._scratch is not None:
             raise _out_of_turn()
-        if question.torch:
-            import cloister.learning.torch  # noqa: F401  # later its files may be out of reach
+        _import(question.imports)
         self._scratch, walls = self._confine([Path(each) for each in question.read])
-        _use_threads(question.threads, torch=question.torch)
+        _use_threads(question.threads, torch=question.imports != "nothing")
         return Confined(dict(walls))
 
     def _inspect(self, question: Inspect) -> Facts:
         plan = self._agreed(question.plan)
         schema = msgspec.json.decode(question.schema, type=Schema)
-        _, model = plan_model(plan, schema, user_code=self._code(question.code))
-        return Facts(ModelFacts.of(plan, model))
+        code, base = self._code(question.code), _folder(question.base)
+        return Facts(model_facts(plan, schema, user_code=code, base=base, scratch=self._scratch))
 
     def _open(self, question: Open) -> Facts:
         plan = self._agreed(question.plan)
         seed, held_out = question.insecure_test_seed, question.held_out
-        self._local = LocalWorker(
+        self._local = make_worker(
             plan,
             self._schema(question.rows),
             self._reader(plan, 0, question.rows),
             user_code=self._code(question.code),
+            base=_folder(question.base),
+            scratch=self._scratch,
+            site=self._site.name,
             evaluation=None if held_out is None else self._reader(plan, 1, held_out),
             insecure_test_random=None if seed is None else StreamRandom(seed),
         )
-        return Facts(ModelFacts.of(plan, self._local.model))
+        return Facts(self._local.facts)
 
     def _agreed(self, text: str) -> Plan:
         """Return the plan, which must be the one that the session is bound to."""
@@ -208,10 +212,18 @@ class _Worker:
         wanted = Wanted(kek_id, sha256(place.envelope).hex(), plan.digest.hex(), plan.study.purpose)
         return brokered(self._channel, PublicIdentity.from_json(place.broker), wanted, number)
 
-    def _opened(self) -> LocalWorker:
+    def _opened(self) -> Worker:
         if self._local is None:
             raise _out_of_turn()
         return self._local
+
+    def _floats(self, data: Buffer) -> NDArray[Any]:
+        """Return parameters as the model holds them, where they lie; read-only."""
+        single = self._opened().shape.single
+        if len(data) % (4 if single else 8):
+            raise ProtocolError("sent parameters that are no vector of the model's")
+        dtype = np.dtype("<f4" if single else "<f8")
+        return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
 
     def _terms(self, terms: Terms) -> PrivacyTerms:
         """Return what the worker needs of the epoch's terms; events and both epsilons stay outside."""
@@ -232,6 +244,20 @@ class _Worker:
         )
 
 
+def _folder(base: str | None) -> Path | None:
+    return None if base is None else Path(base)
+
+
+def _import(what: Imports) -> None:
+    """Import what takes long, or may be out of reach later."""
+    if what == "torch":
+        import cloister.learning.torch  # noqa: F401
+    elif what == "language":
+        from cloister.runtime.languageworker import preload
+
+        preload()
+
+
 def _use_threads(count: int, *, torch: bool) -> None:
     """Let libraries compute with so many threads; a worker comes up with one."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has none
@@ -241,12 +267,6 @@ def _use_threads(count: int, *, torch: bool) -> None:
         from cloister.learning.torch import use_threads
 
         use_threads(count)
-
-
-def _floats(data: Buffer) -> NDArray[np.float64]:
-    if len(data) % 8:
-        raise ProtocolError("sent parameters that are no float64")
-    return np.frombuffer(data, "<f8").astype(np.float64, copy=False)
 
 
 def _short(text: str) -> str:

@@ -31,6 +31,7 @@ from cloister.runtime.workers.messages import (
     Confined,
     EvidenceWanted,
     Failed,
+    Imports,
     KeyWanted,
     Prepare,
     Question,
@@ -72,7 +73,7 @@ class Session:
         identity: the site's own keys; what it asks is signed with them.
         study: digest of the plan, to which the session is bound, 32 bytes.
         read: folders that the worker may read.
-        torch: whether it is to import torch before the walls go up.
+        imports: what it is to import before the walls go up.
         code: whether a user's code will run in it.
 
     Attributes:
@@ -91,7 +92,7 @@ class Session:
         study: bytes,
         *,
         read: Sequence[Path] = (),
-        torch: bool = False,
+        imports: Imports = "nothing",
         code: bool = False,
     ) -> None:
         self._code, self._used_rows = code, False
@@ -108,7 +109,7 @@ class Session:
         except BaseException as error:  # raised again: the worker ends with it
             raise self._ended(error) from error
         folders = [str(folder.resolve()) for folder in read]
-        answer = self.ask(Prepare(folders, torch, threads()))
+        answer = self.ask(Prepare(folders, imports, threads()))
         if not isinstance(answer, Confined):
             raise self._broken()
         self.walls = answer.walls

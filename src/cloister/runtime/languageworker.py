@@ -1,0 +1,286 @@
+"""The worker of a language model: it tokenises a site's rows, trains what the plan trains, evaluates.
+
+What it is given and gives back is one vector of float32, the parameters that the plan trains (for LoRA the
+adapters); the base stays in the worker, and so do texts and tokens. In this order:
+
+1. the columns that the plan names are texts of the schema;
+2. the base's files are read once and have the digests that the plan pins, or there is no worker;
+3. the start that the seed gives is the one that the plan pins;
+4. when the first model arrives, and not before, the base's weights are loaded, the rows are opened, and every
+   row is tokenised, or refused with a number of rows and never a value. Tokens are kept until `close`, in
+   memory alone.
+
+It may run behind walls or in a site's own process, on whatever device the learner finds. What goes wrong says
+whose site it is: the memory that a pass takes, another tokenizer, a row that is too long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cloister.crypto import StreamRandom
+from cloister.errors import CloisterError, InputError, PlanError
+from cloister.learning import Plan
+from cloister.learning.facts import ModelFacts
+from cloister.learning.language.layout import Window
+from cloister.learning.language.texts import TextMap
+from cloister.learning.learner import Vector
+from cloister.learning.modelfiles import PlainFolder
+from cloister.learning.privacy import PrivacyTerms
+from cloister.learning.sections import LanguageSection
+from cloister.learning.start import check_unit
+from cloister.learning.units import unit_rows
+from cloister.vault import Schema
+
+if TYPE_CHECKING:
+    from cloister.learning.torch.language.examples import Examples
+    from cloister.learning.torch.language.learner import LanguageLearner
+
+__all__ = ["LanguageWorker", "base_files", "facts_of_base", "plan_texts", "preload"]
+
+OpenRows = Callable[[], pa.Table]
+
+
+def preload() -> None:
+    """Import what a language model's worker needs, where files of libraries can still be read; it takes
+    seconds. Raises InputError where the extra is not installed."""
+    from cloister.learning.torch.language.pretrained import quiet_transformers
+
+    quiet_transformers()
+    try:
+        import cloister.learning.torch.language.learner
+        import cloister.learning.torch.language.private  # noqa: F401
+    except ImportError:
+        raise _extra() from None
+
+
+def plan_texts(plan: Plan, schema: Schema) -> tuple[LanguageSection, TextMap]:
+    """Return what a plan of a language model says of it, and of its texts: step 1.
+
+    Raises:
+        PlanError: the plan is of another model, or schema and plan do not fit.
+    """
+    if plan.language is None:
+        raise PlanError("the plan names no base model", where="[language]", fix="Use another kind of worker")
+    check_unit(plan, schema)
+    return plan.language, TextMap.build(schema, plan.data, plan.model, plan.language)
+
+
+def base_files(plan: Plan, base: Path | None) -> PlainFolder:
+    """Return the files of the base that a plan starts from: step 2.
+
+    Raises:
+        InputError: none is given, or the folder is none of a model.
+    """
+    if base is None:
+        raise InputError(
+            f"the plan trains a {plan.model.kind}, and the base that it starts from is not given",
+            where=f"study {plan.study.name}",
+            fix="Give the folder of the base model with --base DIR",
+        )
+    return PlainFolder(base)
+
+
+def facts_of_base(plan: Plan, schema: Schema, base: Path | None, scratch: Path | None = None) -> ModelFacts:
+    """Return the facts of a plan's language model, without its weights in memory.
+
+    Args:
+        plan: the plan; what it pins of its start is not looked at.
+        schema: of the rows.
+        base: folder of the base.
+        scratch: a folder in which the tokenizer's files lie for a moment; a temporary one by default.
+
+    Raises:
+        PlanError, InputError, IntegrityError: plan, schema and base do not fit together.
+    """
+    plan_texts(plan, schema)
+    with _scratch(scratch) as place, contextlib.closing(base_files(plan, base)) as files:
+        return _facts(plan, files, place)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A site's rows as tokens: those to train on, which of them belong to one unit, and those held out."""
+
+    train: Examples
+    units: list[NDArray[np.int64]]
+    held_out: Examples | None
+
+
+class LanguageWorker:
+    """Trains one site's texts; a `Worker`.
+
+    Args:
+        plan: the study's plan, whose model is a language model.
+        schema: the schema of the rows; one with another digest than the plan's is refused.
+        rows: opens the training rows; called once, when the first model arrives.
+        base: folder of the base.
+        scratch: a folder for what lies there for a moment, in memory; a temporary one by default.
+        evaluation: opens held-out rows, or None where the site has none.
+        site: whose rows they are, for errors.
+        device: "cpu", "cuda", or "auto" for what is there.
+        insecure_test_random: order of batches, or who is sampled; from the operating system unless a test
+            says otherwise.
+
+    Attributes:
+        facts: what hub and site need to know of the model.
+
+    Raises:
+        PlanError, InputError, IntegrityError: plan, schema and base do not fit together, or the pinned start
+            is not the one that the seed gives.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        schema: Schema,
+        rows: OpenRows,
+        base: Path | None,
+        *,
+        scratch: Path | None = None,
+        evaluation: OpenRows | None = None,
+        site: str = "",
+        device: str = "auto",
+        insecure_test_random: StreamRandom | None = None,
+    ) -> None:
+        self._plan, self._site, self._device, self._scratch = plan, site, device, scratch
+        self._open_rows, self._open_evaluation = rows, evaluation
+        self._random = insecure_test_random
+        self._learner: LanguageLearner | None = None
+        self._rows: _Rows | None = None
+        self._private: dict[Window, Any] = {}
+        with self._named():
+            self._language, self._texts = plan_texts(plan, schema)
+            self._files = base_files(plan, base)
+            try:
+                with _scratch(scratch) as place:
+                    self.facts = _facts(plan, self._files, place)
+                self.facts.require_pinned(plan)
+            except BaseException:
+                self._files.close()
+                raise
+
+    def __repr__(self) -> str:
+        return f"LanguageWorker({'rows open' if self._rows else 'rows closed'})"
+
+    @property
+    def initial(self) -> Vector:
+        """float32[d], the initial adapter (or model) that the plan pins."""
+        return self.facts.initial
+
+    @property
+    def shape(self) -> ModelFacts:
+        """What is trained."""
+        return self.facts
+
+    @property
+    def bounded(self) -> ModelFacts:
+        """Its size and float error."""
+        return self.facts
+
+    def close(self) -> None:
+        """Forget rows and weights, and close the base's files."""
+        self._rows = self._learner = None
+        self._private.clear()
+        self._files.close()
+
+    def train(self, params: Vector, window: Window | None = None) -> Vector:
+        """Return float32[d]: what local training makes of `params`; only the window differs."""
+        with self._named():
+            rows = self._open()
+            return self._loaded().train(
+                params,
+                rows.train,
+                self._plan.training,
+                window or self._whole,
+                insecure_test_random=self._random,
+            )
+
+    def train_privately(self, params: Vector, privacy: PrivacyTerms, window: Window | None = None) -> Vector:
+        """Return float32[d]: what local steps make of `params`, each of which carries all of its noise."""
+        raise NotImplementedError
+
+    def private_sum(
+        self, params: Vector, clip: float, privacy: PrivacyTerms, window: Window | None = None
+    ) -> NDArray[np.int64]:
+        """Return the window's clipped and rounded sum, not yet noised; as `Worker.private_sum`."""
+        raise NotImplementedError
+
+    def evaluate(self, params: Vector) -> NDArray[np.float64] | None:
+        """Return the addable evaluation sums of `params` on the held-out rows, or None where there are
+        none."""
+        with self._named():
+            held_out = self._open().held_out
+            return None if held_out is None else self._loaded().evaluation_sums(params, held_out)
+
+    @property
+    def _whole(self) -> Window:
+        return 0, self.facts.size
+
+    def _loaded(self) -> LanguageLearner:
+        """Return the learner, its weights loaded: step 4."""
+        if self._learner is None:
+            from cloister.learning.torch.language.learner import LanguageLearner
+
+            with _scratch(self._scratch) as place:
+                self._learner = LanguageLearner(
+                    self._plan.model, self._language, self._files, scratch=place, device=self._device
+                )
+        return self._learner
+
+    def _open(self) -> _Rows:
+        """Return the rows as tokens: step 4."""
+        if self._rows is None:
+            self._loaded()  # a site without the memory for the base finds out before a row is read
+            table = self._open_rows()
+            privacy, units = self._plan.privacy, []
+            if privacy is not None and not privacy.by_record:
+                units = unit_rows(table.column(privacy.unit), privacy.unit)
+            held_out = None if self._open_evaluation is None else self._encoded(self._open_evaluation())
+            self._rows = _Rows(self._encoded(table), units, held_out)
+        return self._rows
+
+    def _encoded(self, table: pa.Table) -> Examples:
+        kind = self._plan.model.kind
+        assert kind == "causal-lm" or kind == "text-classifier"  # noqa: S101  # plan_texts has looked
+        return self._loaded().words.encode(self._texts.rows(table), self._language, kind, site=self._site)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say of an error whose site it is."""
+        try:
+            yield
+        except CloisterError as error:
+            if self._site and self._site not in f"{error.what} {error.where}":
+                error.where = f"{self._site}, {error.where}" if error.where else self._site
+            raise
+
+
+def _facts(plan: Plan, files: PlainFolder, scratch: Path) -> ModelFacts:
+    try:
+        from cloister.learning.torch.language.learner import language_facts
+    except ImportError:
+        raise _extra() from None
+    return language_facts(plan, files, scratch)
+
+
+@contextlib.contextmanager
+def _scratch(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="cloister-base-") as folder:
+        yield Path(folder)
+
+
+def _extra() -> InputError:
+    return InputError("language models need torch and transformers", fix="pip install 'cloister[llm]'")
