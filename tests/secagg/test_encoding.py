@@ -112,7 +112,8 @@ def test_only_float_vectors_are_encoded(wrong):
 @pytest.mark.parametrize(
     ("bits", "parties", "value_range"),
     [
-        (8, 3, 1.0),
+        (8, 32, 1.0),
+        (24, 3, 1.0),
         (64, 3, 1.0),
         (32, 0, 1.0),
         (16, 2**15, 1.0),

@@ -102,7 +102,7 @@ def init(
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 30,
     hub_view: Annotated[HubView, typer.Option(help="What the hub may see.")] = HubView.SUM,
-    bits: Annotated[int, typer.Option(help="Ring width of the secure sum: 16 or 32.")] = 32,
+    bits: Annotated[int, typer.Option(help="Ring width of the secure sum: 8, 16 or 32.")] = 32,
     epsilon: Annotated[
         float | None, typer.Option(help="Train under differential privacy with this epsilon.")
     ] = None,

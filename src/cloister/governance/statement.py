@@ -116,11 +116,12 @@ class Epoch(_Record, frozen=True):
 class Aggregation(_Record, frozen=True):
     """The secure sum: ring width, what the hub saw, and its epochs in the order they ran.
 
-    `value_range` is the clamp on each coordinate, in units of the update.
+    `value_range` is the clamp on each coordinate, in units of the update; the plan may give some tensors of a
+    language model a clamp of their own.
     """
 
     secure: Literal[True]
-    bits: Literal[16, 32]
+    bits: Literal[8, 16, 32]
     hub_view: Literal["sum", "none"]
     value_range: Annotated[float, Meta(gt=0)]
     epochs: Annotated[tuple[Epoch, ...], Meta(min_length=1, max_length=10_000)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,9 @@ import msgspec
 from cloister.crypto import canonical_bytes
 from cloister.errors import InputError, PlanError
 from cloister.files import read_bytes
+from cloister.learning.language.layout import Tensor, Window
 from cloister.learning.ranges import check_between, check_distinct
-from cloister.learning.refusals import check_language, refuse_unsound
+from cloister.learning.refusals import check_aggregation, check_language, refuse_unsound
 from cloister.learning.sections import (
     AggregationSection,
     DataSection,
@@ -37,6 +39,7 @@ from cloister.learning.sections import (
     StudySection,
     TrainingSection,
 )
+from cloister.learning.tensorranges import ranges_within
 from cloister.learning.toml import write_toml
 from cloister.policy import decode_toml
 from cloister.secagg import Encoding, Params
@@ -74,6 +77,7 @@ class Plan(Section, frozen=True, kw_only=True):
         )
         check_between(self.attempts, 1, MAX_ATTEMPTS, "[training] rounds with [study] spare_rounds")
         check_language(self.data, self.model, self.language, private=self.privacy is not None)
+        check_aggregation(self.aggregation, self.language, self.privacy)
         if self.privacy is not None:
             refuse_unsound(self.privacy, self.data, self.model, self.training)
 
@@ -122,14 +126,23 @@ class Plan(Section, frozen=True, kw_only=True):
             allow_two=len(self.sites) == 2,
         )
 
-    def encoding(self, parties: int) -> Encoding:
+    def encoding(
+        self, parties: int, tensors: Sequence[Tensor] = (), window: Window | None = None
+    ) -> Encoding:
         """Return the fixed point of a roster of `parties` sites.
 
+        Args:
+            parties: vectors that are added at most.
+            tensors: of the model's vector, for ranges of their own; without them everything has the plan's
+                one range.
+            window: which elements of the vector are added; all of them by default.
+
         Raises:
-            PlanError: the ring is too narrow for so many sites.
+            PlanError: the ring is too narrow for so many sites, or a range is written for no tensor.
         """
         section = self.aggregation
-        return Encoding(section.bits, parties, section.value_range)
+        ranges = ranges_within(section.tensor_ranges, section.value_range, tensors, window) if tensors else ()
+        return Encoding(section.bits, parties, section.value_range, ranges)
 
     def to_toml(self) -> str:
         """Return TOML that `parse_plan` reads back as an equal plan."""

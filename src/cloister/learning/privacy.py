@@ -249,7 +249,9 @@ class _Build:
         present = 1 if self.local else self.params.parties
         noise = 1.01 * z * math.sqrt(present / self.counted)
         batch = self.section.expected_units or self.plan.training.batch
-        return IntegerGrid.fit(self.plan.aggregation.bits, batch=batch, noise=noise)
+        bits = self.plan.aggregation.bits
+        assert bits != 8  # noqa: S101  # no plan has both
+        return IntegerGrid.fit(bits, batch=batch, noise=noise)
 
     def sensitivity(self, grid: IntegerGrid) -> float:
         if self.section.by_record:

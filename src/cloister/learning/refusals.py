@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from cloister.errors import PlanError
 from cloister.learning.sections import (
+    AggregationSection,
     DataSection,
     LanguageSection,
     ModelSection,
@@ -16,7 +17,7 @@ from cloister.learning.sections import (
     TrainingSection,
 )
 
-__all__ = ["check_delta", "check_language", "refuse_unsound"]
+__all__ = ["check_aggregation", "check_delta", "check_language", "refuse_unsound"]
 
 
 def refuse_unsound(
@@ -151,6 +152,30 @@ def check_language(
         else "only whole texts of a causal-lm can be packed",
         "[language] packing",
         "Write packing = false",
+    )
+
+
+def check_aggregation(
+    aggregation: AggregationSection, language: LanguageSection | None, privacy: PrivacySection | None
+) -> None:
+    """Raise PlanError where `[aggregation]` asks for what the other tables do not allow."""
+    _refuse(
+        aggregation.bits == 8 and privacy is not None,
+        "a ring of 8 bits has no room for the noise of [privacy]",
+        "[aggregation] bits",
+        "Write bits = 16 or 32",
+    )
+    _refuse(
+        bool(aggregation.tensor_ranges) and language is None,
+        "ranges name tensors, and only a language model's have names",
+        "[[aggregation.ranges]]",
+        "Leave them out; value_range holds for every coordinate",
+    )
+    _refuse(
+        bool(aggregation.tensor_ranges) and privacy is not None and privacy.mode == "distributed",
+        "under distributed noise the clip bounds what a site sends, and no coordinate has a range",
+        "[[aggregation.ranges]]",
+        "Leave them out; see [privacy] clip",
     )
 
 

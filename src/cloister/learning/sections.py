@@ -29,6 +29,7 @@ __all__ = [
     "Section",
     "SiteEntry",
     "StudySection",
+    "TensorRange",
     "TrainingSection",
 ]
 
@@ -260,15 +261,36 @@ class TrainingSection(Section, frozen=True, kw_only=True):
         return 1.0 if self.algorithm == "fedavg" else 0.01
 
 
+class TensorRange(Section, frozen=True, kw_only=True):
+    """`[[aggregation.ranges]]`: a `value_range` of their own for tensors whose names fit a pattern.
+
+    Attributes:
+        tensor: the pattern, as of file names: * for any characters, ? for one, [ab] for one of them.
+        value_range: a weighted update's coordinate beyond it is clamped.
+    """
+
+    tensor: str
+    value_range: float
+
+    def __post_init__(self) -> None:
+        check_text(self.tensor, "[[aggregation.ranges]] tensor")
+        check_positive(self.value_range, float(1 << 20), "[[aggregation.ranges]] value_range")
+
+
 class AggregationSection(Section, frozen=True, kw_only=True):
-    """`[aggregation]`: the secure sum's parameters."""
+    """`[aggregation]`: the secure sum's parameters.
+
+    `ranges` names tensors of a language model; the first pattern that a tensor's name fits is its own.
+    """
 
     secure: bool = True
     threshold: int | None = None
     colluders: int | None = None
     hub_view: Literal["sum", "none"] = "sum"
-    bits: Literal[16, 32] = 32
+    bits: Literal[8, 16, 32] = 32
     value_range: float = 8.0
+    # unset and not empty: plans that leave them out keep their digest
+    ranges: tuple[TensorRange, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if not self.secure:
@@ -282,6 +304,14 @@ class AggregationSection(Section, frozen=True, kw_only=True):
         if self.colluders is not None:
             check_between(self.colluders, 0, 100_000, "[aggregation] colluders")
         check_positive(self.value_range, float(1 << 20), "[aggregation] value_range")
+        if isinstance(self.ranges, tuple):
+            check_between(len(self.ranges), 1, 1000, "the number of [[aggregation.ranges]]")
+            check_distinct([entry.tensor for entry in self.ranges], "[[aggregation.ranges]] tensor")
+
+    @property
+    def tensor_ranges(self) -> tuple[TensorRange, ...]:
+        """The ranges of their own, in the plan's order; () where there are none."""
+        return self.ranges if isinstance(self.ranges, tuple) else ()
 
 
 class ReleaseSection(Section, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """Write a plain nested mapping as TOML: tables, arrays of tables, and the scalars a plan has.
 
-It covers what plans need and refuses the rest: text, integers, finite floats, booleans, and lists of these.
+It covers what plans need and refuses the rest: text, integers, finite floats, booleans, lists of these, and
+arrays of tables within a table.
 Absent optional fields (None) are left out, which reads back as absent.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from cloister.errors import InputError
 
@@ -30,19 +32,31 @@ def write_toml(document: Mapping[str, object]) -> str:
         if value is None:
             continue
         if isinstance(value, Mapping) and value and all(isinstance(each, Mapping) for each in value.values()):
-            parts.extend(_table(f"[{_key(name)}.{_key(key)}]", each) for key, each in value.items())
+            parts.extend(_table(f"{_key(name)}.{_key(key)}", each) for key, each in value.items())
         elif isinstance(value, Mapping):
-            parts.append(_table(f"[{_key(name)}]", value))
+            parts.append(_table(_key(name), value))
         elif isinstance(value, Sequence) and not isinstance(value, str):
-            parts.extend(_table(f"[[{_key(name)}]]", each) for each in value)
+            parts.extend(_table(_key(name), each, listed=True) for each in value)
         else:
             raise InputError(f"{name} is not a table", fix="Put every field into a table")
     return "\n".join(parts)
 
 
-def _table(head: str, fields: Mapping[str, object]) -> str:
-    lines = [f"{_key(key)} = {_value(value)}" for key, value in fields.items() if value is not None]
-    return "\n".join([head, *lines]) + "\n"
+def _table(name: str, fields: Mapping[str, object], *, listed: bool = False) -> str:
+    parts = [f"[[{name}]]" if listed else f"[{name}]"]
+    tables: list[str] = []
+    for key, value in fields.items():
+        if _is_tables(value):
+            tables += [_table(f"{name}.{_key(key)}", each, listed=True) for each in value]
+        elif value is not None:
+            parts.append(f"{_key(key)} = {_value(value)}")
+    return "\n".join(["\n".join(parts) + "\n", *tables])
+
+
+def _is_tables(value: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        return False
+    return all(isinstance(each, Mapping) for each in value)
 
 
 def _key(name: str) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from cloister.crypto import PublicIdentity
 from cloister.errors import PlanError
 from cloister.learning import Plan
+from cloister.learning.language.layout import Window, width_of, window_of
+from cloister.learning.learner import Shape
 from cloister.learning.privacy import PrivacyTerms
 from cloister.learning.private import Bounded
 from cloister.learning.refusals import check_delta
@@ -60,13 +62,29 @@ class EpochTerms(RosterTerms):
 
     Attributes:
         weights: each site's weight in the sum.
-        encoding: the fixed point of the sum.
+        encodings: the fixed point of the sum, for each window that rounds move in turn.
+        windows: these windows; () where every round moves the whole vector.
         privacy: grid, noise and events, where the plan claims privacy.
     """
 
     weights: Mapping[str, float]
-    encoding: Encoding
+    encodings: tuple[Encoding, ...]
+    windows: tuple[Window, ...] = ()
     privacy: PrivacyTerms | None = None
+
+    @property
+    def encoding(self) -> Encoding:
+        """The fixed point of the first window, which is all there is but for adapters that take turns."""
+        return self.encodings[0]
+
+    def encoding_of(self, round: int) -> Encoding:
+        """Return the fixed point of what round `round` moves, counted from 0; its first element is the
+        window's first."""
+        return self.encodings[round % len(self.encodings)]
+
+    def window_of(self, round: int, parameters: int) -> Window:
+        """Return what round `round` moves of a vector of so many parameters."""
+        return window_of(self.windows, round) if self.windows else (0, parameters)
 
     @property
     def distributed_noise(self) -> PrivacyTerms | None:
@@ -74,8 +92,10 @@ class EpochTerms(RosterTerms):
         return self.privacy if self.privacy and self.privacy.section.mode == "distributed" else None
 
     def vector_size(self, parameters: int) -> int:
-        """Return how many ring elements travel for a model of so many parameters."""
-        return parameters if self.distributed_noise is None else self.distributed_noise.coordinates
+        """Return how many ring elements travel in a round, for a model of so many parameters."""
+        if self.distributed_noise is not None:
+            return self.distributed_noise.coordinates
+        return width_of(self.windows) if self.windows else parameters
 
     @property
     def first(self) -> PublicIdentity:
@@ -90,6 +110,7 @@ def terms_of(
     rows: Mapping[str, int],
     manifests: Mapping[str, bytes],
     model: Bounded | None = None,
+    shape: Shape | None = None,
 ) -> EpochTerms:
     """Return the terms of an epoch.
 
@@ -100,9 +121,11 @@ def terms_of(
         rows: training rows by site, in the same order.
         manifests: digest of each site's signed manifest.
         model: what is trained; needed where the plan claims privacy.
+        shape: its layout; needed for a language model, whose tensors may have ranges and take turns.
 
     Raises:
-        PlanError: no threshold protects so few, or the claim of privacy does not hold for this roster.
+        PlanError: no threshold protects so few, the claim of privacy does not hold for this roster, or the
+            ring does not hold its sum.
     """
     context = EpochContext(
         plan_digest=plan.digest,
@@ -119,5 +142,9 @@ def terms_of(
         if model is None:
             raise PlanError("the terms of a private study depend on its model")
         privacy = PrivacyTerms.of(plan, context.params, model)
-    weights, encoding = weights_by_site(plan, rows), plan.encoding(len(members))
-    return EpochTerms(context, rows, manifests, weights, encoding, privacy)
+    if shape is None and plan.aggregation.tensor_ranges:
+        raise PlanError("the terms of a study whose tensors have ranges depend on its model")
+    windows = () if shape is None else shape.windows
+    tensors = () if shape is None else shape.tensors
+    encodings = tuple(plan.encoding(len(members), tensors, window) for window in windows or (None,))
+    return EpochTerms(context, rows, manifests, weights_by_site(plan, rows), encodings, windows, privacy)

@@ -82,7 +82,7 @@ class EpochContext:
         epoch: its number within the study, never used twice.
         attempts: R, how many sums the set-up is made for; they are numbered 0 to R - 1.
         params: n, c, t, m.
-        bits: ring width, 16 or 32.
+        bits: ring width, 8, 16 or 32.
         hub_view: "sum", or "none" where the hub must not read the sum either.
 
     Raises:
