@@ -14,6 +14,7 @@ from tests.runtime.parties import PURPOSE, schema
 
 from cloister.errors import CloisterError, InputError, IntegrityError
 from cloister.learning import EnclaveSection, Plan, SiteEntry
+from cloister.learning.sections import LanguageSection, ModelSection
 from cloister.policy import decode_toml, sign_toml
 from cloister.runtime.forecast import sizes_of
 from cloister.runtime.privacyrules import PrivacyRules
@@ -87,6 +88,38 @@ def test_code_and_public_rows_have_to_be_allowed() -> None:
     public = plan_of(data={"public_rows": True})
     assert "public_rows" in verdict(public, accepting()).reasons[0]
     assert verdict(public, accepting(public_rows=True)).verdict == "accept"
+
+
+@pytest.mark.parametrize(
+    ("rule", "holds", "refuses"),
+    [
+        ("models", ("text-classifier",), ("causal-lm", "logistic")),
+        ("bases", ("c" * 64, "a" * 64), ("b" * 64,)),
+        ("max_rank", 8, 7),
+    ],
+)
+def test_language_models_may_be_kept_to_kinds_bases_and_ranks(rule: str, holds: Any, refuses: Any) -> None:
+    plan = texts()
+    assert verdict(plan, accepting(**{rule: holds})).verdict == "accept"
+    refused = verdict(plan, accepting(**{rule: refuses}))
+    assert refused.verdict == "refuse"
+    assert [reason.partition(":")[0] for reason in refused.reasons] == [rule]
+
+
+def test_with_a_largest_rank_nothing_but_adapters_is_trained() -> None:
+    whole = texts(method="full", rank=0)
+    assert verdict(whole, accepting()).verdict == "accept"
+    refused = verdict(whole, accepting(max_rank=64))
+    assert refused.verdict == "refuse"
+    assert "whole base" in refused.reasons[0]
+    assert verdict(plan_of(), accepting(max_rank=1, bases=("b" * 64,))).verdict == "accept"
+
+
+def texts(**language: Any) -> Plan:
+    """Return a plan of a language model."""
+    section = LanguageSection(**{"base": "a" * 64, "tokenizer": "d" * 64, "rank": 8} | language)
+    model = ModelSection(kind="text-classifier", classes=2)
+    return msgspec.structs.replace(plan_of(), model=model, language=section)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ Bound = Annotated[int, Meta(ge=0, le=2**48)]
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Texts = Annotated[tuple[Text, ...], Meta(max_length=1000)]
-Kind = Literal["linear", "logistic", "softmax", "mlp", "torch"]
+Kind = Literal["linear", "logistic", "softmax", "mlp", "torch", "causal-lm", "text-classifier"]
 
 
 class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,6 +77,8 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         minimum_sites: the least roster that the plan allows.
         datasets: own datasets that plans may name.
         models: kinds of model.
+        bases: digests of the base models that a language model may start from; empty for any.
+        max_rank: the largest rank of adapters; with one, nothing but adapters may be trained of a base.
         user_code: SHA-256 of Python files that may run here; empty for none.
         privacy: what must be claimed.
         hub_view: "none" refuses plans that show the hub sums and model.
@@ -94,6 +96,8 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     minimum_sites: Bound = 0
     datasets: Texts = ()
     models: tuple[Kind, ...] = ()
+    bases: Annotated[tuple[Hex, ...], Meta(max_length=1000)] = ()
+    max_rank: Bound = 0
     user_code: Annotated[tuple[Hex, ...], Meta(max_length=1000)] = ()
     privacy: PrivacyRules = PrivacyRules()
     hub_view: Literal["sum", "none"] = "sum"
@@ -162,6 +166,18 @@ class SitePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             reasons.append(f"models: {section.kind} is not an allowed kind")
         if section.kind == "torch" and section.code not in self.user_code:
             reasons.append(f"user_code: the model is Python code that is not allowed here ({section.code})")
+        return reasons + self._language(plan)
+
+    def _language(self, plan: Plan) -> list[str]:
+        reasons, section = [], plan.language
+        if section is None:
+            return []
+        if self.bases and section.base not in self.bases:
+            reasons.append(f"bases: the model would start from a base that is not allowed ({section.base})")
+        if self.max_rank and section.method == "full":
+            reasons.append("max_rank: the plan trains the whole base, and not adapters alone")
+        elif self.max_rank and section.rank > self.max_rank:
+            reasons.append(f"max_rank: the adapters have rank {section.rank}, {self.max_rank} is allowed")
         return reasons
 
     def _enclave(self, plan: Plan) -> list[str]:

@@ -128,8 +128,8 @@ class Place(_Message, frozen=True, tag=True):
 
 
 class Inspect(_Message, frozen=True, tag=True):
-    """Build a plan's model and state its facts; there are no rows. `plan` is TOML, `schema` is JSON; `base` is
-    the folder of the base that a language model starts from."""
+    """Build a plan's model and state its facts; there are no rows. `plan` is TOML, `schema` is JSON; `base`
+    is the folder of the base that a language model starts from."""
 
     plan: Annotated[str, msgspec.Meta(max_length=_MAX_PLAN)]
     schema: _Manifest
