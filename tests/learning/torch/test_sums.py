@@ -212,7 +212,7 @@ class Placed(nn.Module):
 
 def test_where_a_place_matters_rows_go_alone() -> None:
     private = TorchPrivate(Placed, classes=2, shape=4)
-    assert private._sizes() == (1,)
+    assert private._form.sizes() == (1,)
     X, y = rows_for((4,), 2, 9)
     params = moved(private)
     together = list(private.clipped_sums(params, X, y, 0.1, 1))

@@ -20,16 +20,20 @@ _LINE: Final = 64
 
 
 class Arena:
-    """A stack of tensors in one piece of memory. Not for several threads."""
+    """A stack of tensors in one piece of memory. Not for several threads.
 
-    def __init__(self) -> None:
-        self._whole = torch.empty(0, dtype=torch.uint8)
+    Args:
+        device: where the memory is.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._whole = torch.empty(0, dtype=torch.uint8, device=device)
         self._used = self._most = 0
 
     def reset(self) -> None:
         """Forget all that was taken."""
         if self._most > len(self._whole):
-            self._whole = torch.empty(self._most, dtype=torch.uint8)
+            self._whole = torch.empty(self._most, dtype=torch.uint8, device=self._whole.device)
         self._used = 0
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -38,7 +42,7 @@ class Arena:
         begin, self._used = self._used, self._used + -(-size // _LINE) * _LINE
         self._most = max(self._most, self._used)
         if self._used > len(self._whole):
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(shape, dtype=dtype, device=self._whole.device)
         return self._whole[begin : begin + size].view(dtype).view(shape)
 
     @contextlib.contextmanager

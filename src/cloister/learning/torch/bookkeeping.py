@@ -75,7 +75,7 @@ def _marks(numbers: Tensor) -> Tensor:
     """Return int64[n], a weighted sum of each row's bits that wraps around."""
     kind = torch.int32 if numbers.dtype == torch.float32 else torch.int64
     bits = (numbers + 0.0).contiguous().view(kind).long()  # + 0: minus zero is zero
-    weights = torch.arange(1, 2 * bits.shape[1], 2) * _SPREAD
+    weights = torch.arange(1, 2 * bits.shape[1], 2, device=bits.device) * _SPREAD
     return (bits * (weights ^ (weights >> 29) | 1)).sum(1)
 
 
@@ -91,7 +91,7 @@ class Bookkeeping:
     def __init__(
         self, module: nn.Module, flat: Flat, layers: Mapping[str, tuple[nn.Module, Sampler]]
     ) -> None:
-        self._flat, self._layers, self._arena = flat, layers, Arena()
+        self._flat, self._layers, self._arena = flat, layers, Arena(flat.device)
         self._recorder = Recorder(module, {name: layer for name, (layer, _) in layers.items()})
         names = {parameter: name for name, parameter in flat.parameters.items()}
         self._names = {
@@ -130,7 +130,8 @@ class Bookkeeping:
             for call, residual, layout in zip(calls, residuals, layouts, strict=True):
                 layer, sampler = self._layers[call.name]
                 names = self._names[call.name]
-                for own, term in sampler(layer, call.inputs, residual, layout, self._arena).items():
+                entered, back = self._widened(call.inputs), self._widened(residual)
+                for own, term in sampler(layer, entered, back, layout, self._arena).items():
                     if own in names:
                         uses[names[own]].append(term)
             settled = {name: combine(terms, self._arena) for name, terms in uses.items() if terms}
@@ -138,6 +139,10 @@ class Bookkeeping:
             return Block(
                 {name: term for name, (term, _) in settled.items()}, self._flat.slices, held, self._arena
             )
+
+    def _widened(self, numbers: Tensor) -> Tensor:
+        """Return what a part of the module computed in half precision in the parameters' own, exactly."""
+        return numbers.to(self._flat.dtype) if numbers.is_floating_point() else numbers
 
     def counted(self) -> contextlib.AbstractContextManager[Count]:
         """Count what the module's parts put out, for the length of a `with`."""

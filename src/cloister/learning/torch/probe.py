@@ -1,6 +1,6 @@
 """Tests of a module before it may see rows: does each example have a gradient of its own, and do we have it?
 
-Four tests on made-up rows of zeros and ones, with parameters moved off their start (a LoRA's zeros would hide
+Four tests on made-up rows (`samples`), with parameters moved off their start (a LoRA's zeros would hide
 a layer). What fails is refused, with the reason:
 
 1. the layers are called alike for two numbers of examples, each with the examples along one axis (`layout`);
@@ -22,7 +22,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,13 +32,13 @@ from cloister.learning.torch.bookkeeping import Block, Bookkeeping
 from cloister.learning.torch.flat import Flat
 from cloister.learning.torch.layout import Axis, Layout
 from cloister.learning.torch.record import Call
+from cloister.learning.torch.samples import CHANGED, Samples
 from cloister.learning.torch.scores import Scores
 
 __all__ = ["Findings", "interchangeable", "probe"]
 
 _FEW, _MANY = 3, 5
 _PLACED: Final = 64
-_TOLERANCE: Final = 2e-3
 
 
 @dataclass(frozen=True)
@@ -47,44 +46,39 @@ class Findings:
     """What the tests found out about a module.
 
     Args:
-        shape: of one row.
-        classes: of the label; 0 for a number.
         scores: how its output is read.
         layouts: where examples lie in each call of its layers, in order.
         floats: numbers held for one row in the passes and up to the sum, about.
         positions: of one row that a weighted sum adds up without their gradients being formed; 0 for none.
     """
 
-    shape: tuple[int, ...]
-    classes: int
     scores: Scores
     layouts: tuple[Layout, ...]
     floats: int
     positions: int
 
 
-def probe(bookkeeping: Bookkeeping, flat: Flat, *, classes: int, shape: tuple[int, ...]) -> Findings:
+def probe(bookkeeping: Bookkeeping, flat: Flat, samples: Samples) -> Findings:
     """Test a module; its parameters are as before afterwards.
 
     Args:
         bookkeeping: of the module.
         flat: its parameters.
-        classes: of the label; 0 for a number.
-        shape: of one row.
+        samples: made-up rows.
 
     Raises:
         InputError: a test failed; the message says which layer and why.
     """
     random = StreamRandom.from_seed(0, "probe of a module")
-    fixed = flat.fixed_digest()
-    X = torch.from_numpy(random.integers(2, (_MANY, *shape))).to(flat.dtype)
-    labels = random.integers(max(classes, 2), _MANY).astype(np.float64)
+    fixed = flat.fixed_state()
+    X, labels = samples.rows(random, _MANY)
     with torch.random.fork_rng(devices=[]), flat.moved(random), warnings.catch_warnings(), _explained():
         warnings.simplefilter("ignore")  # torch's advice on speed, given once for each process
-        findings, block = _layouts_and_block(bookkeeping, X, labels, classes)
-        _independent(bookkeeping, X, labels, findings)
-        _gradients(bookkeeping, flat, X, labels, findings.scores, block)
-    if flat.fixed_digest() != fixed:
+        findings, block = _layouts_and_block(bookkeeping, X, labels, samples)
+        for pair in samples.pairs(X):
+            _independent(bookkeeping, pair, labels, findings)
+        _gradients(bookkeeping, flat, X, labels, findings.scores, block, samples.tolerance)
+    if flat.fixed_state() != fixed:
         _refuse(
             "a frozen parameter or a buffer changes when the module is called", "", "Keep no running values"
         )
@@ -92,7 +86,7 @@ def probe(bookkeeping: Bookkeeping, flat: Flat, *, classes: int, shape: tuple[in
 
 
 def interchangeable(
-    bookkeeping: Bookkeeping, flat: Flat, found: Findings, sizes: Sequence[int]
+    bookkeeping: Bookkeeping, flat: Flat, samples: Samples, found: Findings, sizes: Sequence[int]
 ) -> tuple[int, ...]:
     """Return those of `sizes` among which a row gives the same bits, wherever in a block it stands.
 
@@ -103,6 +97,7 @@ def interchangeable(
     Args:
         bookkeeping: of the module.
         flat: its parameters.
+        samples: made-up rows.
         found: what `probe` found.
         sizes: numbers of rows, descending.
 
@@ -111,13 +106,14 @@ def interchangeable(
     """
     random = StreamRandom.from_seed(0, "places of a row")
     count = max(_PLACED, *sizes, 1)
-    X = torch.from_numpy(random.integers(2, (count, *found.shape))).to(flat.dtype)
-    labels = random.integers(max(found.classes, 2), count).astype(np.float64)
+    X, labels = samples.rows(random, count)
     order = random.permutation(count)
-    mixed = X[torch.from_numpy(order)], labels[order]
+    place = torch.from_numpy(order)
+    mixed = X[place.to(X.device)], labels[order]
     with torch.random.fork_rng(devices=[]), flat.moved(random):
         for most in sizes:
-            expected = _marks(bookkeeping, X, labels, most, found)[torch.from_numpy(order)]
+            expected = _marks(bookkeeping, X, labels, most, found)
+            expected = expected[place.to(expected.device)]
             alike = [s for s in sizes if torch.equal(_marks(bookkeeping, *mixed, s, found), expected)]
             if most in alike:
                 return tuple(sorted(alike))
@@ -136,12 +132,12 @@ def _marks(bookkeeping: Bookkeeping, X: Tensor, labels: Array, size: int, found:
 
 
 def _layouts_and_block(
-    bookkeeping: Bookkeeping, X: Tensor, labels: Array, classes: int
+    bookkeeping: Bookkeeping, X: Tensor, labels: Array, samples: Samples
 ) -> tuple[Findings, Block]:
     output, few = _forward(bookkeeping, X[:_FEW])
-    Scores.of(classes, output, _FEW)
+    samples.scores(output, _FEW)
     output, many = _forward(bookkeeping, X)
-    scores = Scores.of(classes, output, _MANY)
+    scores = samples.scores(output, _MANY)
     if [call.name for call in few] != [call.name for call in many]:
         _refuse("the number of rows decides which layers are called", "", "Call them always")
     layouts = tuple(_layout(a, b) for a, b in zip(few, many, strict=True))
@@ -150,9 +146,7 @@ def _layouts_and_block(
         passed = bookkeeping.passes(X, labels, scores, layouts)
     block = bookkeeping.block(*passed, layouts)
     activations = count.floats // _MANY
-    return Findings(
-        tuple(X.shape[1:]), classes, scores, layouts, 2 * activations + block.held, block.positions
-    ), block
+    return Findings(scores, layouts, 2 * activations + block.held, block.positions), block
 
 
 def _layout(few: Call, many: Call) -> Layout:
@@ -168,15 +162,15 @@ def _layout(few: Call, many: Call) -> Layout:
     return Layout(many.name, inputs, outputs)
 
 
-def _independent(bookkeeping: Bookkeeping, X: Tensor, labels: Array, findings: Findings) -> None:
-    """Change one row; nothing that belongs to the others may change."""
-    other = X.clone()
-    other[1] = 1.0 - other[1]
+def _independent(
+    bookkeeping: Bookkeeping, pair: tuple[Tensor, Tensor], labels: Array, findings: Findings
+) -> None:
+    """Take rows of which one differs; nothing that belongs to the others may differ."""
     seen = []
-    for rows in (X, other):
+    for rows in pair:
         torch.manual_seed(0)
         seen.append(bookkeeping.passes(rows, labels, findings.scores, findings.layouts))
-    rest = [at for at in range(_MANY) if at != 1]
+    rest = [at for at in range(_MANY) if at != CHANGED]
     for (call, back), (changed, again), layout in zip(
         zip(*seen[0], strict=True), zip(*seen[1], strict=True), findings.layouts, strict=True
     ):
@@ -194,11 +188,17 @@ def _independent(bookkeeping: Bookkeeping, X: Tensor, labels: Array, findings: F
 
 
 def _gradients(
-    bookkeeping: Bookkeeping, flat: Flat, X: Tensor, labels: Array, scores: Scores, block: Block
+    bookkeeping: Bookkeeping,
+    flat: Flat,
+    X: Tensor,
+    labels: Array,
+    scores: Scores,
+    block: Block,
+    tolerance: float,
 ) -> None:
     """Compare each example's gradient with autograd's for that example alone."""
     for at in range(_MANY):
-        ours = torch.zeros(flat.size, dtype=torch.float64)
+        ours = torch.zeros(flat.size, dtype=torch.float64, device=flat.device)
         block.add_into(ours, slice(at, at + 1))
         output, _ = _forward(bookkeeping, X[at : at + 1])
         found = scores.read(output)
@@ -210,13 +210,13 @@ def _gradients(
         )
         norm = float(torch.linalg.vector_norm(ours))
         if not math.isfinite(norm):
-            _refuse("a row of zeros and ones has no finite gradient", "", "Choose a start near zero")
+            _refuse("a made-up row has no finite gradient", "", "Choose a start near zero")
         if not float(block.squares[at]) >= norm * norm * (1.0 - 2.0**-20):
             _refuse("the norm of an example's gradient comes out too small", "", "Report this module")
         for (name, where), each in zip(flat.slices.items(), exact, strict=True):
             expected = torch.zeros_like(ours[where]) if each is None else each.to_dense().double().flatten()
             error = float(torch.linalg.vector_norm(ours[where] - expected))
-            if not error <= _TOLERANCE * (float(torch.linalg.vector_norm(expected)) + 0.01 * norm):
+            if not error <= tolerance * (float(torch.linalg.vector_norm(expected)) + 0.01 * norm):
                 _refuse(
                     "the gradient of one example is not what autograd finds for it alone",
                     f"parameter {name}",

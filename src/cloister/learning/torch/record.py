@@ -111,7 +111,7 @@ class Recorder:
                 fix="Write inplace=False, and keep every step differentiable",
             ) from error
         return [
-            torch.zeros(call.shape, dtype=scores.dtype) if each is None else each
+            torch.zeros(call.shape, dtype=scores.dtype, device=scores.device) if each is None else each
             for call, each in zip(calls, found, strict=True)
         ]
 

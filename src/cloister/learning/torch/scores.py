@@ -67,7 +67,7 @@ class Scores:
     def residuals(self, scores: Tensor, labels: Array) -> Tensor:
         """Return the derivative of each example's own loss by its scores, in their type."""
         found = self.head.residual(_copied(scores), labels)
-        return torch.from_numpy(found).to(scores.dtype)
+        return torch.from_numpy(found).to(scores.device, scores.dtype)
 
     def prediction(self, scores: Tensor) -> Array:
         """Return values or probabilities, as the head has them."""
@@ -96,4 +96,4 @@ class Scores:
 
 def _copied(scores: Tensor) -> Array:
     """Return the values as float64 in memory of their own: heads work in place."""
-    return scores.detach().to(torch.float64, copy=True).numpy()
+    return scores.detach().to("cpu", torch.float64, copy=True).numpy()

@@ -35,12 +35,10 @@ import torch
 from torch import Tensor
 
 from cloister.errors import InputError
+from cloister.learning.private.ladder import CANCELLATION
 from cloister.learning.torch.arena import Arena
 
 __all__ = ["CANCELLATION", "Dense", "Lookup", "Outer", "Term", "combine"]
-
-CANCELLATION: Final = 1024.0
-"""By how much positions of one example may cancel before its factor is reduced."""
 
 _CACHED: Final = 1 << 18  # float64 numbers that a core's own cache holds
 _LARGEST_FORMED: Final = 1 << 22
@@ -102,7 +100,7 @@ class Dense:
                 these, and the gradients whose norms are taken, stay in the processor's cache.
         """
         gradients = arena.take(shape, dtype)
-        squares = torch.empty(shape[0], dtype=torch.float64)
+        squares = torch.empty(shape[0], dtype=torch.float64, device=gradients.device)
         for rows in _pieces(slice(0, shape[0]), floats + shape[1]):
             part(rows, gradients[rows])
             squares[rows] = _squares(gradients[rows])
@@ -237,7 +235,7 @@ class Lookup:
     def settle(self, arena: Arena) -> int:
         """Add up each example's residuals for one row of the table."""
         count, positions, width = self.residuals.shape
-        example = torch.arange(count)[:, None]
+        example = torch.arange(count, device=self.index.device)[:, None]
         keys, place = torch.unique((self.index + example * self.entries).flatten(), return_inverse=True)
         sums = self.residuals.new_zeros((len(keys), width))
         self._sums = sums.index_add_(0, place, self.residuals.reshape(-1, width))
@@ -256,14 +254,16 @@ class Lookup:
     def add_into(self, total: Tensor, factors: Tensor, rows: slice, arena: Arena) -> None:
         """Add the weighted sum over `rows` to the rows of the table that they used."""
         first, last, _ = rows.indices(len(self.index))
-        begin, end = torch.searchsorted(self._example, torch.tensor([first, last])).tolist()
+        begin, end = torch.searchsorted(
+            self._example, torch.tensor([first, last], device=self._example.device)
+        ).tolist()
         weighted = self._sums[begin:end].double() * factors[self._example[begin:end], None]
         total.view(self.entries, -1).index_add_(0, self._row[begin:end], weighted)
 
     def dense(self) -> Tensor:
         """Return the gradients, [n, V p]."""
         count, _, width = self.residuals.shape
-        example = torch.arange(count)[:, None]
+        example = torch.arange(count, device=self.index.device)[:, None]
         table = self.residuals.new_zeros((count * self.entries, width))
         place = (self.index + example * self.entries).flatten()
         return table.index_add_(0, place, self.residuals.reshape(-1, width)).view(count, -1)

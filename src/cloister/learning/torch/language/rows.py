@@ -1,0 +1,162 @@
+"""Rows of tokens as a module for per-row clipping takes them: one tensor in, one row of scores out.
+
+A block is int64[b, 2, T]: the tokens, and for each of them 0 (padding), 1 (a token) or 3 (a token that is
+learnt). What comes out is a row's scores for its class, or the row's own loss:
+
+    the mean, over the row's tokens that are learnt, of the negative log likelihood in nats
+
+A row without any has a loss of zero and no gradient. The logits of all T tokens are computed, whichever are
+learnt: shapes that followed the rows would make one row's rounding depend on another row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cloister.crypto import StreamRandom
+from cloister.errors import InputError
+from cloister.learning.heads import Array
+from cloister.learning.torch.language.examples import Examples
+from cloister.learning.torch.language.module import LanguageModule
+from cloister.learning.torch.samples import CHANGED
+from cloister.learning.torch.scores import Scores
+
+__all__ = ["LossHead", "RowModule", "TokenSamples", "block_of"]
+
+TOKEN: Final = 1
+LEARNT: Final = 3
+
+
+@dataclass(frozen=True)
+class LossHead:
+    """A module that returns each row's own loss."""
+
+    @property
+    def outputs(self) -> int:
+        """One: the loss."""
+        return 1
+
+    def loss(self, scores: Array, labels: Array) -> Array:
+        """Return the scores, which are the losses."""
+        return scores[..., 0]
+
+    def residual(self, scores: Array, labels: Array) -> Array:
+        """Return ones."""
+        scores[...] = 1.0
+        return scores
+
+    def prediction(self, scores: Array) -> Array:
+        """Return the losses."""
+        return scores[..., 0]
+
+
+class RowModule(nn.Module):
+    """A language module that takes blocks.
+
+    Args:
+        module: the model.
+        autocast: what the passes run under; a context manager for each.
+    """
+
+    def __init__(
+        self,
+        module: LanguageModule,
+        autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        super().__init__()
+        self.module, self._autocast = module, autocast
+        self.eval()
+
+    def forward(self, block: Tensor) -> Tensor:
+        """Return scores float32[b, classes], or losses float32[b]."""
+        ids, flags = block[:, 0], block[:, 1]
+        with self._autocast():
+            if self.module.classes:
+                return self.module.scores(ids, flags >= TOKEN).float()
+            learnt = flags >= LEARNT
+            learnt[:, 0] = False  # nothing stands before a first token
+            return self.module.token_losses(ids, learnt) / learnt.sum(1).clamp(min=1)
+
+
+def block_of(examples: Examples, index: NDArray[np.int64], length: int, rows: int) -> Tensor:
+    """Return int64[rows, 2, length]: some rows, and below them rows of a single token that is not learnt.
+
+    Args:
+        examples: all rows.
+        index: int64[k], k <= rows.
+        length: at least that of the longest of them.
+        rows: of the block.
+    """
+    block = np.zeros((rows, 2, length), dtype=np.int64)
+    block[:, 0], block[len(index) :, 1, 0] = examples.pad, TOKEN
+    ids, counted = examples.padded(index, length)
+    block[: len(index), 0] = ids
+    block[: len(index), 1] = examples.mask(index, length) * TOKEN + counted * (LEARNT - TOKEN)
+    return torch.from_numpy(block)
+
+
+@dataclass(frozen=True)
+class TokenSamples:
+    """Made-up rows of one length.
+
+    Args:
+        length: T.
+        shortest: tokens that a row of this length has at least; the others are padding.
+        vocabulary: how many tokens there are.
+        classes: of the label; 0 where the row's own loss comes out.
+        device: where the module is.
+        tolerance: how far a gradient may be from autograd's, relative to its norm.
+    """
+
+    length: int
+    shortest: int
+    vocabulary: int
+    classes: int
+    device: torch.device
+    tolerance: float
+
+    def rows(self, random: StreamRandom, count: int) -> tuple[Tensor, Array]:
+        """Return rows of all lengths from `shortest` to `length`, and labels."""
+        shape = (count, self.length)
+        lengths = self.shortest + random.integers(self.length - self.shortest + 1, count)
+        flags = np.where(random.integers(2, shape), LEARNT, TOKEN) * (
+            np.arange(self.length) < lengths[:, None]
+        )
+        block = torch.from_numpy(np.stack([random.integers(self.vocabulary, shape), flags], 1))
+        labels = random.integers(max(self.classes, 2), count).astype(np.float64)
+        return block.to(self.device), labels
+
+    def pairs(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the rows with another row in one place: other tokens, then full rows and one that is not.
+
+        Libraries take other ways where nothing is padding; the way a row goes must not be others' doing.
+        """
+        other = rows.clone()
+        other[CHANGED, 0] = self.vocabulary - 1 - other[CHANGED, 0]
+        other[CHANGED, 1] = torch.where(other[CHANGED, 1] == TOKEN, LEARNT, TOKEN)
+        yield rows, other
+        full = rows.clone()
+        full[:, 1].clamp_(min=TOKEN)
+        short = full.clone()
+        short[CHANGED, 1, self.shortest :] = 0
+        yield full, short
+        alone = full.clone()
+        alone[CHANGED, 0], alone[CHANGED, 1] = 0, 0
+        alone[CHANGED, 1, 0] = TOKEN
+        yield full, alone
+
+    def scores(self, output: object, count: int) -> Scores:
+        """Return how the output is read."""
+        if self.classes:
+            return Scores.of(self.classes, output, count)
+        if not isinstance(output, Tensor) or tuple(output.shape) != (count,):
+            raise InputError("the module does not return one loss for each row")
+        return Scores(LossHead(), 1)
