@@ -99,7 +99,7 @@ def test_code_and_public_rows_have_to_be_allowed() -> None:
     ],
 )
 def test_language_models_may_be_kept_to_kinds_bases_and_ranks(rule: str, holds: Any, refuses: Any) -> None:
-    plan = texts()
+    plan = language_plan()
     assert verdict(plan, accepting(**{rule: holds})).verdict == "accept"
     refused = verdict(plan, accepting(**{rule: refuses}))
     assert refused.verdict == "refuse"
@@ -107,7 +107,7 @@ def test_language_models_may_be_kept_to_kinds_bases_and_ranks(rule: str, holds: 
 
 
 def test_with_a_largest_rank_nothing_but_adapters_is_trained() -> None:
-    whole = texts(method="full", rank=0)
+    whole = language_plan(method="full", rank=0)
     assert verdict(whole, accepting()).verdict == "accept"
     refused = verdict(whole, accepting(max_rank=64))
     assert refused.verdict == "refuse"
@@ -115,7 +115,7 @@ def test_with_a_largest_rank_nothing_but_adapters_is_trained() -> None:
     assert verdict(plan_of(), accepting(max_rank=1, bases=("b" * 64,))).verdict == "accept"
 
 
-def texts(**language: Any) -> Plan:
+def language_plan(**language: Any) -> Plan:
     """Return a plan of a language model."""
     section = LanguageSection(**{"base": "a" * 64, "tokenizer": "d" * 64, "rank": 8} | language)
     model = ModelSection(kind="text-classifier", classes=2)
