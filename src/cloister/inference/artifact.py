@@ -10,6 +10,7 @@ That the card belongs to a plan and a schema is for `cloister.governance.verify_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,21 @@ from cloister.inference.tensors import MODEL_LIMIT, read_vector, write_vector
 from cloister.learning import DataSection, FeatureMap, Model, ModelSection, Plan, build_model, plan_features
 from cloister.vault import Schema
 
-__all__ = ["ModelArtifact", "ModelCard", "load_model"]
+__all__ = ["ModelArtifact", "ModelCard", "answer_names", "load_model"]
+
+
+def answer_names(classes: Sequence[str], outputs: int) -> tuple[str, ...]:
+    """Return the names of an answer's columns.
+
+    Args:
+        classes: names of the label's classes; none for a number.
+        outputs: 1 where one probability says it all, of two classes.
+    """
+    if not classes:
+        return ("value",)
+    if outputs == 1:
+        return ("prediction", "probability")
+    return ("prediction", *(f"probability={name}" for name in classes))
 
 
 class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):

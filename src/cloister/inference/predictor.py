@@ -30,7 +30,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from cloister.errors import InputError
-from cloister.inference.artifact import ModelArtifact
+from cloister.inference.artifact import ModelArtifact, answer_names
 from cloister.inference.rows import read_rows
 from cloister.learning import FeatureMap
 from cloister.learning.heads import Array, Head
@@ -82,11 +82,8 @@ class Predictor:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of an answer."""
-        if not self.features.classes:
-            return ("value",)
-        if self._outputs == 1:
-            return ("prediction", "probability")
-        return ("prediction", *(f"probability={name}" for name in self.features.class_names))
+        names = self.features.class_names if self.features.classes else ()
+        return answer_names(names, self._outputs)
 
     def fit(self, reference: pa.Table) -> Predictor:
         """Return a predictor that scales by the rows of `reference` where the model asks for local scaling.
