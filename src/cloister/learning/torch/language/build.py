@@ -1,0 +1,156 @@
+"""From a base's files to the module that is trained, and its parameters in the vector's order.
+
+1. Base, with its output layer for next tokens, without for classes; an encoder's pooler is left out.
+2. Adapters, where the method has them; the rank fits every layer.
+3. Head, at zero.
+4. The order of the vector (see `learner`), and A as the seed draws it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from cloister.errors import InputError, PlanError
+from cloister.learning.language.layout import Window
+from cloister.learning.modelfiles.files import ModelFiles
+from cloister.learning.modelfiles.folder import LanguageModel
+from cloister.learning.sections import LanguageSection, ModelSection
+from cloister.learning.torch.language.adapters import (
+    add_adapters,
+    linear_layers,
+    public_name,
+    target_layers,
+)
+from cloister.learning.torch.language.module import LanguageModule
+from cloister.learning.torch.language.pretrained import outlined, pretrained
+from cloister.learning.torch.language.quantised import check_quantised, quantise
+
+__all__ = ["Built", "build", "context_of", "device_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A module and what of it is trained.
+
+    Args:
+        module: base, adapters and head.
+        layers: of the base that have adapters, in its order; () where there are none.
+        trained: public name to parameter, in the vector's order.
+        frozen: public name to A, where A stands still.
+        windows: what rounds move.
+    """
+
+    module: LanguageModule
+    layers: tuple[str, ...]
+    trained: dict[str, nn.Parameter]
+    frozen: dict[str, nn.Parameter]
+    windows: tuple[Window, ...]
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of that name; "auto" is a GPU where there is one.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError("there is no such device", where=name[:32], fix="Choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("torch finds no GPU", fix="Choose device auto or cpu, or install torch for CUDA")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def context_of(files: ModelFiles, found: LanguageModel, config: Any) -> int:
+    """Return the most tokens the base was made for; an encoder may have fewer places than it says."""
+    most = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
+    if found.kind == "encoder" and "tokenizer_config.json" in files.names:
+        document = msgspec.json.decode(files.read("tokenizer_config.json"))
+        written = document.get("model_max_length") if isinstance(document, dict) else None
+        if isinstance(written, int) and written >= 1:
+            return min(most, written)
+    return most
+
+
+def build(
+    section: ModelSection,
+    language: LanguageSection,
+    files: ModelFiles,
+    found: LanguageModel,
+    config: Any,
+    *,
+    device: torch.device,
+    weights: bool,
+) -> Built:
+    """Return the module of a plan; parameters that the seed or the vector decides have no values yet.
+
+    Args:
+        section: `[model]`.
+        language: `[language]`.
+        files: of the base.
+        found: what they hold.
+        config: of the base, as transformers has it.
+        device: where the module is to lie.
+        weights: whether to read the base's numbers; without, the module lies on the meta device.
+
+    Raises:
+        PlanError: base and plan do not fit each other.
+        InputError: as loading a base does, or the hardware cannot compute so.
+    """
+    check_quantised(language, device)
+    full = language.method == "full"
+    narrow = language.precision == "bfloat16" and not full  # what is trained is float32
+    dtype = torch.bfloat16 if narrow else torch.float32
+    whole = pretrained(files, found, config, dtype=dtype) if weights else outlined(found, config, dtype)
+    base = whole  # 1
+    if section.kind == "text-classifier":
+        base = whole.base_model
+        if getattr(base, "pooler", None) is not None:
+            base.pooler = None
+    layers: tuple[str, ...] = ()
+    if not full:  # 2
+        layers = target_layers(base, language)
+        if weights and language.quantised != "no":
+            quantise(base, linear_layers(base), device)
+        if weights:
+            base.to(device)
+        add_adapters(base, language, layers)
+    elif weights:
+        base.to(device)
+    module = LanguageModule(  # 3
+        base,
+        classes=section.classes,
+        hidden=int(config.get_text_config().hidden_size),
+        encoder=found.kind == "encoder",
+    )
+    if language.checkpointing:
+        module.checkpoint_layers()
+    return _ordered(module, language, layers)
+
+
+def _ordered(module: LanguageModule, language: LanguageSection, layers: tuple[str, ...]) -> Built:
+    """Return the module with its parameters in order: step 4."""
+    every = {public_name(name): each for name, each in module.named_parameters()}
+    head = {name: each for name, each in every.items() if name.startswith("head.")}
+    if language.method == "full":
+        trained = head | every
+        frozen: dict[str, nn.Parameter] = {}
+    else:
+        a = {name: each for name, each in every.items() if name.endswith(".lora_A.weight")}
+        b = {name: each for name, each in every.items() if name.endswith(".lora_B.weight")}
+        alternating = language.method == "lora-alternating"
+        trained, frozen = (a | head | b, {}) if alternating else (head | b, a)
+    size = sum(each.numel() for each in trained.values())
+    windows: tuple[Window, ...] = ((0, size),)
+    if language.method == "lora-alternating":
+        of_a = sum(each.numel() for each in a.values())
+        windows = ((of_a, size), (0, of_a + sum(each.numel() for each in head.values())))
+    if not trained:
+        raise PlanError("there is nothing to train in this base", where="[language] targets")
+    return Built(module, layers, trained, frozen, windows)

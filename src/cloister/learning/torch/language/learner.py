@@ -1,0 +1,324 @@
+"""A language model of a plan: what is trained of it as one float32 vector, its losses, its local training.
+
+Order of the vector, by method:
+
+    lora              head, then every B
+    lora-alternating  every A, then head, then every B; even rounds move head and B, odd ones A and head
+    full              head, then every parameter of the base
+
+Layers stand in the base's own order; the head (weight, bias) is a text-classifier's and starts at zero. A is
+what the seed draws, under "lora" for good: then it is no part of the vector, and `fixed` names it together
+with base, tokenizer and scale, none of which any party can have otherwise.
+
+With `weights=False` there are no numbers in the base, on torch's meta device: sizes, start and digests are
+the same (but for the start of "full", which is the base itself), and whatever computes is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cloister.crypto import StreamRandom
+from cloister.errors import InputError, IntegrityError, PlanError
+from cloister.learning.heads import Array, Head, SoftmaxHead, TokensHead
+from cloister.learning.language.layout import Tensor, Window
+from cloister.learning.modelfiles.files import ModelFiles
+from cloister.learning.modelfiles.folder import check_language_model
+from cloister.learning.sections import LanguageSection, ModelSection, TrainingSection
+from cloister.learning.torch.language.adapters import draw_a
+from cloister.learning.torch.language.build import build, context_of, device_of
+from cloister.learning.torch.language.evaluation import evaluation_sums
+from cloister.learning.torch.language.examples import Examples
+from cloister.learning.torch.language.generation import generate
+from cloister.learning.torch.language.passing import Passes
+from cloister.learning.torch.language.pretrained import configuration, end_ids, quiet_transformers
+from cloister.learning.torch.language.training import local_steps, memory_errors
+from cloister.learning.torch.language.vector import ParameterVector, Single
+from cloister.learning.torch.language.words import Words
+
+__all__ = ["LanguageLearner"]
+
+
+class LanguageLearner:
+    """What a plan trains of a base.
+
+    Args:
+        section: `[model]`.
+        language: `[language]`.
+        files: of the base; read here, and never again.
+        scratch: a folder, best in memory, for the tokenizer's files while it is loaded.
+        device: "cpu", "cuda", or "auto" for a GPU where there is one.
+        weights: whether to read the base's numbers.
+
+    Attributes:
+        words: the base's tokenizer.
+        module: base and head; in evaluation mode.
+        layers: of the base that have adapters, by name.
+        windows: what rounds move, in turn.
+        passes: how rows go through the module.
+
+    Raises:
+        PlanError: plan and base do not fit each other.
+        InputError: the base cannot be loaded, or the machine cannot compute with it.
+        IntegrityError: base or tokenizer is not the one that the plan names.
+    """
+
+    single = True
+
+    def __init__(
+        self,
+        section: ModelSection,
+        language: LanguageSection,
+        files: ModelFiles,
+        *,
+        scratch: Path,
+        device: str = "cpu",
+        weights: bool = True,
+    ) -> None:
+        if not section.is_language:
+            raise PlanError("this is not a plan of a language model", where="[model] kind")
+        if files.digest != language.base:
+            raise _other("base model", "base")
+        found = check_language_model(files)
+        quiet_transformers()
+        self.section, self.language, self._weights = section, language, weights
+        self.words = Words(files, found, scratch)
+        if self.words.digest != language.tokenizer:
+            raise _other("tokenizer", "tokenizer")
+        if section.kind == "causal-lm" and found.kind != "causal":
+            raise PlanError(
+                "the base is an encoder, which predicts no next token",
+                where="[model] kind",
+                fix='Write kind = "text-classifier", or use a causal base',
+            )
+        config = configuration(found)
+        most = context_of(files, found, config)
+        if language.context > most:
+            raise PlanError(
+                f"a context of {language.context} is more than the {most} tokens the base was made for",
+                where="[language] context",
+                fix=f"Write {most} or less",
+            )
+        place = device_of(device)
+        with self._memory():
+            built = build(section, language, files, found, config, device=place, weights=weights)
+            self._vector = ParameterVector(built.trained)
+        self.module, self.layers, self.windows = built.module, built.layers, built.windows
+        self._frozen = built.frozen
+        self._ends = {*end_ids(files, found), *([] if self.words.end is None else [self.words.end])}
+        self.passes = Passes(
+            self.module, place, bfloat16=language.precision == "bfloat16", most=language.rows_per_pass
+        )
+        self.fixed = self._settle()
+        self._start = self._vector.read() if weights and language.method == "full" else None
+
+    def __repr__(self) -> str:
+        return f"<LanguageLearner {self.kind}, {self.size} parameters>"
+
+    @property
+    def kind(self) -> Literal["causal-lm", "text-classifier"]:
+        """Of the plan's model."""
+        return "text-classifier" if self.classes else "causal-lm"
+
+    @property
+    def classes(self) -> int:
+        """Of the label; 0 for next tokens."""
+        return self.section.classes
+
+    @property
+    def size(self) -> int:
+        """Number of trainable parameters, d."""
+        return self._vector.size
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The vector's tensors in its order; adapters by the names that peft's files have."""
+        return self._vector.tensors
+
+    @property
+    def penalised(self) -> NDArray[np.bool_]:
+        """Which parameters an l2 penalty touches: those with two axes or more; bool[d]."""
+        return self._vector.penalised
+
+    @property
+    def vector(self) -> ParameterVector:
+        """The module's trainable parameters."""
+        return self._vector
+
+    @property
+    def inputs(self) -> int:
+        """Tokens of a row at most."""
+        return self.language.context
+
+    @property
+    def head(self) -> Head:
+        """How scores become a loss and a prediction."""
+        return SoftmaxHead(self.classes) if self.classes else TokensHead()
+
+    def initial(self, seed: int) -> Single:
+        """Return the start, float32[d]: zeros, A as `seed` draws it, or the base itself with method "full".
+
+        Raises:
+            InputError: the start is the base, and its numbers were not read.
+        """
+        if self.language.method == "full":
+            if self._start is None:
+                raise InputError("the start of method 'full' is the base itself", fix="Load its weights")
+            return self._start.copy()
+        start = np.zeros(self.size, dtype=np.float32)
+        for tensor in self.tensors:
+            if tensor.name.endswith(".lora_A.weight"):
+                drawn = draw_a(seed, tensor.name, tensor.shape)
+                start[self._vector.slices[tensor.name]] = drawn.reshape(-1)
+        return start
+
+    def named(self, params: NDArray[np.floating[Any]]) -> dict[str, Single]:
+        """Return every tensor of a release by name, A included, float32; needs no weights.
+
+        Raises:
+            InputError: the vector has another length, or holds numbers that are not finite.
+        """
+        self._vector.check(params)
+        cut = {
+            tensor.name: np.asarray(params[self._vector.slices[tensor.name]], np.float32).reshape(
+                tensor.shape
+            )
+            for tensor in self.tensors
+        }
+        still = {name: draw_a(self.section.seed, name, tuple(a.shape)) for name, a in self._frozen.items()}
+        return {**still, **cut}
+
+    def load(self, params: NDArray[np.floating[Any]]) -> None:
+        """Set the module's parameters to float[d].
+
+        Raises:
+            InputError: the vector has another length, or holds numbers that are not finite; or the base's
+                numbers were not read.
+        """
+        if not self._weights:
+            raise InputError("the base was opened without its numbers", fix="Load its weights")
+        self._vector.load(params)
+
+    def losses(self, params: NDArray[np.floating[Any]], examples: Examples) -> Array:
+        """Return each row's loss, float64[n]: cross-entropy, or summed over its counted tokens, in nats."""
+        self.load(params)
+        with self._memory():
+            return self.passes.all_losses(examples)
+
+    def predict(self, params: NDArray[np.floating[Any]], examples: Examples) -> Array:
+        """Return each row's probabilities, float64[n, classes].
+
+        Raises:
+            InputError: the model has no classes; or as `load`.
+        """
+        if not self.classes:
+            raise InputError("a model of next tokens has no classes", fix="Use generate")
+        self.load(params)
+        with self._memory():
+            return SoftmaxHead(self.classes).prediction(self.passes.all_scores(examples))
+
+    def evaluation_sums(self, params: NDArray[np.floating[Any]], examples: Examples) -> Array:
+        """Return addable sums: float64[4] of a classifier, float64[3] of next tokens (see `evaluation`)."""
+        self.load(params)
+        with self._memory():
+            return evaluation_sums(self.passes, examples, self.classes)
+
+    def train(
+        self,
+        params: NDArray[np.floating[Any]],
+        examples: Examples,
+        training: TrainingSection,
+        window: Window | None = None,
+        *,
+        insecure_test_random: StreamRandom | None = None,
+    ) -> Single:
+        """Return what `local_steps` local steps make of the parameters, float32[d].
+
+        Args:
+            params: float[d].
+            examples: the site's rows.
+            training: `[training]` of the plan.
+            window: what of the vector may move; None for all of it.
+            insecure_test_random: the order of rows in tests; otherwise from the operating system.
+
+        Raises:
+            PlanError: training diverged.
+            StorageError: there is not enough memory.
+            InputError: there are no rows, a label is no class; or as `load`.
+        """
+        self.load(params)
+        with self._memory():
+            local_steps(
+                self._vector,
+                self.passes,
+                examples,
+                training,
+                window or (0, self.size),
+                rows_per_pass=self.language.rows_per_pass,
+                random=insecure_test_random or StreamRandom.system(),
+            )
+            return self._vector.read()
+
+    def generate(
+        self,
+        params: NDArray[np.floating[Any]],
+        prompts: Sequence[Sequence[int]],
+        most: int,
+        *,
+        temperature: float = 0.0,
+        insecure_test_random: StreamRandom | None = None,
+    ) -> list[list[int]]:
+        """Return the tokens that follow each prompt, without the end token; at most `most`.
+
+        Raises:
+            InputError: the model has classes, or a prompt is empty; or as `load`.
+        """
+        if self.classes:
+            raise InputError("a classifier generates nothing", fix="Use predict")
+        self.load(params)
+        with self._memory(), self.passes.autocast():
+            return generate(
+                self.module.base,
+                prompts,
+                most,
+                ends=self._ends,
+                pad=self.words.pad,
+                temperature=temperature,
+                random=insecure_test_random or StreamRandom.system(),
+            )
+
+    def _settle(self) -> str:
+        """Draw A where it stands still; return the digest of all that no party can have otherwise."""
+        state = hashlib.sha256(b"cloister/language-fixed/v1")
+        scale = float(self.language.alpha / max(1, self.language.rank)).hex()
+        for part in (self.language.base, self.language.tokenizer, self.language.method, scale):
+            state.update(f"|{part}".encode())
+        for name, a in self._frozen.items():
+            drawn = draw_a(self.section.seed, name, tuple(a.shape))
+            state.update(f"|{name}|{tuple(a.shape)}|".encode() + drawn.astype("<f4").tobytes())
+            if self._weights:
+                with torch.no_grad():
+                    a.copy_(torch.from_numpy(drawn))
+        return state.hexdigest()
+
+    def _memory(self) -> contextlib.AbstractContextManager[None]:
+        rows = self.language.rows_per_pass
+        lower = f"rows_per_pass (now {rows})" if rows else "rows_per_pass (now the whole batch)"
+        more = "" if self.language.checkpointing else ", write checkpointing = true"
+        return memory_errors(f"Lower [language] {lower} or context{more}, or use a smaller base")
+
+
+def _other(what: str, field: str) -> IntegrityError:
+    return IntegrityError(
+        f"the {what} here is not the one that the plan names",
+        where=f"[language] {field}",
+        fix="Ask the plan's author for the files, and give their folder as --base",
+    )
