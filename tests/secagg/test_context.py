@@ -48,7 +48,7 @@ def test_a_roster_lists_every_site_once():
         {"attempts": 0},
         {"attempts": 65536},
         {"epoch": -1},
-        {"bits": 8},
+        {"bits": 24},
         {"hub_view": "all"},
         {"params": Params.derive(5)},
     ],

@@ -143,7 +143,8 @@ class Hub(SumHub[EpochTerms]):
     def _terms(self, number: int, names: Sequence[str]) -> EpochTerms:
         rows = {name: self.joined[name].rows for name in names}
         members = [self._sites[name] for name in names]
-        return terms_of(self._plan, number, members, rows, self._manifests(names), self._bounded)
+        manifests = self._manifests(names)
+        return terms_of(self._plan, number, members, rows, manifests, self._bounded, self._shape)
 
     def _check_join(self, peer: str, join: Join, manifest: Manifest) -> None:
         super()._check_join(peer, join, manifest)

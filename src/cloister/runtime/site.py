@@ -199,7 +199,8 @@ class Site(SumSite[EpochTerms]):
                 where=self._plan.study.name,
                 fix="Wait until more sites take part",
             )
-        return terms_of(self._plan, number, members, rows, manifests, self._worker.bounded)
+        bounded, shape = self._worker.bounded, self._worker.shape
+        return terms_of(self._plan, number, members, rows, manifests, bounded, shape)
 
     def _admit(self, terms: EpochTerms) -> None:
         if terms.privacy is None or (self._privacy is not None and terms.privacy == self._privacy):

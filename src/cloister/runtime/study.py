@@ -99,7 +99,7 @@ class Study:
         first, *_ = self.sites.values()
         rows = {name: site.rows for name, site in self.sites.items()}
         digests = dict.fromkeys(rows, bytes(32))
-        terms_of(plan, 0, list(public.values()), rows, digests, first.bounded)
+        terms_of(plan, 0, list(public.values()), rows, digests, first.bounded, first.shape)
 
     @property
     def bytes_sent(self) -> int:
