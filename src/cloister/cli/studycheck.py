@@ -26,6 +26,7 @@ def meaning(
     schema: Schema | None,
     user_code: Path | None = None,
     *,
+    base: Path | None = None,
     link_mbit: float = 100.0,
     sandboxed: bool = True,
 ) -> dict[str, Any]:
@@ -35,10 +36,11 @@ def meaning(
         plan: the plan.
         schema: of the rows.
         user_code: the Python file of a plan with kind "torch", which is run.
+        base: folder of the base that a language model starts from; without it its sizes are not known.
         sandboxed: whether it runs in a walled worker, or in this process.
         link_mbit: speed of the hub's link each way, in 10^6 bits a second.
     """
-    params = plan.params(len(plan.sites))
+    params, encoding = plan.params(len(plan.sites)), plan.encoding(len(plan.sites))
     result: dict[str, Any] = {
         "study": plan.study.name,
         "digest": plan.digest.hex(),
@@ -49,6 +51,9 @@ def meaning(
         "tolerated_dropouts": params.tolerated_dropouts,
         "attempts": plan.attempts,
         "hub_view": plan.aggregation.hub_view,
+        "bits": encoding.bits,
+        "values_each_side": None if plan.privacy is not None else encoding.largest,
+        "value_step": None if plan.privacy is not None else encoding.unit,
         "pinned": bool(plan.model.initial),
         "privacy": None,
         "parameters": None,
@@ -58,11 +63,11 @@ def meaning(
         "round_seconds": None,
         "study_minutes": None,
     }
-    if schema is None:
+    if schema is None or (plan.model.is_language and base is None):
         return result
     from cloister.runtime.forecast import forecast, sizes_of
 
-    sizes = sizes_of(plan, schema, user_code, sandboxed=sandboxed)
+    sizes = sizes_of(plan, schema, user_code, base=base, sandboxed=sandboxed)
     expected = forecast(plan, sizes, link_mbit=link_mbit)
     if sizes.terms is not None:
         result["privacy"] = _privacy(plan, sizes.terms)
@@ -158,6 +163,11 @@ def in_words(plan: Plan, result: dict[str, Any]) -> str:
         else "The hub sees neither updates, nor their sum, nor the model.",
         f"{plan.training.rounds} rounds, {plan.attempts} attempts.",
     ]
+    if result["bits"] == 8:
+        lines.append(
+            f"A ring of 8 bits: a coordinate of an update is rounded at random, to one of "
+            f"{result['values_each_side']} values on either side of zero, {result['value_step']:g} apart."
+        )
     if result["parameters"] is not None:
         lines.append(
             f"{result['parameters']} parameters; a site sends {result['upload_bytes']} bytes a round, "
@@ -165,7 +175,8 @@ def in_words(plan: Plan, result: dict[str, Any]) -> str:
         )
         lines += _resources_in_words(result)
     else:
-        lines.append("Sizes: give --schema to predict them.")
+        asked = "--schema and --base" if plan.model.is_language else "--schema"
+        lines.append(f"Sizes: give {asked} to predict them.")
     lines += _privacy_in_words(plan, result["privacy"])
     if result.get("unit_not_protected"):
         lines.append(
@@ -194,7 +205,8 @@ def _privacy_in_words(plan: Plan, privacy: dict[str, Any] | None) -> list[str]:
     if plan.privacy is None:
         return ["Privacy: none. The model may reveal something about single rows; choose its readers."]
     if privacy is None:
-        return ["Privacy: give --schema to calculate both epsilons."]
+        asked = "--schema and --base" if plan.model.is_language else "--schema"
+        return [f"Privacy: give {asked} to calculate both epsilons."]
     unit = "row" if plan.privacy.by_record else f"{privacy['unit']} (all its rows together)"
     lines = [
         f"Privacy of one {unit}: epsilon {privacy['epsilon_hub']:g} against the hub and every reader, "

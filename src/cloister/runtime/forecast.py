@@ -38,6 +38,7 @@ import msgspec
 from cloister.crypto.shamir import SHARE_BYTES
 from cloister.errors import InputError
 from cloister.learning import Plan
+from cloister.learning.language.layout import width_of
 from cloister.learning.privacy import PrivacyTerms
 from cloister.runtime.workers.models import known_model
 from cloister.vault import Schema
@@ -68,7 +69,7 @@ class Sizes:
 
     Attributes:
         parameters: of the model.
-        coordinates: integers in a vector; one more than parameters under an adaptive clip.
+        coordinates: integers in a vector: the parameters that a round moves; one more under an adaptive clip.
         terms: what `[privacy]` means for the plan's full roster; None where it claims nothing.
     """
 
@@ -103,23 +104,33 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     study_minutes: float
 
 
-def sizes_of(plan: Plan, schema: Schema, user_code: Path | None = None, *, sandboxed: bool = True) -> Sizes:
+def sizes_of(
+    plan: Plan,
+    schema: Schema,
+    user_code: Path | None = None,
+    *,
+    base: Path | None = None,
+    sandboxed: bool = True,
+) -> Sizes:
     """Return the sizes of a plan's model, after checking that it starts where the plan pins it, if it does.
 
     Args:
         plan: the plan.
         schema: of the rows.
         user_code: the Python file of a module of the user's own, which whoever asks allows.
-        sandboxed: whether that file runs in a walled worker, or in this process.
+        base: folder of the base that a language model starts from.
+        sandboxed: whether that file runs, and the base is read, in a walled worker, or in this process.
 
     Raises:
         PlanError, PolicyRefused, InputError, IntegrityError: as `known_model` and `PrivacyTerms.of`.
     """
-    model = known_model(plan, schema, user_code=user_code, sandboxed=sandboxed)
+    model = known_model(plan, schema, user_code=user_code, base=base, sandboxed=sandboxed)
     if plan.model.initial:
         model.require_pinned(plan)
+    for window in model.windows:  # refused here: a range of values for tensors that the model has not
+        plan.encoding(len(plan.sites), model.tensors, window)
     if plan.privacy is None:
-        return Sizes(model.size, model.size, None)
+        return Sizes(model.size, width_of(model.windows), None)
     terms = PrivacyTerms.of(plan, plan.params(len(plan.sites)), model)
     return Sizes(model.size, terms.coordinates, terms)
 
