@@ -1,9 +1,9 @@
-"""peft's LoRA layers in a base, and A as the seed draws it.
+"""peft's LoRA layers in a base; A comes as the seed draws it.
 
     y = W x + (alpha / rank) B (A x)        (Hu et al. 2022, "LoRA")
 
 B starts at zero, so the model starts as its base. A is drawn from the plan's public seed by our own stream,
-uniform in +-1 / sqrt(features), which is what peft draws from (He et al. 2015 with a = sqrt(5)): torch's
+uniform in +-1 / sqrt(features), which is what peft draws from (`learning.language.adapter.draw_a`): torch's
 generators promise the same numbers neither across versions nor across machines.
 
 **Why A stands still.** A sum of sites' models is linear in what they trained. With one A for all,
@@ -17,19 +17,15 @@ Linear layers get adapters, and GPT-2's Conv1D, which is a linear layer stored t
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
-from cloister.crypto import StreamRandom
 from cloister.errors import InputError, PlanError
 from cloister.learning.sections import LanguageSection
 
-__all__ = ["add_adapters", "draw_a", "linear_layers", "public_name", "target_layers"]
+__all__ = ["add_adapters", "linear_layers", "public_name", "target_layers"]
 
 _NAME = "default"
 _PREFIX = "base_model.model."
@@ -121,19 +117,3 @@ def adapted(base: nn.Module) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     return {name: layer for name, layer in base.named_modules() if isinstance(layer, LoraLayer)}
-
-
-def draw_a(seed: int, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return an adapter's A, float32[rank, features], as a public seed determines it on every machine.
-
-    Args:
-        seed: of the plan.
-        name: public name of the tensor; other names get unrelated numbers.
-        shape: of A.
-    """
-    bound = 1.0 / math.sqrt(shape[-1])
-    drawn = StreamRandom.from_seed(seed, f"lora A {name}").uniform(shape)
-    drawn *= 2.0
-    drawn -= 1.0
-    drawn *= bound
-    return drawn.astype(np.float32)

@@ -27,22 +27,19 @@ import torch
 from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
-from cloister.errors import InputError, IntegrityError, PlanError
+from cloister.errors import InputError
 from cloister.learning.heads import Array, Head, SoftmaxHead, TokensHead
+from cloister.learning.language.adapter import draw_a
 from cloister.learning.language.layout import Tensor, Window
 from cloister.learning.modelfiles.files import ModelFiles
-from cloister.learning.modelfiles.folder import check_language_model
 from cloister.learning.sections import LanguageSection, ModelSection, TrainingSection
-from cloister.learning.torch.language.adapters import draw_a
-from cloister.learning.torch.language.build import build, context_of, device_of
+from cloister.learning.torch.language.build import build, device_of
 from cloister.learning.torch.language.evaluation import evaluation_sums
 from cloister.learning.torch.language.examples import Examples
 from cloister.learning.torch.language.generation import generate
 from cloister.learning.torch.language.passing import Passes
-from cloister.learning.torch.language.pretrained import configuration, end_ids, quiet_transformers
 from cloister.learning.torch.language.training import local_steps, memory_errors
 from cloister.learning.torch.language.vector import ParameterVector, Single
-from cloister.learning.torch.language.words import Words
 
 __all__ = ["LanguageLearner"]
 
@@ -83,37 +80,15 @@ class LanguageLearner:
         device: str = "cpu",
         weights: bool = True,
     ) -> None:
-        if not section.is_language:
-            raise PlanError("this is not a plan of a language model", where="[model] kind")
-        if files.digest != language.base:
-            raise _other("base model", "base")
-        found = check_language_model(files)
-        quiet_transformers()
+        opened = open_base(section, language, files, scratch)
         self.section, self.language, self._weights = section, language, weights
-        self.words = Words(files, found, scratch)
-        if self.words.digest != language.tokenizer:
-            raise _other("tokenizer", "tokenizer")
-        if section.kind == "causal-lm" and found.kind != "causal":
-            raise PlanError(
-                "the base is an encoder, which predicts no next token",
-                where="[model] kind",
-                fix='Write kind = "text-classifier", or use a causal base',
-            )
-        config = configuration(found)
-        most = context_of(files, found, config)
-        if language.context > most:
-            raise PlanError(
-                f"a context of {language.context} is more than the {most} tokens the base was made for",
-                where="[language] context",
-                fix=f"Write {most} or less",
-            )
+        self.words, self._ends = opened.words, opened.ends
         place = device_of(device)
         with self._memory():
-            built = build(section, language, files, found, config, device=place, weights=weights)
+            built = build(section, language, files, opened, device=place, weights=weights)
             self._vector = ParameterVector(built.trained)
         self.module, self.layers, self.windows = built.module, built.layers, built.windows
         self._frozen = built.frozen
-        self._ends = {*end_ids(files, found), *([] if self.words.end is None else [self.words.end])}
         self.passes = Passes(
             self.module, place, bfloat16=language.precision == "bfloat16", most=language.rows_per_pass
         )
@@ -142,6 +117,11 @@ class LanguageLearner:
     def tensors(self) -> tuple[Tensor, ...]:
         """The vector's tensors in its order; adapters by the names that peft's files have."""
         return self._vector.tensors
+
+    @property
+    def frozen(self) -> tuple[Tensor, ...]:
+        """What belongs to a release and is no part of the vector: A under method "lora"."""
+        return tuple(Tensor(name, tuple(a.shape)) for name, a in self._frozen.items())
 
     @property
     def penalised(self) -> NDArray[np.bool_]:
@@ -179,22 +159,6 @@ class LanguageLearner:
                 drawn = draw_a(seed, tensor.name, tensor.shape)
                 start[self._vector.slices[tensor.name]] = drawn.reshape(-1)
         return start
-
-    def named(self, params: NDArray[np.floating[Any]]) -> dict[str, Single]:
-        """Return every tensor of a release by name, A included, float32; needs no weights.
-
-        Raises:
-            InputError: the vector has another length, or holds numbers that are not finite.
-        """
-        self._vector.check(params)
-        cut = {
-            tensor.name: np.asarray(params[self._vector.slices[tensor.name]], np.float32).reshape(
-                tensor.shape
-            )
-            for tensor in self.tensors
-        }
-        still = {name: draw_a(self.section.seed, name, tuple(a.shape)) for name, a in self._frozen.items()}
-        return {**still, **cut}
 
     def load(self, params: NDArray[np.floating[Any]]) -> None:
         """Set the module's parameters to float[d].
@@ -314,11 +278,3 @@ class LanguageLearner:
         lower = f"rows_per_pass (now {rows})" if rows else "rows_per_pass (now the whole batch)"
         more = "" if self.language.checkpointing else ", write checkpointing = true"
         return memory_errors(f"Lower [language] {lower} or context{more}, or use a smaller base")
-
-
-def _other(what: str, field: str) -> IntegrityError:
-    return IntegrityError(
-        f"the {what} here is not the one that the plan names",
-        where=f"[language] {field}",
-        fix="Ask the plan's author for the files, and give their folder as --base",
-    )
