@@ -1,8 +1,9 @@
 """Layers whose per-example gradients are known from what entered and what came back.
 
 For each kind of layer one function turns a recorded call, n examples of it, into terms for its parameters.
-Linear, convolutions, Embedding, LayerNorm and GroupNorm are done here; of other layers those for which Opacus
-has a gradient sampler, by that sampler. Everything else is refused by name, with the reason: a layer whose
+Linear, convolutions, Embedding, LayerNorm and GroupNorm are done here, and what language models have of their
+own: RMSNorm under its many names, and transformers' Conv1D, a Linear stored the other way round. Of other
+layers those for which Opacus has a gradient sampler, by that sampler. Everything else is refused by name, with the reason: a layer whose
 statistics mix examples (BatchNorm) has no per-example gradient at all; a fused one (LSTM, MultiheadAttention)
 does not show what entered its parameters; a parameter outside such layers is used nobody knows how.
 
@@ -119,6 +120,19 @@ def _group_norm(
     return terms
 
 
+def _rms_norm(layer: Any, inputs: Tensor, residuals: Tensor, layout: Layout, arena: Arena) -> dict[str, Term]:
+    eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
+    normal = functional.rms_norm(inputs, (inputs.shape[-1],), eps=eps)
+    return {"weight": Dense((layout.rows(normal, 1) * layout.rows(residuals, 1, out=True)).sum(1))}
+
+
+def _transposed(
+    layer: Any, inputs: Tensor, residuals: Tensor, layout: Layout, arena: Arena
+) -> dict[str, Term]:
+    a, b = layout.rows(inputs, 1), layout.rows(residuals, 1, out=True)
+    return {"weight": Outer(b[:, None], a[:, None]), "bias": Dense(b.sum(1))}
+
+
 _KNOWN: Final[dict[type[nn.Module], Sampler]] = {
     nn.Linear: _linear,
     nn.Conv1d: _convolution,
@@ -166,12 +180,19 @@ def _opacus(layer: nn.Module) -> Sampler | None:
 
 
 def sampler_of(layer: nn.Module) -> Sampler | None:
-    """Return what gives per-example gradients of a layer's own parameters, or None."""
+    """Return what gives per-example gradients of a layer's own parameters, or None.
+
+    Layers of other libraries go by their names; `probe` finds out whether the formula is right.
+    """
+    axes = {name: each.dim() for name, each in layer.named_parameters(recurse=False)}
     for kind, sampler in _KNOWN.items():
         same = type(layer) is kind or (isinstance(layer, kind) and type(layer).forward is kind.forward)
-        own = {name for name, _ in layer.named_parameters(recurse=False)}
-        if same and own <= {"weight", "bias"}:
+        if same and set(axes) <= {"weight", "bias"}:
             return sampler
+    if type(layer).__name__.endswith("RMSNorm") and axes == {"weight": 1}:
+        return _rms_norm
+    if type(layer).__name__ == "Conv1D" and axes == {"weight": 2, "bias": 1}:
+        return _transposed
     return _opacus(layer)
 
 

@@ -35,12 +35,13 @@ class LanguageModule(nn.Module):
 
     Attributes:
         base: as given.
+        encoder: whether tokens look to their right.
         head: Linear(hidden, classes), where there are classes; its start is zero.
     """
 
     def __init__(self, base: nn.Module, *, classes: int, hidden: int, encoder: bool) -> None:
         super().__init__()
-        self.classes, self._encoder = classes, encoder
+        self.classes, self.encoder = classes, encoder
         device = next(base.parameters()).device
         if classes:  # before the base, so that it comes first among the parameters
             self.head = nn.Linear(hidden, classes, device="meta").to_empty(device=device)
@@ -67,7 +68,7 @@ class LanguageModule(nn.Module):
 
     def scores(self, ids: Tensor, mask: Tensor, places: Tensor | None = None) -> Tensor:
         """Return float32[b, classes]: the head over the mean of the row's tokens in the last layer."""
-        options: dict[str, Any] = {"attention_mask": mask.long()} if self._encoder else {}
+        options: dict[str, Any] = {"attention_mask": mask.long()} if self.encoder else {}
         states = self._output(ids, places, **options).last_hidden_state.float()
         inside = mask[:, :, None].float()
         pooled = (states * inside).sum(1) / inside.sum(1).clamp(min=1.0)

@@ -32,12 +32,12 @@ from numpy.typing import NDArray
 from cloister.errors import InputError
 from cloister.learning.heads import Array
 from cloister.learning.private import check_clip
-from cloister.learning.private.ladder import most_rows, rung, tokens_float_bound
+from cloister.learning.private.ladder import most_rows, tokens_float_bound
 from cloister.learning.torch.bookkeeping import Bookkeeping
 from cloister.learning.torch.flat import Flat
 from cloister.learning.torch.forms import Form
 from cloister.learning.torch.language.examples import Examples
-from cloister.learning.torch.language.rows import RowModule, TokenSamples, block_of
+from cloister.learning.torch.language.rows import Length, RowModule, TokenSamples, block_of
 from cloister.learning.torch.layers import check_layers
 
 if TYPE_CHECKING:
@@ -71,15 +71,14 @@ class LanguagePrivate:
         self.window = learner.windows[0] if window is None else window
         self._context, self._vocabulary = learner.language.context, _vocabulary(learner.module.base)
         _check_rows(examples, self._vocabulary, learner.classes, self._context)
-        self._rungs = np.array([rung(n, self._context) for n in examples.lengths.tolist()], dtype=np.int64)
+        self._lengths, self._length = _numbered(examples, self._context, encoder=learner.module.encoder)
+        learner.load(learner.initial(learner.section.seed))
         learner.vector.select(self.window)
         module = RowModule(learner.module, learner.passes.autocast)
         chosen = {name: each for name, each in learner.vector.names.items() if each.requires_grad}
         self._flat = Flat(module, chosen)
         self._books = Bookkeeping(module, self._flat, check_layers(module))
-        self._forms: dict[int, Form] = {}
-        for length in np.unique(self._rungs).tolist():
-            self._forms[length] = self._form(length)
+        self._forms = [self._form(length) for length in self._lengths]
 
     def __repr__(self) -> str:
         return f"<LanguagePrivate {self.size} parameters, {len(self._examples)} rows>"
@@ -135,15 +134,15 @@ class LanguagePrivate:
         self._learner.vector.select(self.window)
         self._flat.write(params)
         total = torch.zeros(self.size, dtype=torch.float64, device=self._flat.device)
-        rungs = self._rungs[index]
-        for length in np.unique(rungs).tolist():
-            self._add(total, index[rungs == length], length, clip)
+        lengths = self._length[index]
+        for number in np.unique(lengths).tolist():
+            self._add(total, index[lengths == number], number, clip)
         found: Array = total.cpu().numpy()
         return found
 
-    def _add(self, total: torch.Tensor, rows: NDArray[np.int64], length: int, clip: float) -> None:
-        """Add the clipped gradients of some rows of one length."""
-        form, labels = self._forms[length], self._examples.labels
+    def _add(self, total: torch.Tensor, rows: NDArray[np.int64], number: int, clip: float) -> None:
+        """Add the clipped gradients of some rows of one length, given by its number."""
+        length, form, labels = self._lengths[number], self._forms[number], self._examples.labels
         sizes = form.sizes()
         for at in range(0, len(rows), sizes[-1]):
             some = rows[at : at + sizes[-1]]
@@ -153,17 +152,16 @@ class LanguagePrivate:
             block.clip(clip)
             block.add_into(total, slice(0, len(some)))
 
-    def _form(self, length: int) -> Form:
+    def _form(self, length: Length) -> Form:
         samples = TokenSamples(
             length=length,
-            shortest=_shortest(length, self._context),
             vocabulary=self._vocabulary,
             classes=self._learner.classes,
             device=self._flat.device,
             tolerance=_TOLERANCES[self._learner.language.precision],
         )
-        form = Form(self._books, self._flat, samples, _candidates(length))
-        if form.found.positions > length:
+        form = Form(self._books, self._flat, samples, _candidates(length.tokens))
+        if form.found.positions > length.tokens:
             raise InputError(
                 "an adapter is used several times for one row, which the float error does not allow for",
                 fix="Take a base whose layers do not share adapters",
@@ -184,9 +182,12 @@ def _candidates(length: int) -> Callable[[int], list[int]]:
     ]
 
 
-def _shortest(length: int, context: int) -> int:
-    """Return the least number of tokens whose rung this is."""
-    return next(n for n in range(1, length + 1) if rung(n, context) == length)
+def _numbered(examples: Examples, context: int, *, encoder: bool) -> tuple[list[Length], NDArray[np.int64]]:
+    """Return the lengths that occur, ascending, and each row's number among them."""
+    of = {n: Length.of(n, context, encoder=encoder) for n in np.unique(examples.lengths).tolist()}
+    lengths = sorted(set(of.values()))
+    numbers = {n: lengths.index(length) for n, length in of.items()}
+    return lengths, np.array([numbers[n] for n in examples.lengths.tolist()], dtype=np.int64)
 
 
 def _check_rows(examples: Examples, vocabulary: int, classes: int, context: int) -> None:
