@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloister.cli import common
+from cloister.cli.baseoption import BaseOption
 from cloister.cli.between import (
     MetricsOption,
     NatsOption,
@@ -51,6 +52,7 @@ def hub(
         Path | None,
         typer.Option(metavar="FILE", help="Allow this Python file, whose module the plan trains."),
     ] = None,
+    base: BaseOption = None,
     worker: WorkerOption = Where.SANDBOXED,
     metrics: MetricsOption = None,
     otlp: OtlpOption = None,
@@ -67,7 +69,7 @@ def hub(
     agreed, public = load_plan(plan), load_schema(schema)
     studies = common.new_study(agreed.study.name)
     identity = common.load_identity()
-    facts = _stated(agreed, public, allow_user_code, worker)
+    facts = _stated(agreed, public, allow_user_code, base, worker)
     with ExitStack() as stack:
         attesting = HomeEvidence(common.home(), identity.public, stack, say).of_hub(agreed)
         observer = stack.enter_context(
@@ -105,10 +107,15 @@ def hub(
     emit(summary, as_json=as_json, text=text)
 
 
-def _stated(plan: Plan, schema: Schema, user_code: Path | None, worker: Where) -> ModelFacts | None:
-    """Return what a worker states of a model that is code; None where this process may look for itself."""
+def _stated(
+    plan: Plan, schema: Schema, user_code: Path | None, base: Path | None, worker: Where
+) -> ModelFacts | None:
+    """Return what is stated of a model that is code, or starts from a base; None where the hub may look for
+    itself."""
     from cloister.runtime.workers.models import known_model
 
+    if plan.model.is_language:
+        return known_model(plan, schema, base=base, sandboxed=is_sandboxed(worker))
     if plan.model.kind != "torch" or not is_sandboxed(worker):
         return None
     return known_model(plan, schema, user_code=user_code)

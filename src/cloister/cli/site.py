@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloister.cli import common
+from cloister.cli.baseoption import BasesOption
 from cloister.cli.between import (
     MetricsOption,
     NetworkOption,
@@ -51,6 +52,7 @@ def site(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Allow this Python file where a plan trains its module; repeat."),
     ] = None,
+    base: BasesOption = None,
     worker: WorkerOption = Where.SANDBOXED,
     once: Annotated[bool, typer.Option("--once", help="End when the first study has ended.")] = False,
     dry: Annotated[
@@ -71,7 +73,7 @@ def site(
     if dry is not None:
         code = allow_user_code[0] if allow_user_code else None
         sandboxed = is_sandboxed(worker, aloud=code is not None)
-        dry_run(dry, as_json=as_json, user_code=code, sandboxed=sandboxed)
+        dry_run(dry, as_json=as_json, user_code=code, bases=base or [], sandboxed=sandboxed)
         return
     if not nats:
         raise InputError("a site needs the address of its network", where="--nats", fix="Give --nats URL")
@@ -89,6 +91,7 @@ def site(
             stack,
             held_out=held_out,
             user_code=allow_user_code or [],
+            bases=base or [],
             sandboxed=is_sandboxed(worker),
             metrics=metrics,
             otlp=otlp,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloister.cli import common
+from cloister.cli.baseoption import Bases
 from cloister.cli.beforehand import require_grants
 from cloister.cli.eventwords import in_words
 from cloister.errors import InputError, PolicyRefused
@@ -39,6 +40,7 @@ class SiteParts:
         stack: closes what was opened.
         held_out: dataset to evaluate on.
         user_code: Python files the owner allows.
+        bases: folders of base models that are here.
         sandboxed: whether rows are read, and such files run, in walled processes.
         metrics, otlp: where figures and traces go.
         say: tells people a line.
@@ -52,6 +54,7 @@ class SiteParts:
         *,
         held_out: str | None,
         user_code: Sequence[Path],
+        bases: Sequence[Path] = (),
         sandboxed: bool,
         metrics: str | None,
         otlp: str | None,
@@ -65,7 +68,7 @@ class SiteParts:
         self.identity, self.trusted, self.say = identity, trusted, say
         self._stack = stack
         self._held_out = held_out
-        self._user_code, self._sandboxed = tuple(user_code), sandboxed
+        self._user_code, self._bases, self._sandboxed = tuple(user_code), Bases(bases), sandboxed
         self._metrics, self._otlp = metrics, otlp
         self._approvals = Approvals(common.home() / "approvals", identity.public)
         self._vault, self._broker = vault_and_broker(
@@ -104,8 +107,8 @@ class SiteParts:
             return None
         if plan.digest not in self._claims:
             manifest = self._vault.manifest(dataset_of(plan, self.identity.name))
-            code = self._code_of(invitation)
-            terms = sizes_of(plan, manifest.schema, code, sandboxed=self._sandboxed).terms
+            code, base = self._code_of(invitation), self._bases.of(plan)
+            terms = sizes_of(plan, manifest.schema, code, base=base, sandboxed=self._sandboxed).terms
             while len(self._claims) >= _CLAIMS:  # a hub may invite without end
                 self._claims.pop(next(iter(self._claims)))
             self._claims[plan.digest] = None if terms is None else terms.facts
@@ -133,6 +136,7 @@ class SiteParts:
             trusted=tuple(self.trusted().values()),
             ledger=self._open_ledger(invitation),
             broker=self._broker,
+            base=self._bases.of(plan),
         )
         self._begin(invitation)
         journal = SiteJournal(self._journal_folder(invitation), volatile_folder(), self.identity, plan.digest)

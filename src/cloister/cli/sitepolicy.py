@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -206,7 +207,14 @@ def _decided(asked: Asked, word: str, *, as_json: bool) -> None:
 # --- what would leave -------------------------------------------------------------------------------------
 
 
-def dry_run(plan_path: Path, *, as_json: bool, user_code: Path | None = None, sandboxed: bool = True) -> None:
+def dry_run(
+    plan_path: Path,
+    *,
+    as_json: bool,
+    user_code: Path | None = None,
+    bases: Sequence[Path] = (),
+    sandboxed: bool = True,
+) -> None:
     """Say what the site policy decides on a plan and what would leave the site; send nothing.
 
     Raises:
@@ -214,7 +222,7 @@ def dry_run(plan_path: Path, *, as_json: bool, user_code: Path | None = None, sa
     """
     from cloister.learning import load_plan
 
-    disclosure = _disclose(load_plan(plan_path), user_code, sandboxed)
+    disclosure = _disclose(load_plan(plan_path), user_code, sandboxed, bases)
     emit(_builtins(disclosure), as_json=as_json, text="\n".join(in_words(disclosure)))
     if disclosure.verdict == "refuse":
         raise typer.Exit(_REFUSED)
@@ -245,7 +253,8 @@ def _decision(plan: Plan, claim: PrivacyFacts | None) -> Decision:
     return settle(decision, _approvals().state(plan.digest))
 
 
-def _disclose(plan: Plan, user_code: Path | None, sandboxed: bool) -> Disclosure:
+def _disclose(plan: Plan, user_code: Path | None, sandboxed: bool, bases: Sequence[Path] = ()) -> Disclosure:
+    from cloister.cli.baseoption import Bases
     from cloister.crypto import Identity
     from cloister.runtime.disclosure import disclosure_of
     from cloister.runtime.forecast import forecast
@@ -264,7 +273,7 @@ def _disclose(plan: Plan, user_code: Path | None, sandboxed: bool) -> Disclosure
     manifest = catalog.read(entry.dataset, envelope)
     sizes, obstacle = None, None
     try:
-        sizes = _sizes(plan, manifest.schema, user_code, sandboxed)
+        sizes = _sizes(plan, manifest.schema, user_code, Bases(bases).of(plan), sandboxed)
     except CloisterError as error:  # what is not known is said to be so; the rest is worth knowing
         obstacle = error.what
     facts = None if sizes is None or sizes.terms is None else sizes.terms.facts
@@ -281,9 +290,9 @@ def _disclose(plan: Plan, user_code: Path | None, sandboxed: bool) -> Disclosure
     )
 
 
-def _sizes(plan: Plan, schema: Any, user_code: Path | None, sandboxed: bool) -> Sizes:
+def _sizes(plan: Plan, schema: Any, user_code: Path | None, base: Path | None, sandboxed: bool) -> Sizes:
     from cloister.runtime.forecast import sizes_of
 
     if schema.digest().hex() != plan.data.schema:
         raise InputError("the dataset has another schema than the plan")
-    return sizes_of(plan, schema, user_code, sandboxed=sandboxed)
+    return sizes_of(plan, schema, user_code, base=base, sandboxed=sandboxed)

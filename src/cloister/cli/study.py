@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloister.cli import common
+from cloister.cli.baseoption import BaseOption
 from cloister.cli.beforehand import require_grants, require_walls
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.eventwords import in_words
@@ -34,6 +35,7 @@ from cloister.cli.studyinit import (
     private,
     widths,
 )
+from cloister.cli.studylanguage import Format, LanguageOptions, Method, Precision
 from cloister.cli.studywatch import watch
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
@@ -117,6 +119,25 @@ def init(
         int | None, typer.Option(help="With --unit: at how many sites one may have rows.")
     ] = None,
     units: Annotated[int | None, typer.Option(help="With --unit: about how many there are in all.")] = None,
+    base: BaseOption = None,
+    rank: Annotated[int | None, typer.Option(help="Of a language model's adapters; 8 by default.")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of a row at most; 512 by default, or what the base can.")
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            help="With --model causal-lm: what a row is, the text itself, an answer to a prompt, or a "
+            "conversation."
+        ),
+    ] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(help="What is trained of a base: adapters (lora), both their halves in turn, or all."),
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="What a base computes in; adapters are float32.")
+    ] = None,
     allow_user_code: CodeOption = None,
     factory: Annotated[
         str | None, typer.Option(help="With --model torch: the file's function that returns the module.")
@@ -140,20 +161,25 @@ def init(
     hub = Identity.read_public(common.identity_path())
     proposed = _proposed(site, partner, dataset or ["rows"], schema, rows, purpose)
     found = proposed.schema
+    texts = LanguageOptions(base, format, method, rank, context, precision).tables(model, found)
     document: dict[str, Any] = {
         "study": {"name": name, "purpose": purpose, "minimum_sites": max(3, len(proposed.sites) - 1)},
         "hub": {"name": hub.name, "identity": hub.fingerprint},
         "sites": proposed.entries(),
         "data": {
             "schema": found.digest().hex(),
-            "features": list(found.features),
+            "features": texts.get("features", list(found.features)),
             "label": found.label or no_label(),
         },
         "model": {"kind": model.value, "hidden": widths(model, hidden), "classes": classes(model, found)}
         | code_of(model, allow_user_code, factory),
-        "training": {"rounds": rounds, "batch": 32, "local_steps": 20, "learning_rate": 0.1},
-        "aggregation": {"hub_view": hub_view.value, "bits": bits},
+        "training": {"rounds": rounds, "batch": 32, "local_steps": 20, "learning_rate": 0.1}
+        | texts.get("training", {}),
+        "aggregation": {"hub_view": hub_view.value, "bits": bits}
+        | {key: texts[key] for key in ("value_range",) if key in texts},
     }
+    if "language" in texts:
+        document["language"] = texts["language"]
     if epsilon is not None:
         whose = Unit(unit, sites_per_unit, units)
         document |= private(document, found, proposed.counted(), epsilon, delta, whose)
@@ -161,12 +187,15 @@ def init(
         raise InputError("--delta, --rows and the options of a unit belong to --epsilon", fix="Give it too")
     sandboxed = is_sandboxed(worker, aloud=allow_user_code is not None)
     plan: Plan = plan_of(document)
-    plan = with_pin(plan, known_model(plan, found, user_code=allow_user_code, sandboxed=sandboxed).pin)
+    plan = with_pin(
+        plan, known_model(plan, found, user_code=allow_user_code, base=base, sandboxed=sandboxed).pin
+    )
     text = plan.to_toml()
     parse_plan(text.encode())
     write_atomic(out, text.encode())
     public = "SCHEMA" if schema is None else shlex.quote(str(schema))
     asks = "" if schema is None and epsilon is None else f" --schema {public}"
+    asks += "" if base is None else f" --base {shlex.quote(str(base))}"
     emit(
         {"plan": str(out), "digest": plan.digest.hex(), "sites": [each.name for each, _ in proposed.sites]},
         as_json=as_json,
@@ -207,6 +236,7 @@ def check(
     plan: PlanArgument,
     schema: Annotated[Path | None, typer.Option(help="The schema, to predict sizes.")] = None,
     allow_user_code: CodeOption = None,
+    base: BaseOption = None,
     link_mbit: Annotated[
         float, typer.Option(help="Speed of the hub's link each way, in Mbit/s, to predict times.")
     ] = 100.0,
@@ -221,7 +251,9 @@ def check(
     agreed = load_plan(plan)
     known = None if schema is None else load_schema(schema)
     sandboxed = is_sandboxed(worker, aloud=allow_user_code is not None)
-    result = studycheck.meaning(agreed, known, allow_user_code, link_mbit=link_mbit, sandboxed=sandboxed)
+    result = studycheck.meaning(
+        agreed, known, allow_user_code, base=base, link_mbit=link_mbit, sandboxed=sandboxed
+    )
     emit(result, as_json=as_json, text=studycheck.in_words(agreed, result))
 
 
@@ -233,6 +265,7 @@ def run(
         str | None, typer.Option(help="Dataset in every vault to evaluate on; shown only for public rows.")
     ] = None,
     allow_user_code: CodeOption = None,
+    base: BaseOption = None,
     worker: WorkerOption = Where.SANDBOXED,
     as_json: JsonOption = False,
 ) -> None:
@@ -249,7 +282,7 @@ def run(
     sandboxed = is_sandboxed(worker)
     require_walls(agreed, sandboxed=sandboxed)
     with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
-        parties = [_party(home, agreed, held_out, ledgers) for home in site]
+        parties = [_party(home, agreed, held_out, base, ledgers) for home in site]
         for home, party in zip(site, parties, strict=True):
             require_grants(
                 home, party.identity, agreed, sandboxed=sandboxed, held_out=held_out, plan_file=plan
@@ -268,7 +301,7 @@ app.command()(watch)
 # --- sites on this machine --------------------------------------------------------------------------------
 
 
-def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> Party:
+def _party(home: Path, plan: Plan, held_out: str | None, base: Path | None, ledgers: ExitStack) -> Party:
     """Return a home as a site; a ledger that is not needed still says whether rows have a budget."""
     from cloister.cli.brokerkeys import vault_and_broker
     from cloister.crypto import Identity, TrustStore
@@ -287,7 +320,7 @@ def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> 
         named = (each.dataset for each in plan.sites if each.identity == identity.fingerprint)
         ledger = ledgers.enter_context(common.open_ledger(home, identity, next(named, "DATASET")))
     trusted = tuple(TrustStore(home / "trust").list())
-    return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger, broker=broker)
+    return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger, broker=broker, base=base)
 
 
 # --- run --------------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ class Kind(enum.StrEnum):
     SOFTMAX = "softmax"
     MLP = "mlp"
     TORCH = "torch"
+    CAUSAL_LM = "causal-lm"
+    TEXT_CLASSIFIER = "text-classifier"
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def widths(kind: Kind, hidden: list[int] | None) -> list[int]:
 def classes(kind: Kind, schema: Schema) -> int:
     """Return the label's classes, 0 for a number."""
     label = schema.columns[schema.label or no_label()]
-    if kind is Kind.LINEAR:
+    if kind in (Kind.LINEAR, Kind.CAUSAL_LM):
         return 0
     if label.categories is not None:
         return len(label.categories)
@@ -233,7 +235,8 @@ def private(
     """Return the tables of a private study: half of all rows in each of its steps, which keeps noise small.
 
     Steps cost noise, so there are as many as asked for and no local ones; the mean of the last half is
-    released, which averages the noise out.
+    released, which averages the noise out. The steps of a language model are Adam's, taken at the hub from
+    the noisy sum, whose size then does not matter.
     """
     from cloister.learning.refusals import check_delta
 
@@ -244,8 +247,12 @@ def private(
     training = {"rounds": rounds, "batch": max(1, rows // 2), "local_steps": 1, "learning_rate": 4.0}
     if of_unit:  # whoever has several rows trains on them before the update is clipped
         training |= {"batch": 32, "local_steps": 5, "learning_rate": 0.5}
+    end = {"average_last": rounds // 2}
+    if "language" in document:
+        end = {"algorithm": "fedadam", "server_learning_rate": 0.005}
+        training |= {"learning_rate": 0.5 if of_unit else 1.0}
     return {
-        "training": training | {"average_last": rounds // 2},
+        "training": training | end,
         "privacy": {"epsilon": epsilon, "delta": chosen, "clip": 1.0, "rate": rate} | of_unit,
     }
 

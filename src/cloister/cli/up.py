@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from cloister.cli import common
+from cloister.cli.baseoption import BaseOption
 from cloister.cli.beforehand import require_grants, require_walls
 from cloister.cli.common import JsonOption, say
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
@@ -39,6 +40,7 @@ def up(
         Path | None,
         typer.Option(metavar="FILE", help="Allow this Python file, whose module the plan trains."),
     ] = None,
+    base: BaseOption = None,
     worker: WorkerOption = Where.SANDBOXED,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,6 +82,7 @@ def up(
         running = _Running(secret, server.urls[0], scratch)
         stack.callback(running.stop)
         extra = [] if allow_user_code is None else ["--allow-user-code", str(allow_user_code.absolute())]
+        extra += [] if base is None else ["--base", str(base.absolute())]
         extra += [] if is_sandboxed(worker) else ["--worker", Where.INSIDE.value]
         held = [] if held_out is None else ["--held-out", held_out]
         for name, home in homes.items():

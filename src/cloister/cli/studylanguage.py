@@ -1,0 +1,145 @@
+"""What `cloister study init` writes for a language model: its base by digest, its texts, how it is trained.
+
+Defaults are those of adapters: Adam at the sites, a range of values as wide as its steps can reach, so that a
+narrow ring keeps what matters. Under [privacy] a site sends clipped sums, and Adam is at the hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cloister.cli.studyinit import Kind
+from cloister.errors import InputError, PlanError
+
+if TYPE_CHECKING:
+    from cloister.vault import Schema
+
+__all__ = ["Format", "LanguageOptions", "Method", "Precision", "is_language"]
+
+_CONTEXT: Final = 512
+_RANK: Final = 8
+_TEXTS: Final = ("text", "category")
+
+
+class Format(enum.StrEnum):
+    """What a row is."""
+
+    TEXT = "text"
+    PAIRS = "pairs"
+    CHAT = "chat"
+
+
+class Method(enum.StrEnum):
+    """What is trained of a base."""
+
+    LORA = "lora"
+    ALTERNATING = "lora-alternating"
+    FULL = "full"
+
+
+class Precision(enum.StrEnum):
+    """What a base computes in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+def is_language(kind: Kind) -> bool:
+    """Return whether a kind of model starts from a base."""
+    return kind in (Kind.CAUSAL_LM, Kind.TEXT_CLASSIFIER)
+
+
+@dataclass(frozen=True)
+class LanguageOptions:
+    """What the command line says of a language model; None where it says nothing."""
+
+    base: Path | None
+    format: Format | None
+    method: Method | None
+    rank: int | None
+    context: int | None
+    precision: Precision | None
+
+    def tables(self, kind: Kind, schema: Schema) -> dict[str, Any]:
+        """Return `[language]` and what of `[data]` and `[training]` is another than for tables.
+
+        Args:
+            kind: of the model.
+            schema: of the datasets.
+
+        Raises:
+            InputError: options do not fit the kind, or the folder is none of a language model.
+            PlanError: the schema has no column of text.
+        """
+        if not is_language(kind):
+            return self._nothing(kind)
+        if self.base is None:
+            raise InputError(
+                f"a {kind.value} starts from a base model",
+                where="--base",
+                fix="Give the folder of one, with safetensors and tokenizer",
+            )
+        if self.format is not None and kind is Kind.TEXT_CLASSIFIER:
+            raise InputError(
+                "--format is for --model causal-lm; a text-classifier reads text", where="--format"
+            )
+        method, shape = self.method or Method.LORA, self.format or Format.TEXT
+        language = self._language(self.base, method, shape)
+        rate = 0.0002 if method is Method.FULL else 0.002
+        training = {"batch": 16, "local_steps": 20, "optimiser": "adam", "learning_rate": rate}
+        prompted = kind is Kind.TEXT_CLASSIFIER or shape is Format.PAIRS
+        return {
+            "language": language,
+            "features": _texts(schema) if prompted else [],
+            "training": training,
+            "value_range": 20 * rate,
+        }
+
+    def _nothing(self, kind: Kind) -> dict[str, Any]:
+        """Return nothing; raise InputError where an option was given."""
+        for name, given in vars(self).items():
+            if given is not None:
+                raise InputError(
+                    f"--{name} is for language models, and this is a {kind.value} model",
+                    fix="Leave it out, or take --model causal-lm or text-classifier",
+                )
+        return {}
+
+    def _language(self, base: Path, method: Method, shape: Format) -> dict[str, Any]:
+        from cloister.learning.language.tokenizer import tokenizer_digest
+        from cloister.learning.modelfiles import PlainFolder, check_language_model
+
+        if method is Method.FULL and self.rank:
+            raise InputError("--rank is of adapters, and --method full has none", where="--rank")
+        with contextlib.closing(PlainFolder(base)) as files:
+            found = check_language_model(files)
+            digest, tokenizer = files.digest, tokenizer_digest(files, found)
+        most = found.config.get("max_position_embeddings")
+        context = self.context or (min(_CONTEXT, most) if isinstance(most, int) else _CONTEXT)
+        rank = 0 if method is Method.FULL else self.rank or _RANK
+        return {
+            "base": digest,
+            "tokenizer": tokenizer,
+            "format": shape.value,
+            "context": context,
+            "method": method.value,
+            "rank": rank,
+            "alpha": 2.0 * rank or 1.0,
+            "precision": (self.precision or Precision.FLOAT32).value,
+        }
+
+
+def _texts(schema: Schema) -> list[str]:
+    """Return the columns that are given to the model. Raises PlanError where there are none."""
+    names = [name for name in schema.features if schema.columns[name].type in _TEXTS]
+    if not names:
+        raise PlanError(
+            "the schema has no column of text to give to the model",
+            where="[data] features",
+            fix='Declare one with type = "text"; for --format text or chat the label alone is the text',
+        )
+    return names
