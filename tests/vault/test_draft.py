@@ -99,6 +99,14 @@ def test_many_values_are_text(path: Path) -> None:
     assert load_schema(draft(path, {"a": few, "b": [1] * len(few)}).encode()).columns["a"].type == "category"
 
 
+def test_many_values_that_come_often_are_labels(path: Path) -> None:
+    labels = [f"intent_{n:02}" for n in range(77)] * 20
+    texts = [f"how do I {n}" for n in range(len(labels))]
+    columns = load_schema(draft(path, {"text": texts, "intent": labels}).encode()).columns
+    assert columns["intent"].categories == tuple(sorted(set(labels)))
+    assert columns["text"].role == "drop"
+
+
 def test_names_that_need_quotes(path: Path) -> None:
     path.write_text('"Größe, cm","say ""hi""",a.b\n1,2,3\n')
     assert list(load_schema(draft_schema(path).encode()).columns) == ["Größe, cm", 'say "hi"', "a.b"]

@@ -27,7 +27,8 @@ from cloister.vault.schema import MAX_EXACT_INTEGER, Column
 
 __all__ = ["MAX_TEXT_BYTES", "Checked", "check_values", "consents", "storage_type"]
 
-MAX_TEXT_BYTES: Final = 65_536
+MAX_TEXT_BYTES: Final = 1 << 20
+"""Of one value: room for a long document or a conversation."""
 
 _NUMBER: Final = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _NOT_FINITE: Final = r"^[+-]?(?i:nan|inf|infinity)$"

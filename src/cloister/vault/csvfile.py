@@ -25,6 +25,7 @@ from cloister.vault.source import Progress, Record, reading, refuse_duplicates
 __all__ = ["CsvSource"]
 
 _BLOCK: Final = 4 << 20
+_MAX_FIELD: Final = 2 << 20  # more than a text may have: a longer one is a quote that was never closed
 _WIDE_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -132,6 +133,7 @@ class CsvSource:
 
     def _fields(self, *, end: Sequence[str] = ()) -> Iterator[tuple[int, list[str]]]:
         """Yield (line, fields) of each record; a byte is a character here."""
+        csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
         with self._path.open(encoding="latin-1", newline="") as file:
             if file.read(3).encode("latin-1") != codecs.BOM_UTF8:
                 file.seek(0)
@@ -146,7 +148,7 @@ class CsvSource:
                     fields = None
                 if fields is None:
                     raise SchemaError(
-                        "a field is longer than 131072 bytes",
+                        f"a field is longer than {_MAX_FIELD} bytes",
                         line=line,
                         fix="Shorten it, or look for a quote not closed",
                     )

@@ -26,9 +26,11 @@ from cloister.vault.sources import Source, open_source
 __all__ = ["MAX_LISTED", "draft_schema"]
 
 MAX_LISTED: Final = 20
-"""A column with more distinct texts is text; with at most so many it is a category."""
+"""A column with at most so many distinct texts is a category; one with more is text, or labels."""
 
 _FREQUENT: Final = 5  # times that a listed value occurs on average
+_MANY: Final = 200  # labels, such as intents of texts: so many values at most, each so often on average
+_OFTEN: Final = 20
 
 _GUESSES: Final[tuple[ColumnType, ...]] = ("integer", "number", "boolean")
 _IDENTIFIER: Final = re.compile(
@@ -73,8 +75,8 @@ class _Seen:
         self.missing = self.missing or texts.null_count > 0
         texts = pc.utf8_trim_whitespace(texts.drop_null())
         self.rows += len(texts)
-        if len(self.values) <= MAX_LISTED:
-            self.values.update(pc.unique(texts).slice(0, 2 * MAX_LISTED + 2).to_pylist())
+        if len(self.values) <= _MANY:
+            self.values.update(pc.unique(texts).slice(0, 2 * _MANY + 2).to_pylist())
         if self.identifier and not self.repeats:
             before = len(self.ids)
             self.ids.update(
@@ -123,7 +125,7 @@ def _column(name: str, seen: _Seen) -> str:
         lines += ['type = "boolean"', *_missing(seen)]
     elif kind is not None:
         lines += [f'type = "{kind}"', _OPEN, *_missing(seen)]
-    elif len(seen.values) <= MAX_LISTED and len(seen.values) < seen.rows:
+    elif _is_category(seen):
         lines += ['type = "category"', *_categories(seen), *_missing(seen)]
     else:
         lines += [
@@ -131,6 +133,14 @@ def _column(name: str, seen: _Seen) -> str:
             'role = "drop"   # free text or an identifier; store it only if it is needed',
         ]
     return "\n".join(lines) + "\n"
+
+
+def _is_category(seen: _Seen) -> bool:
+    """Tell whether there are few different texts, or not too many that come often: labels and codes."""
+    different = len(seen.values)
+    if different <= MAX_LISTED:
+        return different < seen.rows
+    return different <= _MANY and seen.rows >= _OFTEN * different
 
 
 def _categories(seen: _Seen) -> list[str]:
