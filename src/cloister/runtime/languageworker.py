@@ -267,7 +267,7 @@ class LanguageWorker:
 
 def _facts(plan: Plan, files: PlainFolder, scratch: Path) -> ModelFacts:
     try:
-        from cloister.learning.torch.language.learner import language_facts
+        from cloister.learning.torch.language.facts import language_facts
     except ImportError:
         raise _extra() from None
     return language_facts(plan, files, scratch)

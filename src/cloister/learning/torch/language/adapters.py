@@ -20,7 +20,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from cloister.errors import InputError, PlanError
 from cloister.learning.sections import LanguageSection
@@ -41,8 +44,6 @@ def public_name(name: str) -> str:
 
 def linear_layers(base: nn.Module) -> dict[str, tuple[int, int]]:
     """Return the extents of the base's linear layers by name, in its own order, without the output's."""
-    from transformers.pytorch_utils import Conv1D
-
     output = getattr(base, "get_output_embeddings", lambda: None)()
     return {
         name: (int(layer.weight.shape[0]), int(layer.weight.shape[1]))
@@ -82,13 +83,8 @@ def add_adapters(base: nn.Module, language: LanguageSection, layers: tuple[str, 
     """Put peft's LoRA layers into `base`; A and B are float32, without values yet, and nothing is trainable.
 
     Raises:
-        InputError: peft is not installed, or knows no adapter for a layer.
+        InputError: peft has no adapter for a layer.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise InputError("adapters need peft", fix="pip install 'cloister[llm]'") from None
-
     config = LoraConfig(
         r=language.rank,
         lora_alpha=language.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
@@ -102,7 +98,7 @@ def add_adapters(base: nn.Module, language: LanguageSection, layers: tuple[str, 
             inject_adapter_in_model(config, base, adapter_name=_NAME, low_cpu_mem_usage=True)
     except ValueError as error:
         raise InputError(
-            "peft has no adapter for a layer of this base", where="[language] targets"
+            "peft has no adapter for a layer of this base", where="[language] targets", fix="Name others"
         ) from error
     base.requires_grad_(False)
     for layer in adapted(base).values():
@@ -114,6 +110,4 @@ def add_adapters(base: nn.Module, language: LanguageSection, layers: tuple[str, 
 
 def adapted(base: nn.Module) -> dict[str, Any]:
     """Return the layers that have adapters, by name, in the base's order."""
-    from peft.tuners.lora import LoraLayer
-
     return {name: layer for name, layer in base.named_modules() if isinstance(layer, LoraLayer)}

@@ -9,16 +9,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
 import torch
 from torch import nn
 
 from cloister.errors import InputError, PlanError
 from cloister.learning.language.layout import Window
 from cloister.learning.modelfiles.files import ModelFiles
-from cloister.learning.modelfiles.folder import LanguageModel
 from cloister.learning.sections import LanguageSection, ModelSection
 from cloister.learning.torch.language.adapters import (
     add_adapters,
@@ -26,11 +23,12 @@ from cloister.learning.torch.language.adapters import (
     public_name,
     target_layers,
 )
+from cloister.learning.torch.language.base import Base
 from cloister.learning.torch.language.module import LanguageModule
 from cloister.learning.torch.language.pretrained import outlined, pretrained
 from cloister.learning.torch.language.quantised import check_quantised, quantise
 
-__all__ = ["Built", "build", "context_of", "device_of"]
+__all__ = ["Built", "build", "device_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,23 +65,11 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def context_of(files: ModelFiles, found: LanguageModel, config: Any) -> int:
-    """Return the most tokens the base was made for; an encoder may have fewer places than it says."""
-    most = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
-    if found.kind == "encoder" and "tokenizer_config.json" in files.names:
-        document = msgspec.json.decode(files.read("tokenizer_config.json"))
-        written = document.get("model_max_length") if isinstance(document, dict) else None
-        if isinstance(written, int) and written >= 1:
-            return min(most, written)
-    return most
-
-
 def build(
     section: ModelSection,
     language: LanguageSection,
     files: ModelFiles,
-    found: LanguageModel,
-    config: Any,
+    base: Base,
     *,
     device: torch.device,
     weights: bool,
@@ -94,8 +80,7 @@ def build(
         section: `[model]`.
         language: `[language]`.
         files: of the base.
-        found: what they hold.
-        config: of the base, as transformers has it.
+        base: what was opened of it.
         device: where the module is to lie.
         weights: whether to read the base's numbers; without, the module lies on the meta device.
 
@@ -104,27 +89,24 @@ def build(
         InputError: as loading a base does, or the hardware cannot compute so.
     """
     check_quantised(language, device)
+    found, config = base.found, base.config
     full = language.method == "full"
     narrow = language.precision == "bfloat16" and not full  # what is trained is float32
     dtype = torch.bfloat16 if narrow else torch.float32
-    whole = pretrained(files, found, config, dtype=dtype) if weights else outlined(found, config, dtype)
-    base = whole  # 1
-    if section.kind == "text-classifier":
-        base = whole.base_model
-        if getattr(base, "pooler", None) is not None:
-            base.pooler = None
-    layers: tuple[str, ...] = ()
-    if not full:  # 2
-        layers = target_layers(base, language)
-        if weights and language.quantised != "no":
-            quantise(base, linear_layers(base), device)
-        if weights:
-            base.to(device)
-        add_adapters(base, language, layers)
-    elif weights:
-        base.to(device)
+    model = pretrained(files, found, config, dtype=dtype) if weights else outlined(found, config, dtype)
+    if section.kind == "text-classifier":  # 1
+        model = model.base_model
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None
+    layers = () if full else target_layers(model, language)  # 2
+    if weights and language.quantised != "no":
+        quantise(model, linear_layers(model), device)
+    if weights:
+        model.to(device)
+    if layers:
+        add_adapters(model, language, layers)
     module = LanguageModule(  # 3
-        base,
+        model,
         classes=section.classes,
         hidden=int(config.get_text_config().hidden_size),
         encoder=found.kind == "encoder",

@@ -33,6 +33,7 @@ from cloister.learning.language.adapter import draw_a
 from cloister.learning.language.layout import Tensor, Window
 from cloister.learning.modelfiles.files import ModelFiles
 from cloister.learning.sections import LanguageSection, ModelSection, TrainingSection
+from cloister.learning.torch.language.base import open_base
 from cloister.learning.torch.language.build import build, device_of
 from cloister.learning.torch.language.evaluation import evaluation_sums
 from cloister.learning.torch.language.examples import Examples
