@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from cloister.learning import (
     metrics_from_sums,
     read_sums,
 )
+from cloister.learning.heads import SoftmaxHead, TokensHead
 
 KINDS = {
     "linear": ModelSection(kind="linear"),
@@ -122,9 +126,23 @@ def test_no_rows_and_no_sums_are_refused() -> None:
     for rows, labels in ((X[:0], y[:0]), (X, y[:5])):
         with pytest.raises(InputError):
             evaluate(model, params, rows, labels)
-    for sums in (np.zeros(4), np.ones(3), np.array([1, np.nan, 1, 1])):
+    for sums in (np.zeros(4), np.ones(2), np.array([1, np.nan, 1, 1])):
         with pytest.raises(InputError):
             metrics_from_sums(sums)
+
+
+def test_sums_of_tokens_give_a_loss_and_perplexity() -> None:
+    shape: Any = SimpleNamespace(head=TokensHead())
+    first, second = read_sums(shape, [3.0, 40.0, 80.0]), read_sums(shape, [1.0, 10.0, 20.0])
+    metrics = metrics_from_sums(first + second)
+    assert metrics == {"perplexity": pytest.approx(math.exp(2.0)), "token_loss": pytest.approx(2.0)}
+    assert math.isfinite(metrics_from_sums(np.array([1.0, 1.0, 1e9]))["perplexity"])
+    for wrong in ([3.0, 0.0, 8.0], [0.0, 4.0, 8.0], [3.0, 4.0, -1.0], [3.0, 4.0, 8.0, 1.0], [3.0, 4.0]):
+        with pytest.raises(InputError, match="sums of an evaluation"):
+            read_sums(shape, wrong)
+    classes: Any = SimpleNamespace(head=SoftmaxHead(3))
+    with pytest.raises(InputError):  # nor are they a classifier's
+        read_sums(classes, [3.0, 4.0, 8.0])
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -3,7 +3,7 @@
 Classifiers: accuracy (at 0.5, or the most probable class), log loss in nats, Brier score (squared error of
 the probability; for k classes summed over classes), and on rows also AUC, the Mann-Whitney statistic with
 ties counted half (binary alone, and only where both classes occur). Regression: MAE and RMSE in the label's
-unit, R2.
+unit, R2. Models of text: the loss of a token they learnt, in nats, and perplexity, its exponential.
 
 Addable form: `evaluation_sums` of disjoint sets of rows add up to those of their union, so a secure sum of
 them gives the pooled metrics without showing a site's. AUC has no such form. Metrics computed from rows are
@@ -18,12 +18,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from cloister.errors import InputError
-from cloister.learning.heads import Array, LogisticHead, SquaredHead
+from cloister.learning.heads import Array, LogisticHead, SquaredHead, TokensHead
 from cloister.learning.learner import Learner, Shape
 
 __all__ = ["area_under_curve", "evaluate", "evaluation_sums", "metrics_from_sums", "read_sums"]
 
 _ROWS = 1 << 15
+_MOST_NATS = 500.0  # of a token: beyond it perplexity says no more, and would overflow
 _LARGEST = 1e100  # sums of so many sites stay finite, and so do their squares
 
 
@@ -67,18 +68,19 @@ def evaluation_sums(model: Learner, params: Array, X: Array, y: Array, *, unit: 
 
 
 def read_sums(model: Shape, values: Sequence[float]) -> Array:
-    """Return evaluation sums that somebody else computed, float64[4] or float64[5].
+    """Return evaluation sums that somebody else computed, float64[4], float64[5], or float64[3] of tokens.
 
     Raises:
         InputError: no rows give these numbers: another count of them, not finite or beyond all measure, no
             rows, or a negative count or loss.
     """
     sums = np.asarray(values, dtype=np.float64)
-    regression = isinstance(model.head, SquaredHead)
+    regression, tokens = isinstance(model.head, SquaredHead), isinstance(model.head, TokensHead)
     if (
-        sums.shape != ((5,) if regression else (4,))
+        sums.shape != ((5,) if regression else (3,) if tokens else (4,))
         or not (np.abs(sums) <= _LARGEST).all()
         or sums[0] < 1.0
+        or (tokens and sums[1] < 1.0)
         or (np.delete(sums, 3) if regression else sums).min() < 0.0
     ):
         raise InputError("these numbers are not the sums of an evaluation", fix="Use evaluation_sums")
@@ -91,8 +93,11 @@ def metrics_from_sums(sums: Array) -> dict[str, float]:
     Raises:
         InputError: they are not such sums, or of no rows.
     """
-    if sums.shape not in ((4,), (5,)) or not np.isfinite(sums).all() or not sums[0] > 0:
+    if sums.shape not in ((3,), (4,), (5,)) or not np.isfinite(sums).all() or not sums[0] > 0:
         raise InputError("these numbers are not the sums of an evaluation", fix="Use evaluation_sums")
+    if len(sums) == 3:
+        loss = float(sums[2] / max(sums[1], 1.0))
+        return {"perplexity": math.exp(min(loss, _MOST_NATS)), "token_loss": loss}
     rows, second, third, fourth, *rest = (float(value) for value in sums)
     if not rest:
         return {"accuracy": second / rows, "log_loss": third / rows, "brier": fourth / rows}

@@ -217,6 +217,8 @@ TEXTS: Final[dict[str, Text]] = {
     "measure_auc": Text("AUC", "AUC"),
     "measure_log_loss": Text("log loss", "对数损失"),
     "measure_brier": Text("Brier score", "Brier 分数"),
+    "measure_perplexity": Text("perplexity", "困惑度"),
+    "measure_token_loss": Text("loss of a token", "每个词元的损失"),
     "warnings": Text("Please note", "请注意"),
     "question": Text("Question", "问题"),
     "positive": Text("“Yes” means", "“是”表示"),

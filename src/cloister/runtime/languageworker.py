@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ from cloister.learning.language.texts import TextMap
 from cloister.learning.learner import Vector
 from cloister.learning.modelfiles import PlainFolder
 from cloister.learning.privacy import PrivacyTerms
+from cloister.learning.private import RowSums, local_steps
 from cloister.learning.sections import LanguageSection
 from cloister.learning.start import check_unit
 from cloister.learning.units import unit_rows
@@ -44,6 +45,7 @@ from cloister.vault import Schema
 if TYPE_CHECKING:
     from cloister.learning.torch.language.examples import Examples
     from cloister.learning.torch.language.learner import LanguageLearner
+    from cloister.learning.torch.language.private import LanguagePrivate
 
 __all__ = ["LanguageWorker", "base_files", "facts_of_base", "plan_texts", "preload"]
 
@@ -116,6 +118,14 @@ class _Rows:
     held_out: Examples | None
 
 
+@dataclass(frozen=True)
+class _Clipping:
+    """What clips single rows in one window, and what of it depends on the rows alone."""
+
+    model: LanguagePrivate
+    sums: RowSums
+
+
 class LanguageWorker:
     """Trains one site's texts; a `Worker`.
 
@@ -157,7 +167,7 @@ class LanguageWorker:
         self._random = insecure_test_random
         self._learner: LanguageLearner | None = None
         self._rows: _Rows | None = None
-        self._private: dict[Window, Any] = {}
+        self._private: dict[Window, _Clipping] = {}
         with self._named():
             self._language, self._texts = plan_texts(plan, schema)
             self._files = base_files(plan, base)
@@ -207,12 +217,47 @@ class LanguageWorker:
 
     def train_privately(self, params: Vector, privacy: PrivacyTerms, window: Window | None = None) -> Vector:
         """Return float32[d]: what local steps make of `params`, each of which carries all of its noise."""
-        raise NotImplementedError
+        with self._named():
+            start, stop = window = window or self.facts.windows[0]
+            section, trained = privacy.section, np.array(params, dtype=np.float32)
+            each = self._clipping(privacy, window)
+            each.model.hold(params)
+            trained[start:stop] = local_steps(
+                each.model,
+                params[start:stop].astype(np.float64),
+                *each.model.rows,
+                training=self._plan.training,
+                clip=section.clip,
+                grid=privacy.grid,
+                rate=section.rate,
+                microbatch=section.microbatch,
+                noise=privacy.noise(),
+                divisor=self._plan.training.batch,
+                random=self._random or StreamRandom.system(),
+                sums=each.sums,
+            )
+            return trained
 
     def private_sum(
         self, params: Vector, clip: float, privacy: PrivacyTerms, window: Window | None = None
     ) -> NDArray[np.int64]:
         """Return the window's clipped and rounded sum, not yet noised; as `Worker.private_sum`."""
+        with self._named():
+            start, stop = window = window or self.facts.windows[0]
+            random = self._random or StreamRandom.system()
+            if privacy.section.by_record:
+                each = self._clipping(privacy, window)
+                each.model.hold(params)
+                part = params[start:stop].astype(np.float64)
+                found = each.sums.integers(part, clip=clip, grid=privacy.grid, random=random)
+            else:
+                found = self._of_units(params, clip, privacy, window, random)
+            return _padded(found, privacy)
+
+    def _of_units(
+        self, params: Vector, clip: float, privacy: PrivacyTerms, window: Window, random: StreamRandom
+    ) -> NDArray[np.int64]:
+        """Return the clipped and rounded sum of what units make of the window, each by itself."""
         raise NotImplementedError
 
     def evaluate(self, params: Vector) -> NDArray[np.float64] | None:
@@ -221,6 +266,17 @@ class LanguageWorker:
         with self._named():
             held_out = self._open().held_out
             return None if held_out is None else self._loaded().evaluation_sums(params, held_out)
+
+    def _clipping(self, privacy: PrivacyTerms, window: Window) -> _Clipping:
+        """Return what clips single rows in a window, made once."""
+        if window not in self._private:
+            from cloister.learning.torch.language.private import LanguagePrivate
+
+            model = LanguagePrivate(self._loaded(), self._open().train, window)
+            section = privacy.section
+            sums = RowSums(model, [model.rows], rate=section.rate, microbatch=section.microbatch)
+            self._private[window] = _Clipping(model, sums)
+        return self._private[window]
 
     @property
     def _whole(self) -> Window:
@@ -263,6 +319,17 @@ class LanguageWorker:
             if self._site and self._site not in f"{error.what} {error.where}":
                 error.where = f"{self._site}, {error.where}" if error.where else self._site
             raise
+
+
+def _padded(integers: NDArray[np.int64], privacy: PrivacyTerms) -> NDArray[np.int64]:
+    """Return a window's sum as it travels: zeros behind a shorter window, and the bit of a clip at the end."""
+    bit = privacy.section.adaptive_quantile is not None
+    whole = np.zeros(privacy.coordinates, dtype=np.int64)
+    size = len(integers) - bit
+    whole[:size] = integers[:size]
+    if bit:
+        whole[-1] = integers[-1]
+    return whole
 
 
 def _facts(plan: Plan, files: PlainFolder, scratch: Path) -> ModelFacts:
