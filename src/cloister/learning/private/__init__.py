@@ -19,6 +19,7 @@ from cloister.learning.private.units import (
     bit_units,
     joint_sensitivity,
     split_bits,
+    sum_of_updates,
     unit_sum,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "server_mean",
     "simulate",
     "split_bits",
+    "sum_of_updates",
     "unit_sum",
 ]

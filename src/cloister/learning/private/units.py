@@ -23,7 +23,7 @@ depends, in no bit, on which others were sampled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,14 @@ from cloister.learning.sections import TrainingSection
 from cloister.learning.training import ClientRows, train_together
 from cloister.privacy.mechanisms import IntegerGrid
 
-__all__ = ["UNIT_FLOAT_BOUND", "bit_units", "joint_sensitivity", "split_bits", "unit_sum"]
+__all__ = [
+    "UNIT_FLOAT_BOUND",
+    "bit_units",
+    "joint_sensitivity",
+    "split_bits",
+    "sum_of_updates",
+    "unit_sum",
+]
 
 UNIT_FLOAT_BOUND = 2.0**-50
 """Float error of one unit's scaled update, relative to the clip."""
@@ -103,16 +110,38 @@ def unit_sum(
     Raises:
         InputError: a shape or a number does not fit.
     """
-    check_clip(clip)
     if params.shape != (model.size,):
         raise InputError(f"the model has {model.size} parameters and {params.size} were given")
-    total = np.zeros(model.size + norm_bit, dtype=np.int64)
     chosen = poisson_rows(rows.clients, rate, random)
-    for updates in _updates(model, params, rows, chosen, training, random):
-        norms = _norms(updates)
-        ceiling = clip * (1.0 - (model.size + 16) * 2.0**-52)
-        updates *= (ceiling / np.maximum(norms, ceiling))[:, None]
-        total[: model.size] += grid.round(updates.reshape(-1), clip).reshape(updates.shape).sum(axis=0)
+    updates = _updates(model, params, rows, chosen, training, random)
+    return sum_of_updates(updates, model.size, clip=clip, grid=grid, norm_bit=norm_bit)
+
+
+def sum_of_updates(
+    updates: Iterable[Array], size: int, *, clip: float, grid: IntegerGrid, norm_bit: bool
+) -> NDArray[np.int64]:
+    """Return the sum of units' updates, each clipped and rounded by itself, in units of the grid.
+
+    Args:
+        updates: float64[c, size], some units' after others; their memory is used. One that is not finite
+            counts as zero.
+        size: coordinates of an update.
+        clip: L2 norm a unit's update may have.
+        grid: the integers.
+        norm_bit: whether to append the centred bit.
+
+    Returns:
+        int64[size], or int64[size + 1] with the bit.
+
+    Raises:
+        InputError: the clip is out of range.
+    """
+    ceiling = check_clip(clip) * (1.0 - (size + 16) * 2.0**-52)
+    total = np.zeros(size + norm_bit, dtype=np.int64)
+    for some in updates:
+        norms = _norms(some)
+        some *= (ceiling / np.maximum(norms, ceiling))[:, None]
+        total[:size] += grid.round(some.reshape(-1), clip).reshape(some.shape).sum(axis=0)
         if norm_bit:
             within = int(np.count_nonzero(norms <= clip))
             total[-1] += bit_units(grid) * (2 * within - len(norms))

@@ -44,10 +44,12 @@ if TYPE_CHECKING:
     from cloister.learning.language.layout import Window
     from cloister.learning.torch.language.learner import LanguageLearner
 
-__all__ = ["LanguagePrivate"]
+__all__ = ["LanguagePrivate", "check_rows"]
 
-_SIZES: Final = (64, 32, 16, 8, 4, 2)
-"""Rows of a block; the tests try each of them against each length that occurs."""
+_SIZES: Final = (64, 48, 32, 16)
+"""Rows of a block; kernels rarely treat the rows of smaller ones alike."""
+
+_SMALL: Final = (8, 4, 2)
 
 _BLOCK_BYTES: Final = 1 << 30
 _TOLERANCES: Final = {"float32": 2e-3, "bfloat16": 5e-2}
@@ -69,8 +71,8 @@ class LanguagePrivate:
     def __init__(self, learner: LanguageLearner, examples: Examples, window: Window | None = None) -> None:
         self._learner, self._examples = learner, examples
         self.window = learner.windows[0] if window is None else window
-        self._context, self._vocabulary = learner.language.context, _vocabulary(learner.module.base)
-        _check_rows(examples, self._vocabulary, learner.classes, self._context)
+        self._context, self._vocabulary = learner.language.context, _vocabulary(learner)
+        check_rows(learner, examples)
         self._lengths, self._length = _numbered(examples, self._context, encoder=learner.module.encoder)
         learner.load(learner.initial(learner.section.seed))
         learner.vector.select(self.window)
@@ -169,17 +171,22 @@ class LanguagePrivate:
         return form
 
 
-def _vocabulary(base: Any) -> int:
+def _vocabulary(learner: LanguageLearner) -> int:
     """Return how many tokens the base has vectors for."""
+    base: Any = learner.module.base
     return int(base.get_input_embeddings().weight.shape[0])
 
 
 def _candidates(length: int) -> Callable[[int], list[int]]:
     """Return what chooses sizes of blocks by the bytes of a row: tokens and memory are limited."""
     most = most_rows(length)
-    return lambda bytes_of_row: [
-        rows for rows in _SIZES if rows <= most and rows * bytes_of_row <= _BLOCK_BYTES
-    ]
+
+    def chosen(bytes_of_row: int) -> list[int]:
+        fitting = min(most, _BLOCK_BYTES // bytes_of_row)
+        usual = [rows for rows in _SIZES if rows <= fitting]
+        return usual or [rows for rows in _SMALL if rows <= fitting]
+
+    return chosen
 
 
 def _numbered(examples: Examples, context: int, *, encoder: bool) -> tuple[list[Length], NDArray[np.int64]]:
@@ -190,8 +197,13 @@ def _numbered(examples: Examples, context: int, *, encoder: bool) -> tuple[list[
     return lengths, np.array([numbers[n] for n in examples.lengths.tolist()], dtype=np.int64)
 
 
-def _check_rows(examples: Examples, vocabulary: int, classes: int, context: int) -> None:
-    """Raise InputError unless every row can go through the model; no message names a row's content."""
+def check_rows(learner: LanguageLearner, examples: Examples) -> None:
+    """Return if every row can go through the model by itself.
+
+    Raises:
+        InputError: one cannot; the message names nothing that a row holds.
+    """
+    vocabulary, classes, context = _vocabulary(learner), learner.classes, learner.language.context
     if len(examples) == 0:
         raise InputError("there are no rows to train on", fix="Give at least one")
     if examples.places is not None:
