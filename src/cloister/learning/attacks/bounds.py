@@ -31,7 +31,7 @@ from cloister.privacy.auditing import (
     tradeoff_epsilon_bound,
 )
 
-__all__ = ["Bound", "game_bounds"]
+__all__ = ["Bound", "curve_bound", "game_bounds"]
 
 _SURE = 0.3  # of all canaries are guessed in the tests that leave some out
 _SPAN = 12  # half octaves of noise around the claim
@@ -85,17 +85,13 @@ def game_bounds(
     def by_runs(factor: float) -> bool:
         return (1.0 + distance_of(scaled(events, factor))) / 2.0 < lowest
 
-    def by_curve(correct: int, level: float) -> Callable[[float], bool]:
-        return lambda factor: refutes(curve_of(scaled(events, factor)), total, guesses, correct, level)
-
-    def found(refuted: Callable[[float], bool]) -> float:
-        factor = _largest(refuted)
-        return epsilon(scaled(events, factor), delta) if factor else 0.0
+    def by_curve(correct: int, confidence: float) -> float:
+        return curve_bound(events, total, guesses, correct, delta=delta, confidence=confidence)
 
     plain = {"delta": delta, "confidence": confidence}
     bounds = (
-        Bound("white-box", "independent runs", found(by_runs), each, total, right),
-        Bound("white-box", "f-DP", found(by_curve(white, 1.0 - each)), each, guesses, white),
+        Bound("white-box", "independent runs", _found(events, by_runs, delta), each, total, right),
+        Bound("white-box", "f-DP", by_curve(white, each), each, guesses, white),
         Bound(
             "white-box",
             "f-DP, epsilon and delta",
@@ -113,9 +109,38 @@ def game_bounds(
             white,
         ),
         _plain(game, delta, confidence),
-        Bound("black-box", "f-DP", found(by_curve(black, 1.0 - confidence)), confidence, guesses, black),
+        Bound("black-box", "f-DP", by_curve(black, confidence), confidence, guesses, black),
     )
     return max(bounds[0].epsilon, bounds[1].epsilon), bounds
+
+
+def curve_bound(
+    events: Sequence[Event], total: int, guesses: int, correct: int, *, delta: float, confidence: float
+) -> float:
+    """Return epsilon at `delta` of the least noise with which guesses refute the mechanism of `events`.
+
+    Args:
+        events: as they were accounted for.
+        total: canaries of all runs together.
+        guesses: of them, guessed.
+        correct: of these, right.
+        delta: of the claim.
+        confidence: such as 0.95.
+
+    Returns:
+        Epsilon; 0 where nothing is refuted.
+    """
+    level = 1.0 - confidence
+    return _found(
+        events,
+        lambda factor: refutes(curve_of(scaled(events, factor)), total, guesses, correct, level),
+        delta,
+    )
+
+
+def _found(events: Sequence[Event], refuted: Callable[[float], bool], delta: float) -> float:
+    factor = _largest(refuted)
+    return epsilon(scaled(events, factor), delta) if factor else 0.0
 
 
 def _plain(game: Game, delta: float, confidence: float) -> Bound:
