@@ -139,7 +139,7 @@ EPOCH = (*AGGREGATION, "epochs", 0)
         ((*PREDICATE, "participants", 0, "rows"), 2**53),
         ((*PREDICATE, "participants", 0, "fingerprint"), "short"),
         ((*AGGREGATION, "secure"), False),
-        ((*AGGREGATION, "bits"), 8),
+        ((*AGGREGATION, "bits"), 12),
         ((*AGGREGATION, "hub_view"), "all"),
         ((*AGGREGATION, "value_range"), 0),
         ((*AGGREGATION, "epochs"), []),

@@ -200,7 +200,7 @@ def test_files_beyond_the_limit_together_are_refused_unread(
     released: Released, world: World, tmp_path: Path
 ) -> None:
     copy_of(released, tmp_path)
-    for number in range(70):
+    for number in range(90):
         with (tmp_path / "manifests" / f"s{number}.dsse.json").open("wb") as file:
             file.truncate(16 << 20)  # sparse
     verdict = verify_release(tmp_path, world.anchors)

@@ -20,7 +20,7 @@ from cloister.errors import CloisterError, InputError, IntegrityError
 from cloister.inference.adapter import AdapterArtifact
 from cloister.inference.released import artifact_from_bytes, of_tables
 from cloister.inference.tensors import read_tensors, write_tensors
-from cloister.learning.language.adapter import draw_a, vector_of
+from cloister.learning.language.adapter import draw_a, named_tensors, vector_of
 from cloister.learning.language.layout import Tensor
 from cloister.learning.sections import ModelSection
 
@@ -228,15 +228,22 @@ def test_a_changed_byte_is_refused_or_makes_another_file(place: int, change: int
     assert found.to_bytes() != GOOD or found.to_bytes() == bytes(data)
 
 
-def test_a_vector_is_put_together_in_its_own_order() -> None:
-    tensors = make_tensors(make_card())
+def test_a_vector_becomes_named_tensors_and_back() -> None:
+    card = make_card()
+    tensors = make_tensors(card)
     layout = [Tensor(name, each.shape) for name, each in tensors.items() if ".lora_B." in name][::-1]
-    expected = np.concatenate([tensors[each.name].reshape(-1) for each in layout])
-    assert np.array_equal(vector_of(layout, tensors), expected)
+    frozen = [Tensor(name, each.shape) for name, each in tensors.items() if ".lora_A." in name]
+    vector = np.concatenate([tensors[each.name].reshape(-1) for each in layout])
+    found = named_tensors(card, layout, frozen, vector)
+    assert found.keys() == tensors.keys()
+    assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
+    assert np.array_equal(vector_of(layout, found), vector)
+    with pytest.raises(IntegrityError, match="parameters"):
+        named_tensors(card, layout, frozen, vector[:-1])
     with pytest.raises(IntegrityError, match="fit this base"):
-        vector_of([Tensor("other", (3,))], tensors)
+        vector_of([Tensor("other", (3,))], found)
     with pytest.raises(IntegrityError, match="fit this base"):
-        vector_of([Tensor(A, (1, 128))], tensors)
+        vector_of([Tensor(A, (1, 128))], found)
 
 
 def test_a_drawn_a_is_the_same_for_ever() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import UnsetType
+
 from cloister.crypto import (
     envelope_signers,
     keyring,
@@ -22,6 +24,7 @@ from cloister.governance.enclave import check_enclave
 from cloister.governance.folder import (
     CERTIFICATE,
     MODEL,
+    MODEL_CARD,
     PLAN,
     PROOF,
     SEALED_MODEL,
@@ -31,11 +34,13 @@ from cloister.governance.folder import (
     debit_path,
     manifest_path,
 )
+from cloister.governance.modelcard import language_of, model_card
 from cloister.governance.policy import plan_policy
 from cloister.governance.privacy import check_privacy
 from cloister.governance.proof import check_head, check_inclusion, decode_proof
-from cloister.inference import ModelArtifact, in_memory_file
+from cloister.inference import AdapterArtifact, ModelArtifact, artifact_from_bytes, in_memory_file
 from cloister.learning import parse_plan
+from cloister.learning.language.adapter import plan_card
 from cloister.runtime import Countersignature, read_countersignature
 from cloister.secagg import Params, Roster
 from cloister.vault import open_manifest
@@ -106,6 +111,7 @@ def _plan(case: Case) -> str:
         (summed.bits, summed.hub_view, summed.value_range) == (view.bits, view.hub_view, view.value_range),
         "ring width, hub view or value range are not the plan's",
     )
+    _check_language(case)
     if view.hub_view == "sum":
         require(
             facts.signer == plan.hub.identity, f"{case.signer.name} signed, who is not the hub of the plan"
@@ -117,6 +123,23 @@ def _plan(case: Case) -> str:
     require(not reasons, f"the plan does not allow this release: {'; '.join(reasons)}")
     return (
         f"digest {facts.plan[:16]}, {case.signer.name} is its {'hub' if view.hub_view == 'sum' else 'site'}"
+    )
+
+
+def _check_language(case: Case) -> None:
+    """Require what is said of a language model to be the plan's, and its card to say just that."""
+    stated = case.facts.language
+    if isinstance(stated, UnsetType):
+        require(case.plan.language is None, "the certificate says nothing of the plan's language model")
+        require(MODEL_CARD not in case.files, f"{MODEL_CARD} is for language models")
+        return
+    require(
+        language_of(case.plan, trained=stated.trained, tensors=stated.tensors) == stated,
+        "base, tokenizer, method or rank are not the plan's",
+    )
+    require(
+        case.files.get(MODEL_CARD) == model_card(case.known.statement, case.plan),
+        f"{MODEL_CARD} does not say what the certificate says",
     )
 
 
@@ -241,13 +264,31 @@ def _model(case: Case) -> str:
         names = ", ".join(recipient.name for recipient in case.facts.recipients)
         case.unchecked.append(f"model: it is sealed to {names}; a recipient can verify what is inside")
         return f"sealed to {names}, not opened"
-    model = ModelArtifact.from_bytes(data)
+    model = artifact_from_bytes(data)
+    if isinstance(model, AdapterArtifact):
+        return _language_model(case, model)
+    require(case.plan.language is None, "the model is not of this plan and schema")
     require(
         model.card == ModelArtifact.of_plan(case.plan, case.schema, model.parameters).card,
         "the model is not of this plan and schema",
     )
     case.size = model.parameters.size
     return f"{model.card.model.kind}, {case.size} parameters, safetensors"
+
+
+def _language_model(case: Case, model: AdapterArtifact) -> str:
+    stated = case.facts.language
+    require(
+        case.plan.language is not None and model.card == plan_card(case.plan, case.schema),
+        "the model is not of this plan and schema",
+    )
+    require(
+        not isinstance(stated, UnsetType) and (stated.trained, stated.tensors) == (model.trained, model.size),
+        "the model has other numbers than the certificate states",
+    )
+    case.size = model.width
+    case.unchecked.append("base: that the adapter fits the base that the plan names shows when it is used")
+    return f"{model.card.model.kind}, {model.trained} numbers trained, safetensors"
 
 
 def _opened(case: Case) -> bytes | None:

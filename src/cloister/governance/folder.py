@@ -8,6 +8,7 @@ does not belong.
     countersignatures/EPOCH/SITE.dsse.json  each member's signed consent to plan and roster of an epoch
     debits/SITE.dsse.json                each ledger's signed debit, where the plan claims privacy
     appraisals/SITE.dsse.json            each site's signed word on the hub's evidence, where there is any
+    MODEL_CARD.md                        of a language model: what it is, in words, for people
     certificate.dsse.json                the certificate; its subjects are all of the above
     proof.json                           that the certificate is in the log
 
@@ -26,13 +27,14 @@ from cloister.errors import CloisterError, InputError, VerificationError
 from cloister.files import read_bytes
 from cloister.governance.certificate import CERTIFICATE_LIMIT
 from cloister.governance.statement import MOST_FILES
-from cloister.inference import MODEL_LIMIT
+from cloister.inference import TENSORS_LIMIT
 from cloister.learning import MAX_PLAN_BYTES
 from cloister.types import check_name
 
 __all__ = [
     "CERTIFICATE",
     "MODEL",
+    "MODEL_CARD",
     "PLAN",
     "PROOF",
     "SEALED_MODEL",
@@ -46,6 +48,7 @@ __all__ = [
 
 MODEL = "model.safetensors"
 SEALED_MODEL = "model.safetensors.sealed"
+MODEL_CARD = "MODEL_CARD.md"
 PLAN = "plan.toml"
 CERTIFICATE = "certificate.dsse.json"
 PROOF = "proof.json"
@@ -56,13 +59,14 @@ _AGREED = "countersignatures"
 _EPOCH = re.compile(r"0|[1-9][0-9]{0,14}")
 _ENVELOPE_LIMIT = 16 << 20
 _LIMITS = {
-    MODEL: MODEL_LIMIT,
-    SEALED_MODEL: MODEL_LIMIT + (1 << 20),
+    MODEL: TENSORS_LIMIT,
+    SEALED_MODEL: TENSORS_LIMIT + (4 << 20),
+    MODEL_CARD: 4 << 20,
     PLAN: MAX_PLAN_BYTES,
     CERTIFICATE: CERTIFICATE_LIMIT,
     PROOF: 16 << 20,
 }
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = TENSORS_LIMIT + (256 << 20)
 
 
 def manifest_path(site: str) -> str:

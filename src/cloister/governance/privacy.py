@@ -4,8 +4,8 @@ The claim rests on events: frozen descriptions of what was done to the rows. Ver
 stated figures on trust:
 
 a. the events follow from plan, roster and model, and are the same in every epoch (for a module of the user's
-   own its float error, which this reader cannot know, is taken as stated, and its size where the model is
-   sealed);
+   own, and for a language model, its float error, which this reader cannot know, is taken as stated, and its
+   size where the model is sealed);
 b. both epsilons are calculated again from the events, and are not above what is stated;
 c. what the plan promised its sites is kept: epsilon <= [privacy] epsilon;
 d. every site's ledger signed a debit for this plan, of at least the blocks that its rounds needed, at a cost
@@ -31,7 +31,7 @@ from cloister.governance.folder import debit_path
 from cloister.governance.study import TrainedStudy
 from cloister.learning import PrivacySection, plan_model
 from cloister.learning.privacy import PrivacyFacts, PrivacyTerms, private_model
-from cloister.privacy.accounting import IntegerGaussian, renyi
+from cloister.privacy.accounting import IntegerGaussian, MixedGaussian, renyi
 from cloister.privacy.ledger import open_debit
 
 __all__ = ["check_privacy", "privacy_of", "upwards"]
@@ -94,12 +94,12 @@ def check_privacy(case: Case) -> str:
 
 def _check_events(case: Case, section: PrivacySection, claim: PrivacyFacts) -> None:
     """Require the events to follow from plan and model, alike for the roster of every epoch."""
-    if case.plan.model.kind != "torch":
+    if case.plan.model.kind == "torch" or case.plan.model.is_language:
+        size, error = _stated_shape(case, section, claim)
+    else:
         _, learned = plan_model(case.plan, case.schema)
         model = private_model(learned)
         size, error = model.size, model.float_bound(section.microbatch)
-    else:
-        size, error = _shape_of_module(case, claim)
     for params in dict.fromkeys(case.params):
         due = PrivacyTerms.derive(case.plan, params, size, error)
         require(
@@ -108,22 +108,27 @@ def _check_events(case: Case, section: PrivacySection, claim: PrivacyFacts) -> N
         )
 
 
-def _shape_of_module(case: Case, claim: PrivacyFacts) -> tuple[int, float]:
-    """Return size and float error of a module that this reader does not run.
+def _stated_shape(case: Case, section: PrivacySection, claim: PrivacyFacts) -> tuple[int, float]:
+    """Return size and float error of a module, or a language model, that this reader does not run.
 
-    Its size, where the model is sealed, and its float error are taken as stated; all else follows.
+    Its size, where the model is sealed, and its float error are taken as stated; all else follows. Sums by
+    unit round what was clipped already, and have no such error.
     """
-    case.unchecked.append("privacy: the float error of the user's own module is taken as stated")
+    model = "language model" if case.plan.model.is_language else "user's own module"
     stated = claim.events_hub[0].mechanism if claim.events_hub else None
+    known = IntegerGaussian if section.by_record else IntegerGaussian | MixedGaussian
     require(
-        isinstance(stated, IntegerGaussian) and claim.clip_units >= 1,
-        "the events are not those of private training by records",
+        isinstance(stated, known) and claim.clip_units >= 1,
+        f"the events are not those of private training by {'records' if section.by_record else 'units'}",
     )
-    assert isinstance(stated, IntegerGaussian)  # noqa: S101  # required above
-    size = stated.coordinates
+    assert isinstance(stated, IntegerGaussian | MixedGaussian)  # noqa: S101  # required above
+    size = stated.coordinates - (section.adaptive_quantile is not None)
     if case.size is None:
         case.unchecked.append("privacy: the number of parameters of the sealed model is taken as stated")
     require(case.size in (None, size), "the events have another number of coordinates than the model")
+    if not section.by_record:
+        return size, 0.0
+    case.unchecked.append(f"privacy: the float error of the {model} is taken as stated")
     error = (stated.sensitivity - math.sqrt(size)) / claim.clip_units - 1.0
     require(error >= -_CLOSE, "the events have a sensitivity below the clip")
     return size, max(error, 0.0)

@@ -20,17 +20,20 @@ Who signs: the hub, or, where the plan says hub_view = "none", a site; the hub t
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from cloister import __version__
 from cloister.crypto import Identity, PublicIdentity, VerifyKey, keyring, seal_bytes, sha256
-from cloister.errors import CloisterError, VerificationError
+from cloister.errors import CloisterError, InputError, VerificationError
 from cloister.files import new_directory, write_atomic
 from cloister.governance.audit import AuditReport, audited
 from cloister.governance.certificate import (
@@ -40,6 +43,7 @@ from cloister.governance.certificate import (
     Certificate,
     Digest,
     Epoch,
+    LanguageFacts,
     Participant,
     Predicate,
     Recipient,
@@ -51,6 +55,7 @@ from cloister.governance.enclave import appraisal_files, enclave_of
 from cloister.governance.folder import (
     CERTIFICATE,
     MODEL,
+    MODEL_CARD,
     PLAN,
     PROOF,
     SEALED_MODEL,
@@ -58,12 +63,14 @@ from cloister.governance.folder import (
     debit_path,
     manifest_path,
 )
+from cloister.governance.modelcard import language_of, model_card
 from cloister.governance.policy import DEFAULT_POLICY, ReleasePolicy, gate, plan_policy
 from cloister.governance.privacy import privacy_of
 from cloister.governance.proof import Proof, check_head, log_entry
 from cloister.governance.study import TrainedStudy, round_runs
 from cloister.governance.verify import TrustAnchors, verify_files
-from cloister.inference import ModelArtifact
+from cloister.inference import AdapterArtifact, Artifact, ModelArtifact
+from cloister.learning import Plan
 from cloister.log import Log, TreeHead, sign_head
 from cloister.runtime import EpochFacts
 from cloister.secagg import Roster
@@ -116,6 +123,7 @@ def release(
     recipients: Sequence[PublicIdentity] = (),
     policies: Sequence[ReleasePolicy] = (DEFAULT_POLICY,),
     audit: AuditReport | None = None,
+    base: Path | None = None,
 ) -> Released:
     """Release a study's model.
 
@@ -129,20 +137,25 @@ def release(
         recipients: readers to seal the model to; none leaves it in the clear.
         policies: all must accept; the plan's recipients are always asked in addition.
         audit: what attacks on this plan showed, from `cloister.governance.auditrun`; None where none was run.
+        base: folder of the base that a language model starts from; its numbers are not read. None for other
+            models.
 
     Raises:
         PolicyRefused: naming every rule that refuses. Nothing was signed, logged or written.
         VerificationError: an audit that contradicts the claim or is of another plan, too few
             cosigners, one that found a fork, or a folder that would not verify.
-        InputError: the folder exists.
+        InputError: the folder exists, or a language model's base is not given.
+        IntegrityError: the base is not the plan's.
     """
     with new_directory(folder) as part:
-        artifact = ModelArtifact.of_plan(study.plan, study.schema, study.parameters)
+        artifact = _artifact(study, base)
         files, model_digest = _files(study, artifact.to_bytes(), recipients)
         # 1. statement
-        statement = statement_of(
-            study, files, model_digest, signer.public, recipients, created, _audited(study, audit)
-        )
+        said = (signer.public, recipients, created, _audited(study, audit), _language(study, artifact))
+        statement = statement_of(study, files, model_digest, *said)
+        if study.plan.language is not None:
+            files[MODEL_CARD] = model_card(statement, study.plan)
+            statement = statement_of(study, files, model_digest, *said)
         # 2. gate
         gate(statement.predicate, (*policies, plan_policy(study.plan)) if policies else ())
         # 3. signature
@@ -165,6 +178,27 @@ def release(
     members = keyring(study.members)
     _, count = check_head(proof, signer.fingerprint, members, members | keyring([signer.public]))
     return Released(folder, certificate, files, count, head.size, missing)
+
+
+def _artifact(study: TrainedStudy, base: Path | None) -> Artifact:
+    """Return the study's model as it will lie in the folder."""
+    if study.plan.language is None:
+        return ModelArtifact.of_plan(study.plan, study.schema, study.parameters)
+    if base is None:
+        raise InputError(
+            "a language model is released beside its base, which is not given",
+            where=f"study {study.plan.study.name}",
+            fix="Give the folder of the base that the plan names: --base DIR",
+        )
+    from cloister.inference.language.adapted import released_adapter
+
+    return released_adapter(study.plan, study.schema, study.parameters, base)
+
+
+def _language(study: TrainedStudy, artifact: Artifact) -> LanguageFacts | UnsetType:
+    if not isinstance(artifact, AdapterArtifact):
+        return UNSET
+    return language_of(study.plan, trained=artifact.trained, tensors=artifact.size)
 
 
 def _audited(study: TrainedStudy, audit: AuditReport | None) -> Audited | None:
@@ -220,6 +254,7 @@ def statement_of(
     recipients: Sequence[PublicIdentity],
     created: str,
     audit: Audited | None = None,
+    language: LanguageFacts | UnsetType = UNSET,
 ) -> Statement:
     """Return what a release of this study states.
 
@@ -231,6 +266,7 @@ def statement_of(
         recipients: whom the model is sealed to.
         created: the time, "2026-01-31T12:00:00Z".
         audit: what an attack against the claim of privacy showed.
+        language: of a language model.
     """
     privacy = privacy_of(study, audit)
     plan, summed = study.plan, study.plan.aggregation
@@ -262,13 +298,16 @@ def statement_of(
                 value_range=summed.value_range,
                 epochs=tuple(_epoch_of(study, epoch, digests) for epoch in study.epochs),
             ),
-            training=Training(plan.training.algorithm, plan.model.kind, plan.training.rounds, _software()),
+            training=Training(
+                plan.training.algorithm, plan.model.kind, plan.training.rounds, _software(plan)
+            ),
             privacy=privacy,
             inference=None,
             enclave=enclave,
             absent={part: why for part, why in ABSENT.items() if stated.get(part) is None},
             recipients=tuple(Recipient(reader.name, reader.fingerprint) for reader in recipients),
             created=created,
+            language=language,
         ),
     )
 
@@ -289,8 +328,12 @@ def _epoch_of(study: TrainedStudy, epoch: EpochFacts, digests: Mapping[str, str]
     )
 
 
-def _software() -> dict[str, str]:
-    return {"cloister": __version__, "numpy": np.__version__, "python": platform.python_version()}
+def _software(plan: Plan) -> dict[str, str]:
+    used = {"cloister": __version__, "numpy": np.__version__, "python": platform.python_version()}
+    for name in ("peft", "torch", "transformers") if plan.language is not None else ():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            used[name] = metadata.version(name)[:64]
+    return used
 
 
 def _cosigned(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from cloister.learning.privacy import PrivacyFacts
 from cloister.runtime.appraisal import Appraisal
@@ -20,6 +20,7 @@ __all__ = [
     "Enclave",
     "Epoch",
     "Hex",
+    "LanguageFacts",
     "Moment",
     "Name",
     "Participant",
@@ -52,7 +53,8 @@ Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 Count = Annotated[int, Meta(ge=0, le=2**48)]
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
 FilePath = Annotated[
-    str, Meta(pattern=r"^[a-z0-9_-]+(?:/[a-z0-9_-]+){0,2}(?:\.[a-z0-9]+)+\Z", max_length=160)
+    str,
+    Meta(pattern=r"^(?:[a-z0-9_-]+(?:/[a-z0-9_-]+){0,2}(?:\.[a-z0-9]+)+|MODEL_CARD\.md)\Z", max_length=160),
 ]
 Moment = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", max_length=20)]
 
@@ -187,8 +189,26 @@ class Enclave(_Record, frozen=True):
     aggregator: Annotated[dict[Name, Hex], Meta(max_length=10_000)]
 
 
+class LanguageFacts(_Record, frozen=True):
+    """What a language model starts from, and what of it was trained.
+
+    Attributes:
+        base, tokenizer: digests of the public files that it starts from, as the plan pins them.
+        method, rank: as the plan writes them.
+        trained: numbers that were trained.
+        tensors: numbers in the model's file; an A that was not trained lies there too.
+    """
+
+    base: Hex
+    tokenizer: Hex
+    method: Literal["lora", "lora-alternating", "full"]
+    rank: Count
+    trained: Positive
+    tensors: Positive
+
+
 class Predicate(_Record, frozen=True):
-    """What the signer states about a release."""
+    """What the signer states about a release; `language` is there for language models alone."""
 
     study: Name
     purpose: Text
@@ -203,6 +223,8 @@ class Predicate(_Record, frozen=True):
     absent: dict[str, Text]
     recipients: tuple[Recipient, ...]
     created: Moment
+    # unset and not null: certificates of other models keep their bytes
+    language: LanguageFacts | UnsetType = UNSET
 
 
 class Statement(_Record, frozen=True, rename={"type_": "_type", "predicate_type": "predicateType"}):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
+from msgspec import UnsetType
+
 from cloister.errors import InputError
 from cloister.governance.certificate import Epoch, Predicate, Statement
 
@@ -20,6 +22,14 @@ _NAMED: Final = 50
 
 _ENGLISH: Final = {
     "study": "Study {study} trained one {model} model with {algorithm} in {rounds} rounds.",
+    "language lora": "It is an adapter of rank {rank} to a public language model ({base}, tokenizer "
+    "{tokenizer}): {trained} numbers were trained, one matrix of each pair, and the other stayed as a public "
+    "seed drew it. The language model itself was not changed.",
+    "language lora-alternating": "It is an adapter of rank {rank} to a public language model ({base}, "
+    "tokenizer {tokenizer}): {trained} numbers were trained, the two matrices of each pair in turn. The "
+    "language model itself was not changed.",
+    "language full": "It started from a public language model ({base}, tokenizer {tokenizer}), all of whose "
+    "{trained} numbers were trained.",
     "purpose": "Its purpose, as every site agreed to it: {purpose}.",
     "sites": "{sites} sites took part with {total} rows: {list}. Each signed the manifest of its own data "
     "set and its consent to the plan.",
@@ -63,6 +73,12 @@ _ENGLISH: Final = {
 
 _CHINESE: Final = {
     "study": "研究 {study} 用 {algorithm} 训练了一个 {model} 模型，共 {rounds} 轮。",
+    "language lora": "模型是公开语言模型（{base}，分词器 {tokenizer}）的秩为 {rank} 的适配器："
+    "共训练 {trained} 个数，每对矩阵中只训练一个，另一个由公开种子生成且保持不变。语言模型本身没有改动。",
+    "language lora-alternating": "模型是公开语言模型（{base}，分词器 {tokenizer}）的秩为 {rank} 的适配器："
+    "共训练 {trained} 个数，每对矩阵轮流训练。语言模型本身没有改动。",
+    "language full": "训练从公开语言模型（{base}，分词器 {tokenizer}）开始，"
+    "其全部 {trained} 个数都参与了训练。",
     "purpose": "各方同意的用途：{purpose}。",
     "sites": "共 {sites} 方、{total} 行数据参与：{list}。各方分别签署了自己的数据清单和对方案的同意书。",
     "row": "{name}（{rows} 行）",
@@ -173,6 +189,23 @@ def _enclave(facts: Predicate, texts: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _language(facts: Predicate) -> dict[str, Any]:
+    """Return what the sentence on a language model speaks of, nothing for other models."""
+    stated = facts.language
+    if isinstance(stated, UnsetType):
+        return {}
+    return {
+        "base": stated.base[:16],
+        "tokenizer": stated.tokenizer[:16],
+        "rank": stated.rank,
+        "trained": f"{stated.trained:,}",
+    }
+
+
+def _language_keys(facts: Predicate) -> list[str]:
+    return [] if isinstance(facts.language, UnsetType) else [f"language {facts.language.method}"]
+
+
 def _enclave_key(facts: Predicate) -> str:
     if facts.enclave is None:
         return "enclave"
@@ -199,8 +232,10 @@ def in_words(statement: Statement, lang: Language = "en") -> list[str]:
         raise InputError(f"there is no text in language {lang[:20]!r}", fix="Use en or zh")
     texts, predicate = _TEXTS[lang], statement.predicate
     facts = _facts(predicate, texts) | _privacy(predicate, texts) | _enclave(predicate, texts)
+    facts |= _language(predicate)
     order = [
         "study",
+        *_language_keys(predicate),
         "purpose",
         "sites",
         *(["epochs"] if len(predicate.aggregation.epochs) > 1 else []),

@@ -61,6 +61,19 @@ class AdapterArtifact:
         return sum(tensor.size for tensor in self.tensors.values())
 
     @property
+    def trained(self) -> int:
+        """Numbers that were trained."""
+        return self.size - (self._counted(".lora_A.") if self.card.language.method == "lora" else 0)
+
+    @property
+    def width(self) -> int:
+        """Numbers that travelled in a round: of alternating adapters the larger of A and B, and a head."""
+        if self.card.language.method != "lora-alternating":
+            return self.trained
+        a, b = self._counted(".lora_A."), self._counted(".lora_B.")
+        return self.size - min(a, b)
+
+    @property
     def generates(self) -> bool:
         """Whether it writes texts; else it tells classes."""
         return self.card.model.kind == "causal-lm"
@@ -105,6 +118,9 @@ class AdapterArtifact:
         if canonical != text.encode():
             raise IntegrityError("the model's card is not in canonical form", fix=_AS_MADE)
         return cls(card, tensors)
+
+    def _counted(self, part: str) -> int:
+        return sum(tensor.size for name, tensor in self.tensors.items() if part in name)
 
     def to_bytes(self) -> bytes:
         """Return the bytes of its `model.safetensors`; the same artefact gives the same bytes."""

@@ -38,6 +38,7 @@ __all__ = [
     "check_tensors",
     "draw_a",
     "layer_of",
+    "named_tensors",
     "plan_card",
     "vector_of",
 ]
@@ -204,6 +205,40 @@ def _check_layer(card: AdapterCard, tensors: Mapping[str, Single], layer: str) -
         raise _refuse(f"layer {layer[:200]!r} is none of the plan's targets")
     if card.language.method == "lora" and not np.array_equal(a, draw_a(card.model.seed, name, a.shape)):
         raise _refuse(f"A of layer {layer[:200]!r} is not what the plan's seed draws")
+
+
+def named_tensors(
+    card: AdapterCard,
+    layout: Sequence[Tensor],
+    frozen: Sequence[Tensor],
+    parameters: NDArray[np.floating],
+) -> dict[str, Single]:
+    """Return the tensors of a release, by name: what was trained, and A where it was not.
+
+    Args:
+        card: of the release.
+        layout: names and shapes of what was trained, in the vector's order.
+        frozen: names and shapes of A where it is no part of the vector.
+        parameters: float32[d], the trained vector; the tensors are views of it.
+
+    Raises:
+        IntegrityError: the vector has another length.
+    """
+    size = sum(tensor.size for tensor in layout)
+    if parameters.shape != (size,):
+        raise IntegrityError(
+            f"the study's model has {parameters.size} parameters, and its plan makes {size} of this base",
+            fix="Give the base that the study was run with",
+        )
+    found: dict[str, Single] = {}
+    start = 0
+    for tensor in layout:
+        part = parameters[start : start + tensor.size]
+        found[tensor.name] = part.astype(np.float32, copy=False).reshape(tensor.shape)
+        start += tensor.size
+    for tensor in frozen:
+        found[tensor.name] = draw_a(card.model.seed, tensor.name, tensor.shape)
+    return found
 
 
 def vector_of(layout: Sequence[Tensor], tensors: Mapping[str, Single]) -> Single:
