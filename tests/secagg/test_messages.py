@@ -139,7 +139,7 @@ def feed(net: Network, kind: str, raw: bytes, seen: dict[str, bytes]) -> None:
 
 
 def test_an_upload_costs_its_elements_and_little_more():
-    for bits, limit in ((32, 4.1), (16, 2.1)):
+    for bits, limit in ((32, 4.1), (16, 2.1), (8, 1.05)):
         net = Network(context(3, bits=bits))
         message = net.sites["site-0"].upload(0, np.zeros(10_000, dtype=f"u{bits // 8}"), MODEL)
         assert len(message) / 10_000 <= limit

@@ -40,7 +40,7 @@ def scenarios(draw: st.DrawFn, *, tolerated: bool, most: int) -> Scenario:
     )
     return Scenario(
         n,
-        draw(st.sampled_from([16, 32])),
+        draw(st.sampled_from([8, 16, 32])),
         draw(st.sampled_from(["sum", "none"])),
         gone,
         late - set(gone),
@@ -132,7 +132,7 @@ def ends_well(s: Scenario) -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(n=st.integers(3, 6), bits=st.sampled_from([16, 32]), seed=st.integers(0, 99))
+@given(n=st.integers(3, 6), bits=st.sampled_from([8, 16, 32]), seed=st.integers(0, 99))
 def test_attempts_can_be_skipped(n, bits, seed):
     net = Network(context(n, bits=bits, attempts=6))
     for number in (1, 4):

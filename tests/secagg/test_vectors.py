@@ -8,14 +8,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from tests.secagg.network import MODEL, Network, context
 
-from cloister.crypto import SECRET_ACCESS
-from cloister.secagg import derivation, messages, model_digest
+from cloister.crypto import SECRET_ACCESS, StreamRandom, apply_masks
+from cloister.secagg import Encoding, derivation, messages, model_digest
 
-STORED = Path(__file__).parent.parent / "vectors" / "secagg.json"
+VECTORS = Path(__file__).parent.parent / "vectors"
+STORED = VECTORS / "secagg.json"
+RINGS = VECTORS / "rings.json"
 
 
 def statement(label: str, *parts: bytes | str | int) -> bytes:
@@ -48,11 +51,13 @@ def keystream(key: bytes, length: int) -> bytes:
     return Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor().update(bytes(length))
 
 
-def test_an_upload_is_what_the_formula_says():
-    net = Network(context(4, view="none"))
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_an_upload_is_what_the_formula_says(bits: int):
+    net = Network(context(4, bits=bits, view="none"))
     ctx, digest = net.context, net.hub.setup_digest
     announced = net.hub._setup.announced
-    vector = np.arange(1000, dtype=np.uint32)
+    dtype = f"<u{bits // 8}"
+    vector = np.arange(1000).astype(dtype)
     me = 2
     own = net.sites["site-2"]._secrets.attempts[1]
     epoch_key = net.sites["site-2"]._secrets.epoch_key
@@ -70,10 +75,10 @@ def test_an_upload_is_what_the_formula_says():
     keys.append((hkdf(epoch_key, view), 1))
     expected = vector.astype(object)
     for key, sign in keys:
-        expected = expected + sign * np.frombuffer(keystream(key, 4000), "<u4").astype(object)
+        expected = expected + sign * np.frombuffer(keystream(key, 1000 * bits // 8), dtype).astype(object)
     upload = messages.decode(net.sites["site-2"].upload(1, vector, MODEL), messages.Upload, ctx, None)
     assert upload.model == tag
-    assert np.frombuffer(upload.vector, "<u4").tolist() == [int(value) % 2**32 for value in expected]
+    assert np.frombuffer(upload.vector, dtype).tolist() == [int(value) % 2**bits for value in expected]
 
 
 def test_digests_and_statements_agree_with_the_second_implementation():
@@ -123,3 +128,25 @@ def test_stored_bytes_do_not_change():
         "shares": messages.encode(messages.Shares(a, 3, "alpha", b, b"\x00" + a)),
     }
     assert {name: value.hex() for name, value in made.items()} == json.loads(STORED.read_text())
+
+
+@pytest.mark.parametrize("name", ["8 bits", "8 bits, pieces", "16 bits", "32 bits, pieces"])
+def test_stored_elements_of_the_rings_do_not_change(name: str):
+    """Three vectors of multiples of 2**-10, rounded, masked, added and unmasked; every step is stored."""
+    stored = json.loads(RINGS.read_text())[name]
+    encoding = Encoding(
+        stored["bits"], 3, stored["value_range"], [(stop, own) for stop, own in stored["ranges"]]
+    )
+    total = None
+    for number, (vector, encoded, masked) in enumerate(
+        zip(stored["vectors"], stored["encoded"], stored["masked"], strict=True)
+    ):
+        key = bytes([number]) * 32
+        made = encoding.encode(np.array(vector) / 1024, random=StreamRandom(key))
+        assert encoding.to_bytes(made).hex() == encoded
+        hidden = made.copy()
+        apply_masks(hidden, [(key, 1)])
+        assert encoding.to_bytes(hidden).hex() == masked
+        total = made if total is None else total + made
+    assert total is not None
+    assert (encoding.decode_sum(total, 3) * 2.0**30).tolist() == stored["sum_in_units_of_2_to_minus_30"]
