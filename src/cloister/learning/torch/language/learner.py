@@ -95,6 +95,8 @@ class LanguageLearner:
         )
         self.fixed = self._settle()
         self._start = self._vector.read() if weights and language.method == "full" else None
+        if weights and language.method != "full":
+            self._vector.load(self.initial(section.seed))
 
     def __repr__(self) -> str:
         return f"<LanguageLearner {self.kind}, {self.size} parameters>"
