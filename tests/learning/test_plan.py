@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from tests.learning.plans import make_plan, plan_text
 
 from cloister.errors import InputError, PlanError
 from cloister.learning import Plan, load_plan, parse_plan
-from cloister.learning.sections import LanguageSection
+from cloister.learning.sections import LanguageSection, TensorRange
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference-plan.toml"
 
@@ -27,6 +28,14 @@ def test_the_reference_plan_is_read_and_names_every_field() -> None:
         for field in fields[0] if isinstance(fields, tuple | list) else fields:
             shown = f"\n{field} = " in text or f"\n# {field} = " in text
             assert shown, f"{table}.{field} is not in the reference plan"
+
+
+def test_the_reference_plan_shows_ranges_of_tensors() -> None:
+    shown = "".join(line.removeprefix("# ") + "\n" for line in REFERENCE.read_text().splitlines())
+    table = tomllib.loads(shown[shown.index("[[aggregation.ranges]]") : shown.index("[privacy]")])
+    (entry,) = table["aggregation"]["ranges"]
+    assert set(entry) == set(TensorRange.__struct_fields__)
+    msgspec.convert(entry, TensorRange)
 
 
 def test_the_reference_plan_states_the_defaults_it_claims() -> None:

@@ -15,7 +15,9 @@ scalars = (
     | st.booleans()
     | st.floats(allow_nan=False, allow_infinity=False)
 )
-tables = st.dictionaries(st.text(), scalars | st.lists(scalars, max_size=3), max_size=4)
+flat = st.dictionaries(st.text(), scalars | st.lists(scalars, max_size=3), max_size=3)
+inner = st.lists(flat, min_size=1, max_size=2)
+tables = st.dictionaries(st.text(), scalars | st.lists(scalars, max_size=3) | inner, max_size=4)
 
 
 @given(st.dictionaries(st.text(), tables | st.lists(tables, min_size=1, max_size=3), max_size=4))
