@@ -1,6 +1,6 @@
 """Pre-train a small language model on public text, so that the examples run offline and on a laptop.
 
-    python examples/make_base.py --data DIR --out DIR --leave-out banking77 [--seconds 1200]
+    python -m examples.make_base --data DIR --out DIR --leave-out banking77 [--seconds 1200]
 
 A real study starts from a base that somebody else trained on the texts of the world; this makes one that
 knows a few megabytes, with a tokenizer of its own: byte-level BPE of 4,096 tokens in lower case, and a

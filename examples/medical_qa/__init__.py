@@ -1,0 +1,1 @@
+"""Six institutes learn to answer questions about diseases."""

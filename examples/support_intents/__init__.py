@@ -1,0 +1,1 @@
+"""Five banks learn to route requests."""
