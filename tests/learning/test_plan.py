@@ -32,7 +32,7 @@ def test_the_reference_plan_is_read_and_names_every_field() -> None:
 
 def test_the_reference_plan_shows_ranges_of_tensors() -> None:
     shown = "".join(line.removeprefix("# ") + "\n" for line in REFERENCE.read_text().splitlines())
-    table = tomllib.loads(shown[shown.index("[[aggregation.ranges]]") : shown.index("[privacy]")])
+    table = tomllib.loads(shown[shown.index("[[aggregation.ranges]]") : shown.index("\n[privacy]")])
     (entry,) = table["aggregation"]["ranges"]
     assert set(entry) == set(TensorRange.__struct_fields__)
     msgspec.convert(entry, TensorRange)
