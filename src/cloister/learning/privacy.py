@@ -25,6 +25,7 @@ from typing import Literal
 import msgspec
 
 from cloister.errors import PlanError
+from cloister.learning.language.layout import width_of
 from cloister.learning.models import Model
 from cloister.learning.plan import Plan
 from cloister.learning.private import Bounded, NumpyPrivate, PrivateModel, joint_sensitivity
@@ -91,7 +92,8 @@ class PrivacyFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 def private_model(model: Model | PrivateModel) -> PrivateModel:
-    """Return what clips a model's examples one by one."""
+    """Return what clips a model's examples one by one: of a built-in model the closed form; a module does it
+    itself, and so does a language model with a site's rows (`learning.torch.language.private`)."""
     return NumpyPrivate(model) if isinstance(model, Model) else model
 
 
@@ -130,7 +132,7 @@ class PrivacyTerms:
         Args:
             plan: the plan.
             params: n, c, t, m of the roster.
-            model: what is trained; its size and its float error count.
+            model: what is trained; its size, or that of its longest window, and its float error count.
 
         Raises:
             PlanError: rounding would cost more than 0.5 % of the clip, or `epsilon` cannot be kept with the
@@ -138,7 +140,7 @@ class PrivacyTerms:
         """
         if plan.privacy is None:
             raise PlanError("the plan claims no privacy", where="[privacy]", fix="Add the table")
-        return cls.derive(plan, params, model.size, model.float_bound(plan.privacy.microbatch))
+        return cls.derive(plan, params, _coordinates(model), model.float_bound(plan.privacy.microbatch))
 
     @classmethod
     def derive(cls, plan: Plan, params: Params, size: int, float_bound: float) -> PrivacyTerms:
@@ -147,7 +149,7 @@ class PrivacyTerms:
         Args:
             plan: the plan.
             params: n, c, t, m of the roster.
-            size: the model's parameters, d.
+            size: parameters that a round moves: the model's, d, or as many as its longest window has.
             float_bound: of a microbatch's sum, as `PrivateModel.float_bound`.
 
         Raises:
@@ -345,6 +347,12 @@ def _calibrated(build: _Build) -> float:
     step = 10.0 ** (math.floor(math.log10(exact)) - 3)
     rounded = float(f"{math.ceil(exact / step) * step:.4g}")
     return rounded if rounded >= exact else float(f"{rounded + step:.4g}")
+
+
+def _coordinates(model: Bounded) -> int:
+    """Return how many parameters travel in a round; a shorter window's sum has zeros behind it."""
+    windows = getattr(model, "windows", ())
+    return width_of(windows) if windows else model.size
 
 
 @functools.lru_cache(maxsize=64)

@@ -108,9 +108,9 @@ def _unit_level(privacy: PrivacySection, data: DataSection, model: ModelSection)
     )
     _refuse(
         model.kind == "torch",
-        "a unit column needs a model whose units are trained side by side, which modules are not",
+        "modules of one's own are clipped row by row, and know no units",
         "[model] kind",
-        'Take a model that is built in, or unit = "record"',
+        'Take a built-in model or a language model, or unit = "record"',
     )
 
 
@@ -152,6 +152,14 @@ def check_language(
         else "only whole texts of a causal-lm can be packed",
         "[language] packing",
         "Write packing = false",
+    )
+    # all methods can be claimed: each round's sum is of one window, whose gradient (or update) is clipped
+    _refuse(
+        private and language.overlong == "refuse",
+        "that one row is too long would show, to everybody, in a site that refuses the study; nothing is "
+        "charged for it",
+        "[language] overlong",
+        'Write overlong = "truncate"',
     )
 
 
