@@ -76,7 +76,9 @@ class Plain:
         states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         pooled = (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
         labels = torch.from_numpy(examples.labels[index].astype(np.int64))
-        return torch.nn.functional.cross_entropy(self.head(pooled), labels)
+        standing = self.learner.module
+        scores = self.head((pooled - standing.centre) / standing.spread)
+        return torch.nn.functional.cross_entropy(scores, labels)
 
     def train(self, examples: Examples, config: Any, moving: tuple[str, ...]) -> dict[str, np.ndarray]:
         named = {name: each for name, each in self.named().items() if name.endswith(moving)}

@@ -1,6 +1,6 @@
 """What a plan starts from, before any weight is read.
 
-1. The files have the digest that the plan names, and are those of a language model.
+1. The files are those of a language model, and have the digest that the plan names.
 2. Their configuration is one of transformers' own.
 3. The tokenizer has the digest that the plan names.
 4. The base can do what the plan asks: predict next tokens, read rows of the plan's context.
@@ -59,9 +59,9 @@ def open_base(section: ModelSection, language: LanguageSection, files: ModelFile
         raise PlanError(
             "this is no plan of a language model", where="[model] kind", fix="Use another learner"
         )
-    if files.digest != language.base:  # 1
+    found = check_language_model(files)  # 1: what is missing or may not be there says more than a digest
+    if files.digest != language.base:
         raise _other("base model", "base")
-    found = check_language_model(files)
     quiet_transformers()
     config = configuration(found)  # 2
     words = Words(files, found, scratch)  # 3
