@@ -39,6 +39,7 @@ from cloister.learning.torch.language.evaluation import evaluation_sums
 from cloister.learning.torch.language.examples import Examples
 from cloister.learning.torch.language.generation import generate
 from cloister.learning.torch.language.passing import Passes
+from cloister.learning.torch.language.standing import stand
 from cloister.learning.torch.language.training import local_steps, memory_errors
 from cloister.learning.torch.language.vector import ParameterVector, Single
 
@@ -97,6 +98,9 @@ class LanguageLearner:
         self._start = self._vector.read() if weights and language.method == "full" else None
         if weights and language.method != "full":
             self._vector.load(self.initial(section.seed))
+        if weights and section.classes:
+            with self._memory(), self.passes.autocast():
+                stand(self.module, self.vocabulary, section.seed)
 
     def __repr__(self) -> str:
         return f"<LanguageLearner {self.kind}, {self.size} parameters>"
@@ -135,6 +139,12 @@ class LanguageLearner:
     def vector(self) -> ParameterVector:
         """The module's trainable parameters."""
         return self._vector
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the base has vectors for."""
+        base: Any = self.module.base
+        return int(base.get_input_embeddings().weight.shape[0])
 
     @property
     def inputs(self) -> int:

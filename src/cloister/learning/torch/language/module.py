@@ -37,7 +37,12 @@ class LanguageModule(nn.Module):
         base: as given.
         encoder: whether tokens look to their right.
         head: Linear(hidden, classes), where there are classes; its start is zero.
+        centre, spread: float32[hidden], what the head takes off a text's vector and divides it by; see
+            `standing`.
     """
+
+    centre: Tensor
+    spread: Tensor
 
     def __init__(self, base: nn.Module, *, classes: int, hidden: int, encoder: bool) -> None:
         super().__init__()
@@ -47,6 +52,8 @@ class LanguageModule(nn.Module):
             self.head = nn.Linear(hidden, classes, device="meta").to_empty(device=device)
             for each in self.head.parameters():
                 nn.init.zeros_(each)
+            self.register_buffer("centre", torch.zeros(hidden, device=device))
+            self.register_buffer("spread", torch.ones(hidden, device=device))
         self.base = base
         known = inspect.signature(base.forward).parameters
         self._cache = {"use_cache": False} if "use_cache" in known or not encoder else {}
@@ -67,14 +74,19 @@ class LanguageModule(nn.Module):
         return self.scores(ids, mask, places) if self.classes else self._output(ids, places).logits
 
     def scores(self, ids: Tensor, mask: Tensor, places: Tensor | None = None) -> Tensor:
-        """Return float32[b, classes]: the head over the mean of the row's tokens in the last layer."""
+        """Return float32[b, classes]: the head over the row's vector, from which the centre is taken off."""
+        pooled = self.pooled(ids, mask, places)
+        with torch.autocast(ids.device.type, enabled=False):
+            found: Tensor = self.head((pooled - self.centre) / self.spread)
+        return found
+
+    def pooled(self, ids: Tensor, mask: Tensor, places: Tensor | None = None) -> Tensor:
+        """Return float32[b, hidden]: the mean of the row's tokens in the last layer."""
         options: dict[str, Any] = {"attention_mask": mask.long()} if self.encoder else {}
         states = self._output(ids, places, **options).last_hidden_state.float()
         inside = mask[:, :, None].float()
-        pooled = (states * inside).sum(1) / inside.sum(1).clamp(min=1.0)
-        with torch.autocast(ids.device.type, enabled=False):
-            found: Tensor = self.head(pooled)
-        return found
+        mean: Tensor = (states * inside).sum(1) / inside.sum(1).clamp(min=1.0)
+        return mean
 
     def token_losses(
         self, ids: Tensor, counted: Tensor, *, keep: Tensor | None = None, places: Tensor | None = None

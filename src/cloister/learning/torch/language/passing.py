@@ -1,7 +1,7 @@
 """Rows of `Examples` through the module: padded, on its device, in its precision.
 
-Training takes a step's rows in the sampler's order. Evaluation, in which the order tells nothing, takes rows
-of like lengths together, so that little is padding.
+Rows of like lengths go together where there are several passes, so that little is padding: the order within
+a step, or an evaluation, tells nothing.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class LanguagePrivate:
     def __init__(self, learner: LanguageLearner, examples: Examples, window: Window | None = None) -> None:
         self._learner, self._examples = learner, examples
         self.window = learner.windows[0] if window is None else window
-        self._context, self._vocabulary = learner.language.context, _vocabulary(learner)
+        self._context, self._vocabulary = learner.language.context, learner.vocabulary
         check_rows(learner, examples)
         self._lengths, self._length = _numbered(examples, self._context, encoder=learner.module.encoder)
         learner.load(learner.initial(learner.section.seed))
@@ -171,12 +171,6 @@ class LanguagePrivate:
         return form
 
 
-def _vocabulary(learner: LanguageLearner) -> int:
-    """Return how many tokens the base has vectors for."""
-    base: Any = learner.module.base
-    return int(base.get_input_embeddings().weight.shape[0])
-
-
 def _candidates(length: int) -> Callable[[int], list[int]]:
     """Return what chooses sizes of blocks by the bytes of a row: tokens and memory are limited."""
     most = most_rows(length)
@@ -203,7 +197,7 @@ def check_rows(learner: LanguageLearner, examples: Examples) -> None:
     Raises:
         InputError: one cannot; the message names nothing that a row holds.
     """
-    vocabulary, classes, context = _vocabulary(learner), learner.classes, learner.language.context
+    vocabulary, classes, context = learner.vocabulary, learner.classes, learner.language.context
     if len(examples) == 0:
         raise InputError("there are no rows to train on", fix="Give at least one")
     if examples.places is not None:

@@ -112,6 +112,8 @@ def local_steps(
     for index in order:
         rows = index[0]
         share = 1.0 / max(1, int(shares[rows].sum()))
+        if rows_per_pass:  # rows of like lengths together: little is padding
+            rows = rows[np.argsort(examples.lengths[rows], kind="stable")]
         for at in range(0, len(rows), rows_per_pass or len(rows)):
             some = rows[at : at + (rows_per_pass or len(rows))]
             torch.autograd.backward(passes.losses(examples, some).sum() * share)
