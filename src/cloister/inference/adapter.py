@@ -22,7 +22,7 @@ from cloister.inference.artifact import answer_names
 from cloister.inference.tensors import read_tensors, write_tensors
 from cloister.learning import Plan
 from cloister.learning.language.adapter import AdapterCard, check_card, check_tensors, plan_card
-from cloister.vault import Schema
+from cloister.vault import Column, Schema
 
 __all__ = ["AdapterArtifact"]
 
@@ -84,6 +84,12 @@ class AdapterArtifact:
         if self.generates:
             return ("answer",)
         return answer_names(self.card.texts.class_names, 1 if self.card.model.classes == 2 else 2)
+
+    @property
+    def inputs(self) -> Mapping[str, Column]:
+        """The columns that are read of a row, by name, as the schema declares them."""
+        texts = self.card.texts
+        return texts.columns or {texts.label_name: texts.label}
 
     @classmethod
     def of_plan(

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
@@ -26,9 +27,9 @@ from cloister.errors import CloisterError, InputError, IntegrityError
 from cloister.files import read_bytes
 from cloister.inference.tensors import MODEL_LIMIT, read_vector, write_vector
 from cloister.learning import DataSection, FeatureMap, Model, ModelSection, Plan, build_model, plan_features
-from cloister.vault import Schema
+from cloister.vault import Column, Schema
 
-__all__ = ["ModelArtifact", "ModelCard", "answer_names", "load_model"]
+__all__ = ["ModelArtifact", "ModelCard", "answer_labels", "answer_names", "load_model"]
 
 
 def answer_names(classes: Sequence[str], outputs: int) -> tuple[str, ...]:
@@ -43,6 +44,19 @@ def answer_names(classes: Sequence[str], outputs: int) -> tuple[str, ...]:
     if outputs == 1:
         return ("prediction", "probability")
     return ("prediction", *(f"probability={name}" for name in classes))
+
+
+def answer_labels(names: Sequence[str], label: Column, classes: NDArray[np.generic]) -> pa.Array:
+    """Return numbers of classes as the label's own values: true or false, whole numbers, or names.
+
+    Args:
+        names: of the classes, in the order of their numbers.
+        label: the schema's declaration of the label.
+        classes: n numbers of classes.
+    """
+    found = pa.array(names, pa.string()).take(pa.array(classes.astype(np.int64)))
+    kind = {"integer": pa.int64(), "boolean": pa.bool_()}.get(label.type, pa.string())
+    return found.cast(kind)
 
 
 class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ after `fit` on the rows of the site that asks; those statistics stay in the retu
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,13 +31,14 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from cloister.errors import InputError
-from cloister.inference.artifact import ModelArtifact, answer_names
+from cloister.inference.artifact import ModelArtifact, answer_labels, answer_names
 from cloister.inference.rows import read_rows
 from cloister.learning import FeatureMap
 from cloister.learning.heads import Array, Head
+from cloister.vault import Column
 from cloister.vault.sources import Source, TableSource, open_source
 
-__all__ = ["Network", "Predictor", "encoded"]
+__all__ = ["Network", "Predictor", "RowPredictor", "encoded"]
 
 
 class Network(Protocol):
@@ -48,6 +50,27 @@ class Network(Protocol):
 
     def predict(self, params: Array, X: NDArray[Any], /) -> Array:
         """Return float64[n] values or probabilities; float64[n, classes] for more classes."""
+
+
+class RowPredictor(Protocol):
+    """What answers rows: a `Predictor`, or a language model's (`inference.language.answers`)."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of an answer."""
+
+    @property
+    def inputs(self) -> Mapping[str, Column]:
+        """The columns that are read of a row, by name, as the schema declares them."""
+
+    def fit_file(self, path: Path, /) -> RowPredictor:
+        """Return one that scales by rows of a file. Raises InputError where there is nothing to scale."""
+
+    def predict(self, table: pa.Table, /) -> pa.Table:
+        """Return answers for the rows of an Arrow table. Raises SchemaError: line, column."""
+
+    def predict_file(self, path: Path, /) -> pa.Table:
+        """Return answers for the rows of a CSV or Parquet file; as `predict`, with the file's lines."""
 
 
 def encoded(answers: pa.Table, output_format: Literal["csv", "parquet"]) -> bytes:
@@ -85,6 +108,11 @@ class Predictor:
         names = self.features.class_names if self.features.classes else ()
         return answer_names(names, self._outputs)
 
+    @property
+    def inputs(self) -> Mapping[str, Column]:
+        """The columns that are read of a row, by name, as the schema declares them."""
+        return self.features.columns
+
     def fit(self, reference: pa.Table) -> Predictor:
         """Return a predictor that scales by the rows of `reference` where the model asks for local scaling.
 
@@ -98,7 +126,7 @@ class Predictor:
         return self._fitted(open_source(path))
 
     def _fitted(self, source: Source) -> Predictor:
-        return replace(self, features=self.features.fit(read_rows(source, self.features)))
+        return replace(self, features=self.features.fit(read_rows(source, self.inputs)))
 
     def predict(self, table: pa.Table) -> pa.Table:
         """Return answers for the rows of an Arrow table.
@@ -121,7 +149,7 @@ class Predictor:
                 'the model was trained with scaling = "local" and needs rows to scale by',
                 fix="Give rows of the same site as a reference",
             )
-        X = self.features.transform_features(read_rows(source, self.features))
+        X = self.features.transform_features(read_rows(source, self.inputs))
         scores = (self.network or self.artifact.model).predict(self.artifact.parameters, X)
         if not self.features.classes:
             columns = [pa.array(self.features.label_values(scores))]
@@ -140,6 +168,4 @@ class Predictor:
 
     def _labels(self, classes: NDArray[np.generic]) -> pa.Array:
         """Return class numbers as the label's own values."""
-        names = pa.array(self.features.class_names).take(pa.array(classes.astype(np.int64)))
-        kind = {"integer": pa.int64(), "boolean": pa.bool_()}.get(self.features.label.type, pa.string())
-        return names.cast(kind)
+        return answer_labels(self.features.class_names, self.features.label, classes)

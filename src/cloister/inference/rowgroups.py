@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from cloister.errors import InputError, SchemaError
-from cloister.inference.predictor import Predictor
+from cloister.inference.predictor import RowPredictor
 from cloister.inference.walledmessages import MAX_ANSWER
 from cloister.vault import Dataset
 
@@ -23,7 +23,7 @@ __all__ = ["scored", "together"]
 
 
 def scored(
-    dataset: Dataset, predictor: Predictor, output_format: Literal["csv", "parquet"]
+    dataset: Dataset, predictor: RowPredictor, output_format: Literal["csv", "parquet"]
 ) -> tuple[bytes, int]:
     """Return a dataset's answers, encoded, and their number; its rows are read one row group at a time.
 
@@ -32,7 +32,7 @@ def scored(
         IntegrityError: a page was altered.
         InputError: the answers are too large.
     """
-    names = list(predictor.features.columns)
+    names = list(predictor.inputs)
     for name in names:
         if name not in dataset.columns:
             raise SchemaError("the column is absent", column=name, fix="Add rows that have every column")
@@ -61,14 +61,14 @@ def together(parts: Iterable[pa.Table], output_format: Literal["csv", "parquet"]
     return sink.getvalue(), rows
 
 
-def _of_groups(dataset: Dataset, predictor: Predictor, names: list[str]) -> Iterator[pa.Table]:
+def _of_groups(dataset: Dataset, predictor: RowPredictor, names: list[str]) -> Iterator[pa.Table]:
     before = 0
     for batch in dataset.batches(names):
         yield _answers(pa.Table.from_batches([batch]), predictor, before)
         before += batch.num_rows
 
 
-def _answers(table: pa.Table, predictor: Predictor, before: int) -> pa.Table:
+def _answers(table: pa.Table, predictor: RowPredictor, before: int) -> pa.Table:
     """Return the answers of one row group; `before` rows came before it."""
     try:
         return predictor.predict(table)

@@ -11,36 +11,40 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from cloister.errors import SchemaError
-from cloister.learning import FeatureMap
+from cloister.vault import Column
 from cloister.vault.columns import check_values, storage_type
 from cloister.vault.sources import Source
 
 __all__ = ["in_memory_file", "read_rows"]
 
 
-def read_rows(source: Source, features: FeatureMap) -> pa.Table:
-    """Return the feature columns of a source, in their stored types.
+def read_rows(source: Source, columns: Mapping[str, Column]) -> pa.Table:
+    """Return the columns that a model reads out of a source, in their stored types.
+
+    Args:
+        source: the rows.
+        columns: name to the schema's declaration, in order.
 
     Raises:
         SchemaError: a column is absent, or a row breaks the schema: line, column, reason.
         InputError: the source cannot be read.
     """
-    for name in features.columns:
+    for name in columns:
         if name not in source.names:
             raise SchemaError(
                 "the column is absent", column=name, fix="Give every column that the model reads"
             )
-    fields = [pa.field(name, storage_type(column)) for name, column in features.columns.items()]
+    fields = [pa.field(name, storage_type(column)) for name, column in columns.items()]
     batches, first = [], 0
-    for raw in source.batches(list(features.columns)):
-        batches.append(_checked(raw, features, source, first))
+    for raw in source.batches(list(columns)):
+        batches.append(_checked(raw, columns, source, first))
         first += raw.num_rows
     if source.unreadable:
         bad = next(record for record in source.records() if record.row is None)
@@ -48,10 +52,12 @@ def read_rows(source: Source, features: FeatureMap) -> pa.Table:
     return pa.Table.from_batches(batches, schema=pa.schema(fields))
 
 
-def _checked(raw: pa.RecordBatch, features: FeatureMap, source: Source, first: int) -> pa.RecordBatch:
+def _checked(
+    raw: pa.RecordBatch, columns: Mapping[str, Column], source: Source, first: int
+) -> pa.RecordBatch:
     """Return one batch of stored values; `first` is the index of its first row in the source."""
     arrays, faults = {}, []
-    for name, column in features.columns.items():
+    for name, column in columns.items():
         checked = check_values(name, column, raw.column(name))
         arrays[name] = checked.values
         faults += [(int(np.flatnonzero(mask)[0]), name, reason) for reason, mask in checked.faults.items()]

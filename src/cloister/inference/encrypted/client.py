@@ -197,8 +197,8 @@ def _values(card: Card, source: Source, reference: Source | None) -> Array:
                 'the model was trained with scaling = "local" and needs rows to scale by',
                 fix="Give rows of the same site with --reference",
             )
-        features = features.fit(read_rows(reference, features))
-    values = features.transform_features(read_rows(source, features))
+        features = features.fit(read_rows(reference, features.columns))
+    values = features.transform_features(read_rows(source, features.columns))
     limit = LOCAL_LIMIT if features.scaling == "local" else 1.0
     # a bound itself may come out a rounding error beyond 1
     outside = np.abs(values) > limit * (1.0 + 1e-9)

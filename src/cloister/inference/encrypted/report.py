@@ -107,7 +107,7 @@ def compare(artifact: ModelArtifact, source: Source, reference: Source | None = 
 
 
 def _rows(source: Source, predictor: Predictor) -> pa.Table:
-    return read_rows(source, predictor.features)
+    return read_rows(source, predictor.inputs)
 
 
 def _differences(plain: pa.Table, answers: pa.Table) -> tuple[float, int]:

@@ -33,7 +33,7 @@ from cloister.vault import Schema
 if TYPE_CHECKING:
     from cloister.learning.torch.language.learner import LanguageLearner
 
-__all__ = ["check_base", "fitting", "learner_of", "merge", "released_adapter"]
+__all__ = ["check_base", "fitting", "folded_head", "learner_of", "merge", "released_adapter"]
 
 
 def check_base(artifact: AdapterArtifact, files: ModelFiles) -> LanguageModel:
@@ -119,6 +119,28 @@ def fitting(artifact: AdapterArtifact, learner: LanguageLearner) -> NDArray[np.f
         {each.name: each.shape for each in (*learner.tensors, *learner.frozen)},
     )
     return vector_of(learner.tensors, artifact.tensors)
+
+
+def folded_head(
+    artifact: AdapterArtifact, files: ModelFiles
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return weight and bias of a text-classifier's head over the plain mean of a text's tokens.
+
+    What the head takes off that mean, and divides it by, comes from the base; here it is folded in.
+
+    Args:
+        artifact: the model.
+        files: of its base.
+
+    Raises:
+        InputError, PlanError, IntegrityError: as `learner_of`.
+    """
+    learner, params = learner_of(artifact, files)
+    learner.load(params)
+    module = learner.module
+    weight = module.head.weight.detach().double() / module.spread.double()
+    bias = module.head.bias.detach().double() - weight @ module.centre.double()
+    return weight.float().numpy(), bias.float().numpy()
 
 
 def merge(model: Any, artifact: AdapterArtifact) -> None:

@@ -3,7 +3,8 @@
 1. `check_language_model`: the files are those of a language model, and ask for nothing of their own.
 2. The configuration becomes an object of a class that transformers has itself.
 3. The tokenizer's files are written to a scratch folder, for its loader reads files, and removed again.
-4. The weights become tensors one by one; every parameter of the model is among them, and no more.
+4. The weights become tensors one by one; every parameter of the model is among them, and no more. A released
+   adapter is merged into them, layer by layer; base and tokenizer are those that it was trained on.
 5. Memory for keys and values is taken now, and two prompts of our own are answered at once: what does not
    fit, or cannot be batched, fails here and not at a client's request.
 """
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from cloister.errors import InputError
 from cloister.inference.application import LanguageEngine
+from cloister.inference.language.adapted import check_base, merge
 from cloister.learning.modelfiles.files import ModelFiles
 from cloister.learning.modelfiles.folder import LanguageModel, check_language_model
 
 if TYPE_CHECKING:
+    from cloister.inference.adapter import AdapterArtifact
     from cloister.inference.language.words import Words
 
-__all__ = ["load_engine", "preload"]
+__all__ = ["load_engine", "preload", "preload_adapted"]
 
 
 def preload() -> None:
@@ -39,8 +42,30 @@ def preload() -> None:
         raise InputError("language models need torch and transformers", fix="Install cloister[llm]") from None
 
 
+def preload_adapted() -> None:
+    """Import what a released language model needs beside its base; see `preload`.
+
+    Raises:
+        InputError: torch, transformers or peft is not installed.
+    """
+    preload()
+    try:
+        import peft.tuners.lora  # noqa: F401
+        import transformers.pytorch_utils  # noqa: F401
+
+        from cloister.learning.torch.language import learner  # noqa: F401
+    except ImportError:
+        raise InputError("adapters need peft", fix="pip install 'cloister[llm]'") from None
+
+
 def load_engine(
-    files: ModelFiles, *, name: str, kv_tokens: int, threads: int, scratch: Path
+    files: ModelFiles,
+    *,
+    name: str,
+    kv_tokens: int,
+    threads: int,
+    scratch: Path,
+    adapter: AdapterArtifact | None = None,
 ) -> LanguageEngine:
     """Load a model.
 
@@ -50,12 +75,13 @@ def load_engine(
         kv_tokens: room for keys and values, in tokens of all requests together.
         threads: that compute.
         scratch: a folder in memory, not on a disk; what is written there is removed before this returns.
+        adapter: a released model that was trained on these files; None to serve them as they are.
 
     Raises:
         InputError: the files are none of a language model that can be served, or it does not fit the memory.
-        IntegrityError: a file is not what it was.
+        IntegrityError: a file is not what it was, or not what the adapter was trained on.
     """
-    found = check_language_model(files)  # 1
+    found = check_language_model(files) if adapter is None else check_base(adapter, files)  # 1
     preload()
     import torch
 
@@ -67,7 +93,10 @@ def load_engine(
     torch.set_num_threads(threads)
     config = configuration(found)  # 2
     words = Words(tokenizer(files, found, scratch))  # 3
-    model = pretrained(files, found, config)  # 4
+    whole = adapter is not None and not adapter.card.adapted  # trained in float32, as a whole
+    model = pretrained(files, found, config, dtype=torch.float32 if whole else None)  # 4
+    if adapter is not None:
+        merge(model, adapter)
     loaded = Loaded(
         name=name,
         model=model,
