@@ -1,8 +1,9 @@
 """What an audit found, as frozen data, and its verdict.
 
-The verdict is "violates the claim" where the bound is above the claimed epsilon or a check fails, otherwise
-"consistent with the claim". Nothing here can say that a study is private: an attack that finds little may be
-a weak attack. Without a claim there is no verdict, only what the attacks found.
+The verdict is "violates the claim" where the bound is above the claimed epsilon or a check fails, else
+"memorised" where a language model knows secrets that were planted among its rows, otherwise "consistent with
+the claim". Nothing here can say that a study is private: an attack that finds little may be a weak attack.
+Without a claim there is no verdict but "memorised", only what the attacks found.
 
 A certificate may state an audit beside the claim (`audited`), if it is consistent and touched nobody's rows.
 """
@@ -19,20 +20,23 @@ from cloister.errors import InputError, VerificationError
 from cloister.files import read_bytes
 from cloister.governance.certificate import Audited
 from cloister.learning.attacks import Bound, Check, Inversion, Membership
+from cloister.learning.attacks.languagememory import MEMORISED, Remembered
 
 __all__ = [
     "CONSISTENT",
+    "MEMORISED",
     "VIOLATES",
     "AuditReport",
     "CanaryFacts",
     "ClaimFacts",
+    "LanguageFindings",
     "Verdict",
     "audited",
     "judge",
     "read_report",
 ]
 
-Verdict = Literal["consistent with the claim", "violates the claim"]
+Verdict = Literal["consistent with the claim", "violates the claim", "memorised"]
 _LIMIT: Final = 16 << 20
 CONSISTENT: Final = "consistent with the claim"
 VIOLATES: Final = "violates the claim"
@@ -66,6 +70,25 @@ class CanaryFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: int
 
 
+class LanguageFindings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What language models of a plan have kept of planted secrets.
+
+    Attributes:
+        base: digest of the base, hex.
+        kind: of the model.
+        source: "rehearsed": the plan's training was run anew; "planted": a finished model was asked for what
+            its owner had planted.
+        rows: rows that were not planted; 0 of a finished model.
+        runs: what each model has kept; the verdict speaks of the first.
+    """
+
+    base: str
+    kind: Literal["causal-lm", "text-classifier"]
+    source: Literal["rehearsed", "planted"]
+    rows: int
+    runs: Annotated[tuple[Remembered, ...], msgspec.Meta(min_length=1)]
+
+
 class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What an audit found.
 
@@ -74,7 +97,7 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         claimed: epsilon of the claim, rounded up to four digits; None where the plan claims nothing.
         bound: with `confidence`, epsilon of the mechanism is larger than this; None without a claim.
         confidence: of the bound.
-        verdict: None without a claim.
+        verdict: None without a claim, unless a language model remembers what was planted.
         explanation: the verdict in one sentence, and what it does not say.
         study: its name.
         plan: digest of the plan, hex.
@@ -86,6 +109,7 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         conditions: what the result holds under, one sentence each.
         seconds: how long it took.
         created: the time, "2026-01-31T12:00:00Z".
+        language: of a language model's plan; reports of others are without it.
     """
 
     version: Literal[1] = 1
@@ -107,6 +131,7 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     conditions: tuple[str, ...]
     seconds: float
     created: str
+    language: LanguageFindings | msgspec.UnsetType = msgspec.UNSET
 
     def to_json(self) -> bytes:
         """Return the report as indented JSON."""
@@ -134,11 +159,14 @@ def read_report(path: Path) -> AuditReport:
         ) from None
 
 
-def audited(report: AuditReport) -> Audited:
+def audited(report: AuditReport) -> Audited | None:
     """Return what a certificate states of an audit: bound, confidence, verdict, and the report's digest.
 
+    None where nothing was claimed and a language model remembers nothing that was planted: there is no claim
+    for it to stand beside.
+
     Raises:
-        VerificationError: the audit's verdict is not "consistent with the claim".
+        VerificationError: the verdict is not "consistent with the claim", or nothing was claimed.
         InputError: it used somebody's rows; such a report stays with their owner.
     """
     if report.rows != "synthetic":
@@ -146,6 +174,14 @@ def audited(report: AuditReport) -> Audited:
             "this audit used its owner's rows, so it stays with them",
             fix="Run `cloister audit` without --site for a certificate",
         )
+    if report.verdict == MEMORISED:
+        raise VerificationError(
+            "the model remembers secrets that were planted among its rows",
+            where=f"study {report.study}",
+            fix="Train with [privacy], or fewer rounds, and audit again before anything is released",
+        )
+    if report.verdict is None and isinstance(report.language, LanguageFindings):
+        return None
     if report.verdict != CONSISTENT or report.bound is None:
         raise VerificationError(
             "the audit is not consistent with the claim" if report.verdict else "the study claims nothing",
@@ -156,10 +192,26 @@ def audited(report: AuditReport) -> Audited:
 
 
 def judge(
-    claimed: float | None, bound: float | None, confidence: float, checks: tuple[Check, ...]
+    claimed: float | None,
+    bound: float | None,
+    confidence: float,
+    checks: tuple[Check, ...],
+    kept: Remembered | None = None,
 ) -> tuple[Verdict | None, str]:
-    """Return the verdict, None without a claim, and one sentence that says what it rests on."""
+    """Return the verdict and what it rests on, in a sentence or two.
+
+    Args:
+        claimed: epsilon; None without a claim.
+        bound: on it; None without a claim.
+        confidence: of the bound.
+        checks: that were made.
+        kept: what a language model has kept of planted secrets.
+    """
+    memorised = kept is not None and kept.verdict == MEMORISED
+    found = f" Planted secrets are remembered: {'; '.join(kept.reasons)}." if kept and memorised else ""
     if claimed is None or bound is None:
+        if memorised:
+            return MEMORISED, f"No privacy was claimed.{found}"
         return None, "No privacy was claimed, so there is no verdict; see what the attacks found."
     failed = [check.name for check in checks if not check.holds]
     said = f"With confidence {confidence:g} epsilon is above {bound:.3f}; {claimed:.4g} is claimed."
@@ -168,5 +220,7 @@ def judge(
     if bound > claimed:
         said += " The bound is above the claim."
     if failed or bound > claimed:
-        return VIOLATES, said
+        return VIOLATES, said + found
+    if memorised:
+        return MEMORISED, f"{said}{found}"
     return CONSISTENT, f"{said} That does not prove the claim."

@@ -54,17 +54,20 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detail: str
 
 
-def structural_checks(mechanism: Mechanism, start: Array, canaries: Canaries) -> tuple[Check, ...]:
+def structural_checks(
+    mechanism: Mechanism, start: Array, canaries: Canaries, *, steps: int = _STEPS
+) -> tuple[Check, ...]:
     """Return all checks, in the order of `CHECKS`.
 
     Args:
         mechanism: what is audited.
         start: float64[d].
-        canaries: rows of long gradients, from `make_canaries`.
+        canaries: rows of long gradients, from `make_canaries`; or numbers of rows, X int64[m].
+        steps: whose sample sizes are counted, 20 or more; fewer find less.
     """
     return (
         _contribution(mechanism, start, canaries),
-        _sample_sizes(mechanism, start, canaries),
+        _sample_sizes(mechanism, start, canaries, steps),
         _noise_shares(mechanism, start, canaries),
         _summed_noise(mechanism, start, canaries),
         _divisor(mechanism, start, canaries),
@@ -77,15 +80,17 @@ def _at_first(mechanism: Mechanism, start: Array, rows: Rows) -> Run:
     return mechanism.begin(start, [rows, *[empty] * (mechanism.claim.shares - 1)])
 
 
-def _one(rows: Rows, at: int, stretch: float = 1.0) -> Rows:
-    return rows[0][at : at + 1] * stretch, rows[1][at : at + 1]
+def _one(rows: Rows, at: int, stretch: float | None = None) -> Rows:
+    X = rows[0][at : at + 1]
+    return X if stretch is None else X * stretch, rows[1][at : at + 1]
 
 
 def _contribution(mechanism: Mechanism, start: Array, canaries: Canaries) -> Check:
     claim = mechanism.claim
     tries = min(_MOST_TRIES, math.ceil(16.0 / claim.rate))
     probes = [_one(canaries.rows, at) for at in range(min(3, len(canaries)))]
-    probes += [_one(canaries.rows, 0, stretch) for stretch in (1e-3, 1e4)]
+    if canaries.X.dtype.kind == "f":
+        probes += [_one(canaries.rows, 0, stretch) for stretch in (1e-3, 1e4)]
     longest = 0.0
     for probe in probes:
         run = _at_first(mechanism, start, probe)
@@ -105,7 +110,7 @@ def _contribution(mechanism: Mechanism, start: Array, canaries: Canaries) -> Che
     )
 
 
-def _sample_sizes(mechanism: Mechanism, start: Array, canaries: Canaries) -> Check:
+def _sample_sizes(mechanism: Mechanism, start: Array, canaries: Canaries, steps: int) -> Check:
     from scipy.stats import binom, chi2
 
     claim = mechanism.claim
@@ -113,23 +118,23 @@ def _sample_sizes(mechanism: Mechanism, start: Array, canaries: Canaries) -> Che
     X, y = _one(canaries.rows, 0)
     alone = _length_of_one(mechanism, start, (X, y))
     run = _at_first(mechanism, start, (np.repeat(X, rows, axis=0), np.repeat(y, rows)))
-    counts = np.array([np.linalg.norm(run.site_sum(0).astype(np.float64)) for _ in range(_STEPS)]) / alone
+    counts = np.array([np.linalg.norm(run.site_sum(0).astype(np.float64)) for _ in range(steps)]) / alone
     mean, expected = float(counts.mean()), rows * claim.rate
     total = round(float(counts.sum()))
-    trials = rows * _STEPS
+    trials = rows * steps
     law = binom(trials, claim.rate)
     likely = min(law.cdf(total), law.sf(total - 1)) >= _LEVEL / 2
     if claim.rate < 1.0:
         spread = float(np.square(counts - expected).sum() / (expected * (1.0 - claim.rate)))
         # the square of a binomial has a little more spread than that of a Gaussian: leave it room
-        low, high = chi2.ppf(_LEVEL / 2, _STEPS), chi2.ppf(1 - _LEVEL / 2, _STEPS)
+        low, high = chi2.ppf(_LEVEL / 2, steps), chi2.ppf(1 - _LEVEL / 2, steps)
         likely = bool(likely) and 0.9 * low <= spread <= 1.3 * high
     return Check(
         "sample sizes",
         bool(likely),
         expected,
         mean,
-        f"mean of {_STEPS} samples of {rows} rows, and their spread",
+        f"mean of {steps} samples of {rows} rows, and their spread",
     )
 
 
