@@ -28,7 +28,8 @@ def evaluation_sums(passes: Passes, examples: Examples, classes: int) -> Array:
     if not classes:
         nats = passes.all_losses(examples).sum()
         return np.array([len(examples), np.count_nonzero(examples.counted), nats], dtype=np.float64)
-    labels, scores, head = passes.labels(examples), passes.all_scores(examples), SoftmaxHead(classes)
+    labels, head = passes.labels(examples, np.arange(len(examples))), SoftmaxHead(classes)
+    scores = passes.all_scores(examples)
     predicted = head.prediction(scores)
     own = np.take_along_axis(predicted, labels[:, None], axis=1)[:, 0]
     brier = np.square(predicted).sum(1) - 2.0 * own + 1.0

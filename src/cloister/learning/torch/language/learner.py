@@ -40,7 +40,7 @@ from cloister.learning.torch.language.examples import Examples
 from cloister.learning.torch.language.generation import generate
 from cloister.learning.torch.language.passing import Passes
 from cloister.learning.torch.language.standing import stand
-from cloister.learning.torch.language.training import local_steps, memory_errors
+from cloister.learning.torch.language.training import local_steps, memory_errors, order_of
 from cloister.learning.torch.language.vector import ParameterVector, Single
 
 __all__ = ["LanguageLearner"]
@@ -231,17 +231,24 @@ class LanguageLearner:
             StorageError: there is not enough memory.
             InputError: there are no rows, a label is no class; or as `load`.
         """
+        random = insecure_test_random or StreamRandom.system()
+        return self.steps(
+            params, examples, training, window or (0, self.size), order_of(len(examples), training, random)
+        )
+
+    def steps(
+        self,
+        params: NDArray[np.floating[Any]],
+        examples: Examples,
+        training: TrainingSection,
+        window: Window,
+        order: NDArray[np.int64],
+    ) -> Single:
+        """Return what `train` does, its order of rows given: int64[steps, b]."""
         self.load(params)
         with self._memory():
-            local_steps(
-                self._vector,
-                self.passes,
-                examples,
-                training,
-                window or (0, self.size),
-                rows_per_pass=self.language.rows_per_pass,
-                random=insecure_test_random or StreamRandom.system(),
-            )
+            rows = self.language.rows_per_pass
+            local_steps(self._vector, self.passes, examples, training, window, order, rows_per_pass=rows)
             return self._vector.read()
 
     def generate(

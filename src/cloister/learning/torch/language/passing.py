@@ -7,7 +7,7 @@ a step, or an evaluation, tells nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +20,7 @@ from cloister.errors import InputError
 from cloister.learning.heads import Array
 from cloister.learning.torch.language.examples import Examples
 from cloister.learning.torch.language.module import LanguageModule
+from cloister.learning.torch.language.team import ALONE, Team
 
 __all__ = ["Passes"]
 
@@ -37,10 +38,20 @@ class Passes:
         device: where it lies.
         bfloat16: whether it computes in bfloat16; scores, losses and gradients are float32.
         most: rows that go through it at once in evaluation; 0 for as many as fit a few thousand tokens.
+        team: the processes that share rows; each of them must call the same.
     """
 
-    def __init__(self, module: LanguageModule, device: torch.device, *, bfloat16: bool, most: int) -> None:
+    def __init__(
+        self,
+        module: LanguageModule,
+        device: torch.device,
+        *,
+        bfloat16: bool,
+        most: int,
+        team: Team = ALONE,
+    ) -> None:
         self._module, self._device, self._bfloat16, self._most = module, device, bfloat16, most
+        self.team = team
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Compute in the plan's precision for the length of a `with`."""
@@ -57,7 +68,7 @@ class Passes:
     def losses(self, examples: Examples, rows: Rows) -> Tensor:
         """Return each row's loss, float32[b]: cross-entropy, or the sum over its counted tokens, in nats."""
         if self._module.classes:
-            labels = self._moved(self.labels(examples)[rows])
+            labels = self._moved(self.labels(examples, rows))
             return F.cross_entropy(self.scores(examples, rows), labels, reduction="none")
         ids, counted = examples.padded(rows)
         keep = np.flatnonzero(counted[:, 1:].any(0))
@@ -73,13 +84,13 @@ class Passes:
         """Return how often each row counts in a step's mean, int64[n]: once, or for each counted token."""
         return np.ones(len(examples), np.int64) if self._module.classes else examples.counts
 
-    def labels(self, examples: Examples) -> Rows:
-        """Return the classes' numbers, int64[n].
+    def labels(self, examples: Examples, rows: Rows) -> Rows:
+        """Return the classes' numbers of some rows, int64[b].
 
         Raises:
             InputError: one of them is no class.
         """
-        found = examples.labels.astype(np.int64)
+        found = examples.labels[rows].astype(np.int64)
         if len(found) and not (found.min() >= 0 and found.max() < self._module.classes):
             raise InputError(
                 f"a label is not one of the classes 0 to {self._module.classes - 1}",
@@ -89,19 +100,25 @@ class Passes:
 
     def all_scores(self, examples: Examples) -> Array:
         """Return float64[n, classes], no gradients."""
-        found = np.empty((len(examples), self._module.classes))
-        with torch.no_grad():
-            for rows in self._alike(examples):
-                found[rows] = self.scores(examples, rows).cpu().numpy()
-        return found
+        return self._gathered(examples, self.scores, (self._module.classes,))
 
     def all_losses(self, examples: Examples) -> Array:
         """Return float64[n], no gradients."""
-        found = np.empty(len(examples))
+        return self._gathered(examples, self.losses, ())
+
+    def _gathered(
+        self, examples: Examples, compute: Callable[[Examples, Rows], Tensor], shape: tuple[int, ...]
+    ) -> Array:
+        """Return float64[n, *shape] of all rows, whoever computed them."""
+        found = torch.zeros((len(examples), *shape), dtype=torch.float64, device=self._device)
         with torch.no_grad():
             for rows in self._alike(examples):
-                found[rows] = self.losses(examples, rows).cpu().numpy()
-        return found
+                mine = self.team.part(rows)
+                some = compute(examples, mine if len(mine) else rows[:1])
+                found[self._moved(mine)] = some[: len(mine)].double()
+        self.team.sum(found)
+        every: Array = found.cpu().numpy()
+        return every
 
     def _alike(self, examples: Examples) -> Iterator[Rows]:
         """Yield all rows, those of like lengths together."""

@@ -27,7 +27,7 @@ from cloister.learning.torch.language.examples import Examples
 from cloister.learning.torch.language.passing import Passes
 from cloister.learning.torch.language.vector import ParameterVector
 
-__all__ = ["Optimiser", "local_steps", "memory_errors"]
+__all__ = ["Optimiser", "local_steps", "memory_errors", "order_of"]
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -74,15 +74,33 @@ class Optimiser:
         gradient.zero_()
 
 
+def order_of(count: int, training: TrainingSection, random: StreamRandom) -> NDArray[np.int64]:
+    """Return the rows of each local step, int64[steps, b], of `count` rows.
+
+    Raises:
+        InputError: there are none.
+    """
+    if count == 0:
+        raise InputError("there are no rows to train on", fix="Give at least one")
+    batches = Batches(
+        np.zeros(1, np.int64),
+        np.array([count]),
+        batch=training.batch,
+        steps=training.local_steps,
+        random=random,
+    )
+    return np.concatenate([index.copy() for index in batches])
+
+
 def local_steps(
     vector: ParameterVector,
     passes: Passes,
     examples: Examples,
     training: TrainingSection,
     window: Window,
+    order: NDArray[np.int64],
     *,
     rows_per_pass: int,
-    random: StreamRandom,
 ) -> None:
     """Move the window of the vector by all local steps of a round.
 
@@ -92,31 +110,30 @@ def local_steps(
         examples: the rows.
         training: `[training]` of the plan.
         window: what may move.
-        rows_per_pass: rows that go through the model at once; 0 for a whole batch.
-        random: the order of rows.
+        order: the rows of each step, int64[steps, b], as `order_of` draws them.
+        rows_per_pass: rows that go through the model at once, in each process; 0 for a whole batch.
 
     Raises:
         PlanError: training diverged.
-        InputError: there are no rows, or nothing of a step's rows counts.
+        InputError: a label is no class.
     """
-    if len(examples) == 0:
-        raise InputError("there are no rows to train on", fix="Give at least one")
+    team = passes.team
     gradient = vector.gradients(window)
     part = vector.flat[window[0] : window[1]]
     optimiser = Optimiser(training, part, gradient, vector.penalised[window[0] : window[1]])
     shares = passes.shares(examples)
-    count = np.array([len(examples)])
-    order = Batches(
-        np.zeros(1, np.int64), count, batch=training.batch, steps=training.local_steps, random=random
-    )
-    for index in order:
-        rows = index[0]
+    lengths = examples.lengths
+    for rows in order:
         share = 1.0 / max(1, int(shares[rows].sum()))
-        if rows_per_pass:  # rows of like lengths together: little is padding
-            rows = rows[np.argsort(examples.lengths[rows], kind="stable")]
-        for at in range(0, len(rows), rows_per_pass or len(rows)):
-            some = rows[at : at + (rows_per_pass or len(rows))]
-            torch.autograd.backward(passes.losses(examples, some).sum() * share)
+        if rows_per_pass or team.size > 1:  # rows of like lengths together: little is padding
+            rows = rows[np.argsort(lengths[rows], kind="stable")]
+        mine, most = team.part(rows), team.most(len(rows))
+        for at in range(0, most, rows_per_pass or most):
+            some = mine[at : at + (rows_per_pass or most)]
+            counts = share if len(some) else 0.0
+            loss = passes.losses(examples, some if len(some) else rows[:1]).sum()
+            torch.autograd.backward(loss * counts)
+        team.sum(gradient)
         optimiser.step()
     vector.select((0, 0))
     if not bool(torch.isfinite(part).all()):
