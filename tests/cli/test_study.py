@@ -83,6 +83,25 @@ def test_init_check_and_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "kept here already" in capsys.readouterr().err
 
 
+def test_a_study_in_the_ring_of_8_bits(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(made, tmp_path, "narrow", "--bits", "8")
+    capsys.readouterr()
+    assert run(["study", "check", str(plan), "--schema", str(made / "schema.toml")]) == 0
+    assert (
+        "rounded at random, to one of 32 values on either side of zero, 0.25 apart" in capsys.readouterr().out
+    )
+    assert run(["study", "check", str(plan), "--schema", str(made / "schema.toml"), "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert (checked["bits"], checked["values_each_side"], checked["value_step"]) == (8, 32, 0.25)
+    assert run(["study", "run", str(plan), *sites(made), "--json"]) == 0
+    capsys.readouterr()
+    private = ["study", "init", "x", *sites(made), "--purpose", PURPOSE, "--bits", "8", "--epsilon", "1"]
+    assert run([*private, "--out", str(tmp_path / "private.toml")]) == 2
+    assert "no room for the noise" in capsys.readouterr().err
+
+
 def test_check_predicts_times_for_a_link(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
