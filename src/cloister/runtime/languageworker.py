@@ -258,7 +258,22 @@ class LanguageWorker:
         self, params: Vector, clip: float, privacy: PrivacyTerms, window: Window, random: StreamRandom
     ) -> NDArray[np.int64]:
         """Return the clipped and rounded sum of what units make of the window, each by itself."""
-        raise NotImplementedError
+        from cloister.learning.torch.language.units import language_unit_sum
+
+        rows, section = self._open(), privacy.section
+        return language_unit_sum(
+            self._loaded(),
+            params,
+            rows.train,
+            rows.units,
+            window,
+            training=self._plan.training,
+            clip=clip,
+            grid=privacy.grid,
+            rate=section.rate,
+            random=random,
+            norm_bit=section.adaptive_quantile is not None,
+        )
 
     def evaluate(self, params: Vector) -> NDArray[np.float64] | None:
         """Return the addable evaluation sums of `params` on the held-out rows, or None where there are
@@ -322,7 +337,7 @@ class LanguageWorker:
 
 
 def _padded(integers: NDArray[np.int64], privacy: PrivacyTerms) -> NDArray[np.int64]:
-    """Return a window's sum as it travels: zeros behind a shorter window, and the bit of a clip at the end."""
+    """Return a window's sum as it travels: zeros behind a shorter window, the bit of a clip at the end."""
     bit = privacy.section.adaptive_quantile is not None
     whole = np.zeros(privacy.coordinates, dtype=np.int64)
     size = len(integers) - bit

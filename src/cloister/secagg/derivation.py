@@ -7,6 +7,8 @@ the same kind of string as info.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,15 +52,14 @@ def bind(label: str, *parts: Part) -> bytes:
     return sha256(statement(label, *parts))
 
 
-def model_digest(model: NDArray[np.float64] | bytes) -> bytes:
-    """Return 32 bytes for a global model: float64[d], or the bytes of any other form of it."""
+def model_digest(model: NDArray[np.floating[Any]] | bytes) -> bytes:
+    """Return 32 bytes for a global model: float64[d] or float32[d], or the bytes of any other form of it."""
     if isinstance(model, bytes):
         return sha256(b"cloister secure sum v1 model\0", model)
-    if model.dtype != np.float64 or model.ndim != 1:
-        raise InputError("a model is one vector of float64, or bytes")
-    return sha256(
-        b"cloister secure sum v1 model\0", np.ascontiguousarray(model, dtype="<f8").view(np.uint8).data
-    )
+    if model.dtype not in (np.float64, np.float32) or model.ndim != 1:
+        raise InputError("a model is one vector of float64 or float32, or bytes")
+    whole = np.ascontiguousarray(model, dtype=model.dtype.newbyteorder("<"))
+    return sha256(b"cloister secure sum v1 model\0", whole.view(np.uint8).data)
 
 
 def hidden_model_tag(epoch_key: bytes, attempt: int, digest: bytes) -> bytes:

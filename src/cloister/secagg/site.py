@@ -39,6 +39,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,7 +221,7 @@ class SecureSumSite(HoldsSecret):
 
     # --- upload -----------------------------------------------------------------------------------
 
-    def upload(self, attempt: int, vector: RingVector, model: NDArray[np.float64] | bytes) -> bytes:
+    def upload(self, attempt: int, vector: RingVector, model: NDArray[np.floating[Any]] | bytes) -> bytes:
         """Mask a vector.
 
         Args:
@@ -261,7 +262,7 @@ class SecureSumSite(HoldsSecret):
         self._uploaded = message
         return message
 
-    def model_tag(self, attempt: int, model: NDArray[np.float64] | bytes) -> bytes:
+    def model_tag(self, attempt: int, model: NDArray[np.floating[Any]] | bytes) -> bytes:
         """Return the 32 bytes by which the hub sees that sites trained from one model.
 
         The model's digest, or under hub_view none an HMAC of it that says nothing to those without K_e.
@@ -321,7 +322,11 @@ class SecureSumSite(HoldsSecret):
         return encode(Shares(setup.digest, asked.attempt, name, sha256(statement), shares))
 
     def open_sum(
-        self, attempt: int, survivors: Sequence[str], total: RingVector, model: NDArray[np.float64] | bytes
+        self,
+        attempt: int,
+        survivors: Sequence[str],
+        total: RingVector,
+        model: NDArray[np.floating[Any]] | bytes,
     ) -> RingVector:
         """Return the ring sum of the survivors' vectors.
 
