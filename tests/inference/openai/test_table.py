@@ -256,7 +256,7 @@ def test_the_short_way_gives_the_long_ways_numbers_or_none(
     quick = PlainRows(features).matrix(rows)
     if quick is None:
         return
-    table = read_rows(TableSource(arrow_table(rows, features.columns)), features)
+    table = read_rows(TableSource(arrow_table(rows, features.columns)), features.columns)
     np.testing.assert_array_equal(quick, features.transform_features(table))
 
 

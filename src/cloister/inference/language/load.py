@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def load_engine(
 
     torch.set_num_threads(threads)
     config = configuration(found)  # 2
-    words = Words(tokenizer(files, found, scratch))  # 3
+    words = Words(tokenizer(files, found, scratch), _prompted(adapter, files, found, scratch))  # 3
     whole = adapter is not None and not adapter.card.adapted  # trained in float32, as a whole
     model = pretrained(files, found, config, dtype=torch.float32 if whole else None)  # 4
     if adapter is not None:
@@ -117,6 +118,17 @@ def load_engine(
             "this model cannot answer many requests at once, or there is no memory for their cache",
             fix=f"Give fewer --kv-tokens than {kv_tokens}, or use a model with plain attention",
         ) from error
+
+
+def _prompted(
+    adapter: AdapterArtifact | None, files: ModelFiles, found: LanguageModel, scratch: Path
+) -> Callable[[str], list[int]] | None:
+    """Return what makes a prompt's tokens as training did, for an adapter that learnt pairs."""
+    if adapter is None or adapter.card.language.format != "pairs":
+        return None
+    from cloister.learning.torch.language.words import Words as LearntWords
+
+    return LearntWords(files, found, scratch).prompt
 
 
 def _context(config: Any, found: LanguageModel, words: Words, kv_tokens: int) -> int:

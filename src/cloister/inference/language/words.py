@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from jinja2.exceptions import TemplateError
@@ -22,13 +22,15 @@ class Words:
 
     Args:
         tokenizer: loaded from the model's own files.
+        prompted: of a model that learnt answers to prompts, what makes a prompt's tokens; then a conversation
+            is one message of the user, and no chat template is asked.
 
     Attributes:
         longest: tokens that a text may have, as the tokenizer says; very many where it does not.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, prompted: Callable[[str], list[int]] | None = None) -> None:
+        self._tokenizer, self._prompted = tokenizer, prompted
         self._backend = tokenizer.backend_tokenizer
         self.longest = int(tokenizer.model_max_length)
         special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -43,6 +45,8 @@ class Words:
         Raises:
             InputError: there is no chat template, or it refuses these messages.
         """
+        if self._prompted is not None:
+            return self._prompted(_only(messages, tools))
         if not self._tokenizer.chat_template:
             raise InputError("this model has no chat template", fix="Ask it for completions")
         try:
@@ -79,3 +83,14 @@ class Words:
     def spelled(self, token: int) -> str:
         """Return one token as text."""
         return self.decode((token,))
+
+
+def _only(messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]]) -> str:
+    """Return the text of the user's one message. Raises InputError where there are others, or tools."""
+    content = messages[0].get("content") if messages else None
+    if tools or len(messages) != 1 or messages[0].get("role") != "user" or not isinstance(content, str):
+        raise InputError(
+            "this model learnt answers to single prompts, and no conversations",
+            fix="Send one message with the role user, and no tools",
+        )
+    return content

@@ -56,13 +56,13 @@ FILES: Final = "files"
 CHUNK: Final = 1 << 20
 """Bytes of plaintext that are encrypted as one."""
 TABLE_FILE: Final = "model.safetensors"
-"""The one file of a model of kind "table": what `ModelArtifact.from_bytes` reads."""
+"""The one file of a model of kind "table" or "adapter": what `artifact_from_bytes` reads."""
 MAX_MANIFEST: Final = 1 << 20
 MAX_FILES: Final = 512
 """Each stays open while the model is: within the thousand descriptors that a process usually may have."""
 _MAX_SIZE: Final = 1 << 42
 
-Kind = Literal["language", "table"]
+Kind = Literal["language", "table", "adapter"]
 _Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 _Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -89,7 +89,8 @@ class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         version: of this format.
         name: the model's, as clients ask for it.
         model_id: 16 random bytes in hexadecimal, new for each sealing.
-        kind: what it is served by: a language engine, or a predictor of rows.
+        kind: what it is served by: a language engine; a predictor of rows; or, of what a study made of a
+            public base, either of the two beside that base, which is not sealed with it.
         owner: fingerprint of the owner's identity.
         created: time of the sealing, in UTC, ISO 8601.
         kek_id: the key-encryption key of its data key.

@@ -1,4 +1,4 @@
-"""A released table model behind one path: rows in, predictions out.
+"""A released model of rows behind one path: rows in, predictions out; of tables, or of texts.
 
     POST /v1/score    {"rows": [{column: value, ...}, ...]}    or    {"columns": {column: [value, ...], ...}}
                       -> {"model", "columns": [names in order], "predictions": [{name: value, ...}, ...]}
@@ -10,8 +10,8 @@ columns that the model does not read are not looked at. The first value that bre
 row, from 1, and column, never by value.
 
 Steps: 1 the request is read; 2 plain values become X at once; 3 where a value needs a second look, the
-predictor checks all of them; 4 predictions are worded. From `LONG` rows on a thread computes, so that
-others are answered meanwhile.
+predictor checks all of them, as it does with texts; 4 predictions are worded. From `LONG` rows on, and for
+texts, a thread computes, so that others are answered meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from cloister.errors import InputError, SchemaError
 from cloister.inference.application import Reply, Request
@@ -33,7 +32,7 @@ from cloister.inference.openai.errors import Refusal, json_reply, refusal_of
 from cloister.inference.openai.fields import Fields, read_fields
 from cloister.inference.openai.paths import route, unknown_model
 from cloister.inference.openai.plainrows import PlainRows
-from cloister.inference.predictor import Predictor
+from cloister.inference.predictor import Predictor, RowPredictor
 
 __all__ = ["LONG", "TableApp"]
 
@@ -60,21 +59,13 @@ class TableApp:
         InputError: the model asks for local scaling, and the predictor is not fitted.
     """
 
-    def __init__(self, predictor: Predictor, name: str) -> None:
-        features = predictor.features
-        if features.scaling == "local" and features.means is None:
-            raise InputError(
-                'the model was trained with scaling = "local" and needs rows to scale by',
-                fix="Give rows of the same site as a reference",
-            )
+    def __init__(self, predictor: RowPredictor, name: str) -> None:
         self._predictor, self._name = predictor, name
-        self._network = predictor.network or predictor.artifact.model
         self._models = {name: int(time.time())}
-        self._plain = PlainRows(features)
+        self._quick = _Quick(predictor) if isinstance(predictor, Predictor) else None
         self._names = predictor.columns
         self._thread = ThreadPoolExecutor(1, "cloister-score")
         pa.array(np.zeros(1))  # what Arrow imports at its first use must not wait for a request
-        self._labels = [_label(each, features.label.type) for each in features.class_names]
 
     async def __call__(self, request: Request) -> Reply:
         """Return the reply."""
@@ -94,10 +85,10 @@ class TableApp:
         if asked.rows is not None:
             rows, place = asked.rows, "rows[{row}].{column}"
         else:
-            names = tuple(self._predictor.features.columns)
+            names = tuple(self._predictor.inputs)
             rows, place = _rows(asked.columns or {}, names), "columns.{column}[{row}]"
         try:
-            if len(rows) < LONG:
+            if self._quick is not None and len(rows) < LONG:
                 return self._answer(rows)
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, rows)
         except SchemaError as error:
@@ -107,27 +98,45 @@ class TableApp:
 
     def _answer(self, rows: Sequence[Mapping[str, object]]) -> Reply:
         self._check_present(rows)
-        X = self._plain.matrix(rows)  # 2
-        if X is not None:
-            columns = self._columns(X)
-        else:
-            answers = self._predictor.predict(arrow_table(rows, self._predictor.features.columns))  # 3
+        columns = None if self._quick is None else self._quick.columns(rows)  # 2
+        if columns is None:
+            answers = self._predictor.predict(arrow_table(rows, self._predictor.inputs))  # 3
             columns = [answers.column(name).to_pylist() for name in self._names]
         predictions = [dict(zip(self._names, values, strict=True)) for values in zip(*columns, strict=True)]
         return json_reply({"model": self._name, "columns": self._names, "predictions": predictions})  # 4
 
     def _check_present(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Raise SchemaError for a column that no row has: a slip in its name is no missing value."""
-        for name in self._predictor.features.columns if rows else ():
+        for name in self._predictor.inputs if rows else ():
             if not any(name in row for row in rows):
                 raise SchemaError(
                     "the column is absent", column=name, fix="Give every column that the model reads"
                 )
 
-    def _columns(self, X: NDArray[np.float64]) -> list[list[object]]:
-        """Return the columns of an answer, as `Predictor.predict` has them."""
-        features = self._predictor.features
-        scores = self._network.predict(self._predictor.artifact.parameters, X)
+
+class _Quick:
+    """The way of plain values for a model of tables. Raises InputError as `TableApp`."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        features = predictor.features
+        if features.scaling == "local" and features.means is None:
+            raise InputError(
+                'the model was trained with scaling = "local" and needs rows to scale by',
+                fix="Give rows of the same site as a reference",
+            )
+        self._features, self._parameters = features, predictor.artifact.parameters
+        self._network = predictor.network or predictor.artifact.model
+        self._plain = PlainRows(features)
+        self._labels = [_label(each, features.label.type) for each in features.class_names]
+
+    def columns(self, rows: Sequence[Mapping[str, object]]) -> list[list[object]] | None:
+        """Return the columns of an answer, as `Predictor.predict` has them; None where a value needs a second
+        look."""
+        X = self._plain.matrix(rows)
+        if X is None:
+            return None
+        features = self._features
+        scores = self._network.predict(self._parameters, X)
         if not features.classes:
             return [features.label_values(scores).tolist()]
         if scores.ndim == 1:

@@ -20,6 +20,7 @@ from cloister.inference.service.launch import Service
 from cloister.inference.service.limits import Limits
 from cloister.inference.service.server import run, serving
 from cloister.inference.service.source import (
+    AdapterModel,
     LanguageModel,
     LoopbackEngine,
     SealedFolder,
@@ -28,6 +29,7 @@ from cloister.inference.service.source import (
 )
 
 __all__ = [
+    "AdapterModel",
     "Address",
     "Client",
     "LanguageModel",

@@ -28,7 +28,7 @@ from cloister.errors import (
 )
 from cloister.inference.service.credentials import MAX_CLIENTS, Client
 from cloister.inference.service.limits import Limits
-from cloister.inference.tensors import MODEL_LIMIT
+from cloister.inference.tensors import MODEL_LIMIT, TENSORS_LIMIT
 from cloister.runtime.workers.messages import (
     MAX_TEXT,
     BrokerAsk,
@@ -43,6 +43,7 @@ __all__ = [
     "MAX_BOOT",
     "PIPE",
     "PROTOCOL",
+    "Adapter",
     "Boot",
     "Engine",
     "Language",
@@ -63,7 +64,7 @@ PIPE: Final = 5
 """The worker's descriptor of the pipe to the front."""
 HANDED: Final = 6
 """The worker's descriptor over which it is handed sockets to an engine on loopback; open only then."""
-MAX_BOOT: Final = MODEL_LIMIT + (8 << 20)
+MAX_BOOT: Final = TENSORS_LIMIT + (8 << 20)
 """Bytes of the longest message to the worker."""
 
 _MAX_CODE: Final = 1 << 20
@@ -88,7 +89,7 @@ class Prepare(_Message, frozen=True, tag=True):
     sockets will be handed to the worker."""
 
     read: Annotated[list[_Path], msgspec.Meta(max_length=16)]
-    imports: Literal["table", "torch", "language", "loopback"]
+    imports: Literal["table", "torch", "language", "adapter", "loopback"]
     handed: bool
 
 
@@ -106,9 +107,19 @@ class Language(_Message, frozen=True, tag=True):
     kv_tokens: _Tokens
 
 
+class Adapter(_Message, frozen=True, tag=True):
+    """A released language model: the bytes of its file, the folder of its base, and, where it writes text,
+    how many tokens its cache holds, of all requests together."""
+
+    model: Annotated[memoryview, msgspec.Meta(max_length=TENSORS_LIMIT)]
+    base: _Path
+    kv_tokens: _Tokens
+
+
 class Sealed(_Message, frozen=True, tag=True):
-    """A sealed model of either kind: its folder, its signed manifest, whose it must be, and which broker
-    keeps its key; None where the home does."""
+    """A sealed model of any kind: its folder, its signed manifest, whose it must be, and which broker keeps
+    its key; None where the home does. `base` is the folder of the base that a released language model
+    needs."""
 
     folder: _Path
     envelope: Annotated[bytes, msgspec.Meta(max_length=_MAX_MANIFEST)]
@@ -116,6 +127,7 @@ class Sealed(_Message, frozen=True, tag=True):
     broker: _Identity | None
     code: _Code | None
     kv_tokens: _Tokens
+    base: _Path | None = None
 
 
 class Engine(_Message, frozen=True, tag=True):
@@ -130,7 +142,7 @@ class Boot(_Message, frozen=True, tag=True):
     """What to serve, under which name, to whom (None: to anybody), within which limits, with how many
     threads, and for how many seconds under one key set."""
 
-    model: Table | Language | Sealed | Engine
+    model: Table | Language | Adapter | Sealed | Engine
     name: _Name
     clients: Annotated[list[Client], msgspec.Meta(max_length=MAX_CLIENTS)] | None
     limits: Limits

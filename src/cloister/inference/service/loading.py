@@ -2,8 +2,9 @@
 
     table       inference.Predictor          -> openai.TableApp
     language    language.load.load_engine       -> openai.OpenAIApp
+    adapter     beside its base: merged into it  -> openai.OpenAIApp, or of classes -> openai.TableApp
     loopback    sockets handed over          -> openai.LoopbackApp
-    sealed      models.opened_model first, its key asked for over the channel; then one of the first two
+    sealed      models.opened_model first, its key asked for over the channel; then one of the first three
 
 Every application answers to its readers alone where a request says so (`openai.SealingApp`).
 """
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from cloister.crypto import PublicIdentity, sha256
 from cloister.errors import InputError
 from cloister.inference.application import Application
-from cloister.inference.service.boot import HANDED, Boot, Engine, Language, Sealed, Table
+from cloister.inference.service.boot import HANDED, Adapter, Boot, Engine, Language, Sealed, Table
 
 if TYPE_CHECKING:
     from cloister.learning.modelfiles.files import ModelFiles
@@ -74,6 +75,10 @@ def _load(boot: Boot, channel: Channel, scratch: Path) -> Loaded:
             from cloister.learning.modelfiles.files import PlainFolder
 
             return _language(boot, PlainFolder(Path(boot.model.folder)), boot.model.kv_tokens, scratch)
+        case Adapter():
+            data = bytes(boot.model.model)
+            base = Path(boot.model.base)
+            return _adapter(boot, data, base, sha256(data).hex(), boot.model.kv_tokens, scratch)
         case Sealed():
             return _sealed(boot, boot.model, channel, scratch)
         case Engine():
@@ -113,6 +118,34 @@ def _language(boot: Boot, files: ModelFiles, kv_tokens: int, scratch: Path) -> L
     return Loaded(OpenAIApp(engine), files.digest, "language", lambda: engine.running)
 
 
+def _adapter(boot: Boot, data: bytes, base: Path, digest: str, kv_tokens: int, scratch: Path) -> Loaded:
+    """Load a released language model. `digest` stands for its base, too, which its card names."""
+    import pyarrow as pa
+    import torch
+
+    from cloister.inference.adapter import AdapterArtifact
+    from cloister.inference.language.answers import LanguagePredictor
+    from cloister.inference.language.load import load_engine
+    from cloister.inference.openai import OpenAIApp, TableApp
+    from cloister.learning.modelfiles.files import PlainFolder
+
+    artifact, files = AdapterArtifact.from_bytes(data), PlainFolder(base)
+    if artifact.generates:
+        engine = load_engine(
+            files,
+            name=boot.name,
+            kv_tokens=kv_tokens,
+            threads=boot.threads,
+            scratch=scratch,
+            adapter=artifact,
+        )
+        return Loaded(OpenAIApp(engine), digest, "language", lambda: engine.running)
+    pa.set_cpu_count(boot.threads)
+    torch.set_num_threads(boot.threads)
+    predictor = LanguagePredictor.of(artifact, files, scratch=scratch, device="cpu")
+    return Loaded(TableApp(predictor, boot.name), digest, "table")
+
+
 def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loaded:
     from cloister.inference.models.keys import brokered
     from cloister.inference.models.manifest import TABLE_FILE
@@ -128,7 +161,12 @@ def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loade
     check_digest(files)  # clients are told it as the model's, and the owner is nobody to them
     if files.manifest.kind == "language":
         return _language(boot, files, model.kv_tokens, scratch)
-    return _table(boot, files.read(TABLE_FILE), model.code, files.digest, scratch)
+    data = files.read(TABLE_FILE)
+    if files.manifest.kind == "table":
+        return _table(boot, data, model.code, files.digest, scratch)
+    if model.base is None:
+        raise InputError("the model was trained on a base, which is not given", fix="Give --base DIR")
+    return _adapter(boot, data, Path(model.base), files.digest, model.kv_tokens, scratch)
 
 
 def _engine(model: Engine) -> Loaded:

@@ -104,6 +104,10 @@ def _import(what: str) -> None:
         from cloister.inference.language.load import preload
 
         preload()
+    elif what == "adapter":
+        from cloister.inference.language.load import preload_adapted
+
+        preload_adapted()
     elif what == "loopback":
         import httpx2  # noqa: F401
 

@@ -2,7 +2,8 @@
 
 TableModel       a release of a study that trained on tables, in memory as it was verified
 LanguageModel    a folder of safetensors, configuration and tokenizer
-SealedFolder     either of them, encrypted; its key is lent to the worker, or released by a broker
+AdapterModel     a release of a study that trained a language model, beside its base
+SealedFolder     any of them, encrypted; its key is lent to the worker, or released by a broker
 LoopbackEngine   another server on this machine, such as vLLM
 """
 
@@ -12,15 +13,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from cloister.errors import InputError
+from cloister.inference.adapter import AdapterArtifact
 from cloister.inference.artifact import ModelArtifact
-from cloister.inference.service.boot import Engine, Language, Prepare, Sealed, Table
+from cloister.inference.service.boot import Adapter, Engine, Language, Prepare, Sealed, Table
 from cloister.inference.service.connections import Address
 from cloister.runtime.workers.asking import Lends
 
 if TYPE_CHECKING:
     from cloister.inference.models.keys import ModelHandover
 
-__all__ = ["KV_TOKENS", "LanguageModel", "LoopbackEngine", "SealedFolder", "Source", "TableModel"]
+__all__ = [
+    "KV_TOKENS",
+    "AdapterModel",
+    "LanguageModel",
+    "LoopbackEngine",
+    "SealedFolder",
+    "Source",
+    "TableModel",
+]
 
 KV_TOKENS: Final = 16_384
 """Tokens that a language model's cache holds, unless told otherwise."""
@@ -79,6 +90,34 @@ class LanguageModel:
 
 
 @dataclass(frozen=True)
+class AdapterModel:
+    """A released language model, and the base that it was trained on.
+
+    Attributes:
+        artifact: as it was verified.
+        base: where its base lies, in the clear; the worker can read it and not write it.
+        kv_tokens: as of `LanguageModel`.
+    """
+
+    artifact: AdapterArtifact
+    base: Path
+    kv_tokens: int = KV_TOKENS
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.artifact.card.name
+
+    def prepare(self) -> Prepare:
+        """Return what the worker needs before the walls."""
+        return Prepare([str(self.base.resolve())], "adapter", False)
+
+    def told(self) -> Adapter:
+        """Return what the worker is told."""
+        return Adapter(memoryview(self.artifact.to_bytes()), str(self.base.resolve()), self.kv_tokens)
+
+
+@dataclass(frozen=True)
 class SealedFolder:
     """A sealed model.
 
@@ -87,12 +126,28 @@ class SealedFolder:
         lender: answers the worker that opens it (`models.keys.lender`).
         kv_tokens: as of `LanguageModel`.
         code: as of `TableModel`.
+        base: where the base lies that a released language model needs; None for other models.
+
+    Raises:
+        InputError: the model needs a base and none is given, or the other way round.
     """
 
     handed: ModelHandover
     lender: Lends = field(repr=False)
     kv_tokens: int = KV_TOKENS
     code: bytes | None = field(default=None, repr=False)
+    base: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.handed.manifest.kind == "adapter") != (self.base is not None):
+            needed = self.base is None
+            raise InputError(
+                "the model was trained on a base, which is not sealed with it"
+                if needed
+                else "the model needs no base",
+                where=self.name,
+                fix="Give the base's folder: --base DIR" if needed else "Leave --base out",
+            )
 
     @property
     def name(self) -> str:
@@ -101,10 +156,13 @@ class SealedFolder:
 
     def prepare(self) -> Prepare:
         """Return what the worker needs before the walls."""
-        imports: Literal["language", "torch", "table"] = "table" if self.code is None else "torch"
-        if self.handed.manifest.kind == "language":
-            imports = "language"
-        return Prepare([str(self.handed.folder)], imports, False)
+        kind, read = self.handed.manifest.kind, [str(self.handed.folder)]
+        imports: Literal["language", "adapter", "torch", "table"] = "torch" if self.code else "table"
+        if kind != "table":
+            imports = kind
+        if self.base is not None:
+            read.append(str(self.base.resolve()))
+        return Prepare(read, imports, False)
 
     def told(self) -> Sealed:
         """Return what the worker is told."""
@@ -116,6 +174,7 @@ class SealedFolder:
             None if broker is None else broker.to_json(),
             self.code,
             self.kv_tokens,
+            None if self.base is None else str(self.base.resolve()),
         )
 
 
@@ -147,7 +206,7 @@ class LoopbackEngine:
         return Engine(self.address.peer, list(self.names))
 
 
-Source = TableModel | LanguageModel | SealedFolder | LoopbackEngine
+Source = TableModel | LanguageModel | AdapterModel | SealedFolder | LoopbackEngine
 
 
 def _printable(name: str) -> str:
