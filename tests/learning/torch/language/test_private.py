@@ -34,10 +34,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "alternating, classes": ("llama", {"method": "lora-alternating", "classes": 3}),
     "full": ("untied", {"method": "full"}),
     "full, tied": ("llama", {"method": "full", "classes": 3}),
+    "full, conv1d": ("gpt2", {"method": "full", "classes": 3}),
+    "full, encoder": ("bert", {"method": "full", "classes": 3}),
     "checkpointing": ("llama", {"checkpointing": True}),
     "bfloat16": ("llama", {"classes": 3, "precision": "bfloat16"}),
 }
-SLOW = ("conv1d", "alternating", "alternating, classes", "full, tied", "checkpointing", "bfloat16")
+FAST = ("classes", "two classes, encoder", "next tokens", "full", "full, conv1d")
 CONTEXT = 32
 GRID = IntegerGrid(32, 1 << 20)
 
@@ -60,7 +62,7 @@ def part(private: LanguagePrivate, params: np.ndarray) -> np.ndarray:
 
 
 def cases(*names: str) -> list[Any]:
-    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
+    return [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in names]
 
 
 @pytest.mark.parametrize("name", cases(*CASES))

@@ -76,7 +76,7 @@ class LanguagePrivate:
         self._lengths, self._length = _numbered(examples, self._context, encoder=learner.module.encoder)
         learner.load(learner.initial(learner.section.seed))
         learner.vector.select(self.window)
-        module = RowModule(learner.module, learner.passes.autocast)
+        module = RowModule(learner.module, learner.passes.autocast, placed=learner.language.method == "full")
         chosen = {name: each for name, each in learner.vector.names.items() if each.requires_grad}
         self._flat = Flat(module, chosen)
         self._books = Bookkeeping(module, self._flat, check_layers(module))

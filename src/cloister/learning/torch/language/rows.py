@@ -96,26 +96,31 @@ class RowModule(nn.Module):
     Args:
         module: the model.
         autocast: what the passes run under; a context manager for each.
+        placed: whether to number each row's tokens, for a base that looks places up in a table which is
+            trained: numbers that all rows share would have no gradient of single rows.
     """
 
     def __init__(
         self,
         module: LanguageModule,
         autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+        *,
+        placed: bool = False,
     ) -> None:
         super().__init__()
-        self.module, self._autocast = module, autocast
+        self.module, self._autocast, self._placed = module, autocast, placed
         self.eval()
 
     def forward(self, block: Tensor) -> Tensor:
         """Return scores float32[b, classes], or losses float32[b]."""
         ids, flags = block[:, 0], block[:, 1]
+        places = torch.arange(ids.shape[1], device=ids.device).repeat(len(ids), 1) if self._placed else None
         with self._autocast():
             if self.module.classes:
-                return self.module.scores(ids, flags >= TOKEN).float()
+                return self.module.scores(ids, flags >= TOKEN, places).float()
             learnt = flags >= LEARNT
             learnt[:, 0] = False  # nothing stands before a first token
-            return self.module.token_losses(ids, learnt) / learnt.sum(1).clamp(min=1)
+            return self.module.token_losses(ids, learnt, places=places) / learnt.sum(1).clamp(min=1)
 
 
 def block_of(examples: Examples, index: NDArray[np.int64], length: Length, rows: int) -> Tensor:
