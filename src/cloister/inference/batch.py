@@ -16,13 +16,14 @@ dataset has; a study and a query do the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from cloister.crypto import Identity, PublicIdentity, sha256
 from cloister.enclave.broker import Wanted
 from cloister.errors import PolicyRefused, ProtocolError
-from cloister.inference.artifact import ModelArtifact
-from cloister.inference.walled import asked, start_worker
+from cloister.inference.released import Artifact
+from cloister.inference.walled import MOST_TOKENS, asked, start_worker
 from cloister.inference.walledmessages import DatasetRows, Predicted, Rows
 from cloister.privacy.ledger import Ledger
 from cloister.runtime.workers.asking import KeyLender, Lends
@@ -72,7 +73,7 @@ def require_owner_alone(
 
 
 def predict_dataset(
-    artifact: ModelArtifact,
+    artifact: Artifact,
     handed: Handover,
     *,
     purpose: str,
@@ -82,6 +83,8 @@ def predict_dataset(
     reference: Rows | None = None,
     broker: BrokerAccess | None = None,
     code: bytes | None = None,
+    base: Path | None = None,
+    tokens: int = MOST_TOKENS,
     start: StartWorker = start_worker,
 ) -> Predicted:
     """Have a walled worker predict a dataset; it lives for this call. Who may read is asked before.
@@ -96,6 +99,8 @@ def predict_dataset(
         reference: rows to scale by.
         broker: keeps keys of the vault's datasets; None where the vault does.
         code: the file of a model that is a module of a user's own, who has read and allows it.
+        base: folder of a language model's base; None for other models.
+        tokens: of an answer at most, where the model writes.
         start: starts the worker.
 
     Raises:
@@ -117,6 +122,8 @@ def predict_dataset(
             output_format,
             readers,
             code,
+            base=base,
+            tokens=tokens,
             identity=identity,
             lender=lender,
             start=start,

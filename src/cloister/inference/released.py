@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TypeVar
+
 import msgspec
 
 from cloister.errors import InputError
 from cloister.inference.adapter import AdapterArtifact
 from cloister.inference.artifact import ModelArtifact
+from cloister.inference.predictor import Predictor
 from cloister.inference.tensors import metadata_of
 
-__all__ = ["Artifact", "artifact_from_bytes", "of_tables"]
+__all__ = ["Artifact", "artifact_from_bytes", "columns_of", "needed_base", "of_tables"]
+
+_Place = TypeVar("_Place", str, Path)
 
 Artifact = ModelArtifact | AdapterArtifact
 
@@ -45,3 +51,19 @@ def of_tables(artifact: Artifact) -> ModelArtifact:
             fix="Use `cloister predict --base DIR` or `cloister serve --base DIR`",
         )
     return artifact
+
+
+def columns_of(artifact: Artifact) -> tuple[str, ...]:
+    """Return the names of the columns of an answer."""
+    return artifact.columns if isinstance(artifact, AdapterArtifact) else Predictor.of(artifact).columns
+
+
+def needed_base(artifact: AdapterArtifact, base: _Place | None) -> _Place:
+    """Return where a language model's base lies. Raises InputError where nobody said."""
+    if base is None:
+        raise InputError(
+            "the model was trained on a base, which no release carries",
+            where=f"base {artifact.card.language.base[:16]}",
+            fix="Give the base's folder: --base DIR",
+        )
+    return base

@@ -22,17 +22,18 @@ from pathlib import Path
 from cloister.errors import InputError, IntegrityError, PolicyRefused
 from cloister.inference.artifact import ModelArtifact
 from cloister.inference.predictor import Predictor
+from cloister.inference.released import Artifact
 from cloister.learning.start import pin_of
 
 __all__ = ["allowed_code", "needs_code", "torch_predictor"]
 
 
-def needs_code(artifact: ModelArtifact) -> bool:
+def needs_code(artifact: Artifact) -> bool:
     """Return whether a released model is a module in a Python file."""
     return artifact.card.model.kind == "torch"
 
 
-def allowed_code(artifact: ModelArtifact, code: bytes | None) -> bytes | None:
+def allowed_code(artifact: Artifact, code: bytes | None) -> bytes | None:
     """Return the code to run, whose hash is the plan's; None where the model needs none. Nothing is run.
 
     Args:

@@ -2,7 +2,8 @@
 
 What goes in: the model that was verified here; rows as they lie on the disk, with, where they are sealed, the
 key of that file's content and no other, or a dataset's folder, whose data keys are lent one by one; to whom
-the answers go; and, of a model that is code of a user's own, that file. What comes back: the answers, sealed.
+the answers go; of a model that is code of a user's own, that file; and where a language model's base lies,
+which the worker can read and not write. What comes back: the answers, sealed.
 The process that has the home's keys opens neither. Rows given unsealed pass through it, and so do answers
 that are asked for with `--plaintext`.
 
@@ -20,8 +21,8 @@ from typing import Final, Literal
 from cloister.crypto import Identity, PublicIdentity, open_content_key, sealed_recipients
 from cloister.errors import InputError, IntegrityError, ProtocolError
 from cloister.files import read_bytes
-from cloister.inference.artifact import ModelArtifact
-from cloister.inference.predictor import Predictor
+from cloister.inference.adapter import AdapterArtifact
+from cloister.inference.released import Artifact, columns_of, needed_base
 from cloister.inference.torchpredict import allowed_code
 from cloister.inference.walledmessages import (
     MAX_CONTENT,
@@ -37,12 +38,14 @@ from cloister.inference.walledtalk import answered, error_of, met, silent_error_
 from cloister.runtime.workers.asking import Lends, ended
 from cloister.runtime.workers.channel import Gone
 from cloister.runtime.workers.launch import sandbox
-from cloister.runtime.workers.messages import Prepare, encode
+from cloister.runtime.workers.messages import Imports, Prepare, encode
 from cloister.runtime.workers.session import Running, StartWorker, threads
 
-__all__ = ["MODULE", "asked", "predict_walled", "rows_of", "start_worker"]
+__all__ = ["MODULE", "MOST_TOKENS", "asked", "predict_walled", "rows_of", "start_worker"]
 
 MODULE: Final = "cloister.inference.walledprocess"
+MOST_TOKENS: Final = 128
+"""Tokens of an answer, unless told otherwise."""
 
 
 def rows_of(file: Path, identity: Callable[[], Identity]) -> Rows:
@@ -78,13 +81,15 @@ def start_worker() -> Running:
 
 
 def predict_walled(
-    artifact: ModelArtifact,
+    artifact: Artifact,
     rows: Rows,
     *,
     reference: Rows | None = None,
     output_format: Literal["csv", "parquet"],
     readers: Sequence[PublicIdentity] | None,
     code: bytes | None = None,
+    base: Path | None = None,
+    tokens: int = MOST_TOKENS,
     start: StartWorker = start_worker,
 ) -> Predicted:
     """Have a walled worker predict; it lives for this call.
@@ -96,6 +101,8 @@ def predict_walled(
         output_format: what the predictions are written as.
         readers: to whom the worker seals them; None: nobody, they come back in the open.
         code: the file of a model that is a module of a user's own, who has read and allows it.
+        base: folder of a language model's base; None for other models.
+        tokens: of an answer at most, where the model writes.
         start: starts the worker.
 
     Raises:
@@ -104,17 +111,21 @@ def predict_walled(
         ProtocolError: the worker ended, or answered what it was not asked.
         CloisterError: what the worker ran into: `SchemaError` with line and column, and its like.
     """
-    return asked(artifact, rows, reference, output_format, readers, code, start=start)
+    return asked(
+        artifact, rows, reference, output_format, readers, code, base=base, tokens=tokens, start=start
+    )
 
 
 def asked(
-    artifact: ModelArtifact,
+    artifact: Artifact,
     rows: Rows | DatasetRows,
     reference: Rows | None,
     output_format: Literal["csv", "parquet"],
     readers: Sequence[PublicIdentity] | None,
     code: bytes | None,
     *,
+    base: Path | None = None,
+    tokens: int = MOST_TOKENS,
     identity: Identity | None = None,
     lender: Lends | None = None,
     start: StartWorker,
@@ -125,15 +136,19 @@ def asked(
         CloisterError: as `predict_walled`; of a dataset also what its lender raises.
     """
     code = allowed_code(artifact, code)
-    names = list(Predictor.of(artifact).columns)
+    names = list(columns_of(artifact))
     people: list[bytes] | Literal["plaintext"] = (
         Plaintext if readers is None else [each.to_json() for each in readers]
     )
     model = memoryview(artifact.to_bytes())
-    task = encode(Task(model, rows, reference, output_format, people, code))
     folders = [rows.place.folder] if isinstance(rows, DatasetRows) else []
-    needs_torch = code is not None
-    prepare = Prepare(folders, "torch" if needs_torch else "nothing", threads() if needs_torch else 1)
+    imports: Imports = "nothing" if code is None else "torch"
+    place: str | None = None
+    if isinstance(artifact, AdapterArtifact):
+        place, imports = str(needed_base(artifact, base).resolve()), "language"
+        folders.append(place)
+    task = encode(Task(model, rows, reference, output_format, people, code, place, tokens))
+    prepare = Prepare(folders, imports, 1 if imports == "nothing" else threads())
     running = start()
     try:
         channel = met(running, identity or Identity.generate("caller"), prepare)
@@ -143,7 +158,9 @@ def asked(
     finally:
         running.close()
     if isinstance(answer, Failed):
-        raise error_of(answer) if code is None else silent_error_of(answer, artifact)
+        if code is None or isinstance(artifact, AdapterArtifact):
+            raise error_of(answer)
+        raise silent_error_of(answer, artifact)
     if answer.columns != names:
         raise ProtocolError("the worker answered with other columns than the model has")
     if readers is not None:

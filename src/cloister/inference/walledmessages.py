@@ -4,7 +4,7 @@
     Meet                  ->                  in the clear, before there is a session: who asks
                           <-  an identity     made for this process
     (a session of `runtime.link` opens between the two; what follows travels in it)
-    Prepare               ->                  folders to read, whether to import torch first
+    Prepare               ->                  folders to read, what to import first
                           <-  Ready           the walls stand
     Task                  ->                  the model, the rows and their readers
                           <-  KeyWanted       while a dataset is opened, any number of times; or BrokerAsk and
@@ -22,7 +22,7 @@ import msgspec
 
 from cloister.crypto import Buffer, sha256
 from cloister.errors import ProtocolError
-from cloister.inference.tensors import MODEL_LIMIT
+from cloister.inference.tensors import TENSORS_LIMIT
 from cloister.runtime.workers.messages import BrokerAsk, EvidenceWanted, KeyWanted, Place
 
 __all__ = [
@@ -43,7 +43,7 @@ __all__ = [
     "decode",
 ]
 
-PROTOCOL: Final = sha256(b"cloister walled prediction v2")
+PROTOCOL: Final = sha256(b"cloister walled prediction v3")
 """What the session is bound to, 32 bytes."""
 MAX_CONTENT: Final = 240 << 20
 """Bytes of rows in one file; they lie in the worker's scratch space, which has 256 MiB."""
@@ -51,7 +51,7 @@ MAX_FILE: Final = MAX_CONTENT + (8 << 20)
 """Bytes of a file of rows: header and tags of a sealed one included."""
 MAX_ANSWER: Final = 1 << 30
 """Bytes of predictions."""
-MAX_TASK: Final = 1 << 30
+MAX_TASK: Final = TENSORS_LIMIT + 2 * MAX_FILE + (8 << 20)
 """Bytes of a task: the model and two files of rows."""
 MAX_CODE: Final = 1 << 20
 """Bytes of a user's file."""
@@ -96,14 +96,17 @@ class DatasetRows(_Message, frozen=True, tag=True):
 
 class Task(_Message, frozen=True, tag=True):
     """Predict `rows` with the model whose file is `model`, scaled by `reference` where that is given.
-    `readers` are public identities (JSON); `code` is the module's file, of a model that is one."""
+    `readers` are public identities (JSON); `code` is the module's file, of a model that is one. `base` is the
+    folder of a language model's base, and `tokens` what an answer of one that writes may have."""
 
-    model: Annotated[memoryview, msgspec.Meta(max_length=MODEL_LIMIT)]
+    model: Annotated[memoryview, msgspec.Meta(max_length=TENSORS_LIMIT)]
     rows: Rows | DatasetRows
     reference: Rows | None
     format: Literal["csv", "parquet"]
     readers: Annotated[list[_Identity], msgspec.Meta(min_length=1, max_length=1000)] | Literal["plaintext"]
     code: Annotated[bytes, msgspec.Meta(max_length=MAX_CODE)] | None
+    base: _Name | None = None
+    tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1
 
 
 class Predicted(_Message, frozen=True, tag=True):

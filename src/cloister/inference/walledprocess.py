@@ -2,7 +2,8 @@
 
 1. A session opens; what is needed is imported, torch too where it will be; then every wall goes up. No row,
    no key and no code of a user's was here before.
-2. One `Task` is taken: a user's code, if there is any, is run; rows are opened, a file in the scratch space
+2. One `Task` is taken: a user's code, if there is any, is run, a language model's base is read where it lies;
+   rows are opened, a file in the scratch space
    or a dataset where it lies; answers are computed, encoded, and sealed to their readers.
 3. One answer goes back, and the process ends, its memory with it.
 
@@ -25,8 +26,9 @@ from cloister.crypto import PublicIdentity, open_with_content_key, seal_bytes, s
 from cloister.enclave.broker import Wanted
 from cloister.enclave.sandbox import confine
 from cloister.errors import CloisterError, InputError, SchemaError
-from cloister.inference.artifact import ModelArtifact
-from cloister.inference.predictor import Predictor, encoded
+from cloister.inference.adapter import AdapterArtifact
+from cloister.inference.predictor import Predictor, RowPredictor, encoded
+from cloister.inference.released import artifact_from_bytes, needed_base
 from cloister.inference.rowgroups import scored
 from cloister.inference.torchpredict import torch_predictor
 from cloister.inference.walledmessages import (
@@ -90,8 +92,13 @@ def _prepared(prepare: Prepare, wall: Callable[[list[Path]], Path]) -> Path:
     if prepare.imports == "torch":
         with contextlib.suppress(ImportError):  # `torch_predictor` says so
             import cloister.learning.torch  # noqa: F401  # later its files may be out of reach
+    elif prepare.imports == "language":
+        from cloister.inference.language.load import preload_adapted
+
+        with contextlib.suppress(InputError):  # `LanguagePredictor` says so
+            preload_adapted()
     scratch = wall([Path(each) for each in prepare.read])
-    if prepare.imports == "torch":
+    if prepare.imports != "nothing":
         with contextlib.suppress(ImportError):
             from cloister.learning.torch import use_threads
 
@@ -129,11 +136,7 @@ class _Work:
 
     def predicted(self, task: Task) -> Predicted:
         """Return the answers to a task. Raises CloisterError."""
-        artifact = ModelArtifact.from_bytes(bytes(task.model))
-        if task.code is None:
-            predictor = Predictor.of(artifact)
-        else:
-            predictor = torch_predictor(artifact, task.code, scratch=self._scratch)
+        predictor = self._predictor(task)
         if task.reference is not None:
             with _file(task.reference, self._scratch) as path:
                 predictor = predictor.fit_file(path)
@@ -151,7 +154,19 @@ class _Work:
             )
         return Predicted(memoryview(content), rows, list(predictor.columns))
 
-    def _of_dataset(self, rows: DatasetRows, predictor: Predictor, task: Task) -> tuple[bytes, int]:
+    def _predictor(self, task: Task) -> RowPredictor:
+        artifact = artifact_from_bytes(bytes(task.model))
+        if isinstance(artifact, AdapterArtifact):
+            from cloister.inference.language.answers import LanguagePredictor
+            from cloister.learning.modelfiles.files import PlainFolder
+
+            files = PlainFolder(Path(needed_base(artifact, task.base)))
+            return LanguagePredictor.of(artifact, files, most=task.tokens, scratch=self._scratch)
+        if task.code is None:
+            return Predictor.of(artifact)
+        return torch_predictor(artifact, task.code, scratch=self._scratch)
+
+    def _of_dataset(self, rows: DatasetRows, predictor: RowPredictor, task: Task) -> tuple[bytes, int]:
         place = rows.place
         data_key = lent(self._channel) if place.broker is None else self._brokered(rows, place.broker)
         folder = Path(place.folder)

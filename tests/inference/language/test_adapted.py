@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.inference.adapters import CLASSES
 from tests.inference.language.models import make_tiny_model
 from tests.inference.language.released import language_plan, released, trained_vector
+from tests.runtime.workers.walls import needs_walls
 
+from cloister.crypto import Identity
 from cloister.errors import InputError, IntegrityError, SchemaError
 from cloister.inference.adapter import AdapterArtifact
 from cloister.inference.application import Sampling
@@ -24,6 +28,7 @@ from cloister.inference.export import exported
 from cloister.inference.language.adapted import check_base, learner_of, merge
 from cloister.inference.language.answers import LanguagePredictor
 from cloister.inference.language.load import load_engine
+from cloister.inference.walled import predict_walled, rows_of
 from cloister.learning.modelfiles.files import PlainFolder
 from cloister.learning.modelfiles.folder import check_language_model
 from cloister.learning.torch.language.pretrained import configuration, pretrained
@@ -261,3 +266,29 @@ def test_a_classifier_is_not_merged(bert: Path, tmp_path: Path) -> None:
     artifact = released(bert, tmp_path, "text-classifier")
     with pytest.raises(InputError, match="answers rows"):
         merge(None, artifact)
+
+
+CSV = b"question,hint,extra\nWhere is it?,now,1\nHello there.,,2\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["causal-lm", "text-classifier"])
+def test_a_worker_behind_walls_answers_a_file(tiny: Path, tmp_path: Path, kind: str) -> None:
+    needs_walls()
+    artifact = released(tiny, tmp_path, kind)
+    (tmp_path / "rows.csv").write_bytes(CSV)
+    predictor = LanguagePredictor.of(artifact, PlainFolder(tiny), most=6, scratch=tmp_path, device="cpu")
+    expected = predictor.predict_file(tmp_path / "rows.csv")
+    rows = rows_of(tmp_path / "rows.csv", lambda: Identity.generate("nobody"))
+    ask: dict[str, Any] = {"output_format": "parquet", "readers": None, "tokens": 6}
+    answer = predict_walled(artifact, rows, base=tiny, **ask)
+    found = pyarrow.parquet.read_table(io.BytesIO(answer.content))
+    assert found.column_names == list(artifact.columns) == answer.columns
+    assert found.column(0).equals(expected.column(0))
+    assert all(np.allclose(found.column(n), expected.column(n), atol=1e-6) for n in artifact.columns[1:])
+    with pytest.raises(InputError, match="no release carries"):
+        predict_walled(artifact, rows, **ask)
+    with pytest.raises(InputError, match="scales nothing"):
+        predict_walled(artifact, rows, base=tiny, reference=rows, **ask)
+    with pytest.raises(InputError, match="no code of a user's own"):
+        predict_walled(artifact, rows, base=tiny, code=b"", **ask)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from cloister.errors import InputError, SchemaError
 from cloister.inference.adapter import AdapterArtifact
 from cloister.inference.artifact import answer_labels
 from cloister.inference.rows import read_rows
+from cloister.inference.walled import MOST_TOKENS
 from cloister.learning.modelfiles.files import ModelFiles
 from cloister.vault import Column
 from cloister.vault.sources import Source, TableSource, open_source
@@ -33,10 +34,7 @@ from cloister.vault.sources import Source, TableSource, open_source
 if TYPE_CHECKING:
     from cloister.learning.torch.language.learner import LanguageLearner
 
-__all__ = ["MOST_TOKENS", "LanguagePredictor"]
-
-MOST_TOKENS: Final = 128
-"""Tokens of an answer, unless told otherwise."""
+__all__ = ["LanguagePredictor"]
 
 
 class LanguagePredictor:
