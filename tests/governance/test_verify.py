@@ -211,3 +211,10 @@ def test_files_beyond_the_limit_together_are_refused_unread(
 
 def test_what_is_read_is_what_is_checked(released: Released, world: World) -> None:
     assert read_release(released.folder) == released.files
+
+
+def test_a_release_of_a_study_in_the_ring_of_8_bits_verifies(tmp_path: Path) -> None:
+    world = make_world(tmp_path, aggregation={"bits": 8})
+    released = world.release()
+    assert released.certificate.statement.predicate.aggregation.bits == 8
+    assert verify_release(released.folder, world.anchors).ok
