@@ -108,10 +108,10 @@ def make_manifest(site: Identity, **changes: Any) -> bytes:
     return sign_manifest(msgspec.structs.replace(manifest, **changes), site)
 
 
-def make_epoch(plan: Plan, number: int, sites: Sequence[Identity]) -> EpochFacts:
-    """An epoch that all these sites countersigned."""
+def make_epoch(plan: Plan, number: int, sites: Sequence[Identity], **manifest: Any) -> EpochFacts:
+    """An epoch that all these sites countersigned; `manifest` is what their manifests have otherwise."""
     roster = Roster(tuple(site.public for site in sites))
-    manifests = {site.name: make_manifest(site) for site in sites}
+    manifests = {site.name: make_manifest(site, **manifest) for site in sites}
     agreed = {
         site.name: countersign_plan(
             site,

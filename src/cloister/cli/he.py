@@ -25,7 +25,7 @@ from cloister.cli.common import (
     say,
 )
 from cloister.cli.heparts import Format, client_key, free, sources
-from cloister.cli.releasedmodel import released_model
+from cloister.cli.releasedmodel import released_table
 from cloister.cli.verify import TrustOption
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
@@ -70,7 +70,7 @@ def card_(
     from cloister.inference.encrypted import Card
 
     free(force, out)
-    card = Card.of(released_model(model, trust, unverified=unverified).artifact)
+    card = Card.of(released_table(model, trust, unverified=unverified))
     write_atomic(out, card.to_bytes())
     result = {
         "out": str(out),
@@ -159,7 +159,7 @@ def score_(
             "there is no identity to sign the scores with",
             fix="Make one with `cloister keys init NAME`, or write --unsigned",
         )
-    artifact = released_model(model, trust, unverified=unverified).artifact
+    artifact = released_table(model, trust, unverified=unverified)
     data = read_bytes(rows, limit=FILE_LIMIT, what="encrypted rows")
     signer = None if unsigned else load_identity()
     begin = time.perf_counter()
@@ -242,7 +242,7 @@ def report_(
 
     from cloister.inference.encrypted import compare
 
-    artifact = released_model(model, trust, unverified=unverified).artifact
+    artifact = released_table(model, trust, unverified=unverified)
     with sources(file, reference) as (source, scale_by):
         found = compare(artifact, source, scale_by)
     encrypted = found.encrypt_ms + found.score_ms + found.open_ms

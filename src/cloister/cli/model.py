@@ -1,10 +1,12 @@
 """`cloister model`: encrypt a model's folder, so that its weights are never on a disk in clear.
 
     cloister model seal DIR --out OUT       a folder of safetensors, or a release; its key in your keystore
+    cloister model seal RELEASE --base DIR  what was trained of a public base: the base stays as it is
     cloister model seal ... --broker SOCKET the same, its key in a key broker, for attested workers alone
     cloister model show OUT                 what its signed manifest says; needs no passphrase
     cloister model verify OUT               every check, to the last byte; exit code 1 if it is not whole
     cloister model rm OUT                   destroy its key: no copy of it opens afterwards
+    cloister model export RELEASE --out DIR a released language model for peft or transformers (`modelexport`)
 
 There is no command that writes a sealed model in clear: a worker opens it in memory (`cloister serve`).
 """
@@ -21,7 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cloister.cli import common
+from cloister.cli.baseoption import BaseOption
 from cloister.cli.common import JsonOption, emit
+from cloister.cli.modelexport import export, fits_its_base
 from cloister.cli.modelkeys import (
     handed_model,
     home_keystore,
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Encrypt models, show and check encrypted ones.")
 
+app.command("export")(export)
+
 _CERTIFICATE: Final = "certificate.dsse.json"  # what every release has and no other model
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a sealed model.")]
@@ -66,6 +72,7 @@ def seal(
     broker_identity: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whose broker it must be; yours without it.")
     ] = None,
+    base: BaseOption = None,
     trust: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,7 +87,7 @@ def seal(
             "the sealed model would lie within its source", where=str(out), fix="Choose another place"
         )
     called = name or _plain_name(folder)
-    files, kind, release = _checked(folder, trust)
+    files, kind, release = _checked(folder, trust, base)
     owner = common.load_identity()
     named = None
     if broker is not None:
@@ -178,10 +185,14 @@ def rm(
     emit(facts, as_json=as_json, text=sentence)
 
 
-def _checked(folder: Path, trust: list[Path] | None) -> tuple[ModelFiles, Kind, str | None]:
+def _checked(
+    folder: Path, trust: list[Path] | None, base: Path | None
+) -> tuple[ModelFiles, Kind, str | None]:
     """Return a model's files, checked; what serves it; and the digest of its release, if it is one."""
     if (folder / _CERTIFICATE).exists():
-        return _released(folder, trust)
+        return _released(folder, trust, base)
+    if base is not None:
+        raise InputError("--base is for releases, and this is none", where=str(folder), fix="Leave it out")
     if trust:
         raise InputError("--trust is for releases, and this is none", where=str(folder), fix="Leave it out")
     from cloister.learning.modelfiles.files import PlainFolder
@@ -192,13 +203,16 @@ def _checked(folder: Path, trust: list[Path] | None) -> tuple[ModelFiles, Kind, 
     return files, "language", None
 
 
-def _released(folder: Path, trust: list[Path] | None) -> tuple[ModelFiles, Kind, str | None]:
+def _released(
+    folder: Path, trust: list[Path] | None, base: Path | None
+) -> tuple[ModelFiles, Kind, str | None]:
     """Return the model of a release, from the very bytes that were verified."""
     from cloister.inference.models.manifest import TABLE_FILE
     from cloister.inference.models.sealing import MemoryFiles
 
     released = released_model(folder, trust)
-    return MemoryFiles({TABLE_FILE: released.data}), "table", released.certificate
+    kind: Kind = "adapter" if fits_its_base(released.artifact, base) else "table"
+    return MemoryFiles({TABLE_FILE: released.data}), kind, released.certificate
 
 
 @contextmanager

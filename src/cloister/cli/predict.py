@@ -8,6 +8,10 @@
    `--plaintext` is spelled out. This process has the home's keys and opens neither.
 4. What came back is written as one step.
 
+A language model needs its base beside it (`--base DIR`), which the worker can read and not write: one that
+tells classes answers as a model of tables does, one that writes gives a column of answers, each the most
+probable one of at most `--tokens`.
+
 With `--dataset NAME` the rows are those of the home's vault (`predictdataset`); with the address of a service
 in the release's place a model is asked that is served there (`predictservice`).
 """
@@ -19,7 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from cloister.cli.baseoption import BaseOption
 from cloister.cli.common import JsonOption, emit, resolve_identity
+from cloister.cli.modelexport import needs_base
 from cloister.cli.predictfile import Answer, Asked, Format, of_file
 from cloister.cli.predictservice import Service, is_service, of_service
 from cloister.cli.releasedmodel import released_model
@@ -38,7 +44,7 @@ from cloister.files import read_bytes, write_atomic
 from cloister.types import check_name
 
 if TYPE_CHECKING:
-    from cloister.inference import ModelArtifact
+    from cloister.inference import Artifact
 
 __all__ = ["predict"]
 
@@ -97,6 +103,11 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    base: BaseOption = None,
+    tokens: Annotated[
+        int,
+        typer.Option("--tokens", min=1, max=1 << 20, help="Of an answer at most, where the model writes."),
+    ] = 128,
     trust: TrustOption = None,
     policy: PolicyOption = None,
     token_file: TokenOption = None,
@@ -123,7 +134,8 @@ def predict(
     _check_readers(to, plaintext=plaintext, dataset=dataset)
     service = Service(model, policy, token_file, relay, receipts, model_digest, tls_ca, tuple(column or ()))
     _check_options(
-        service, here=bool(reference or unverified or allow_user_code or trust or worker is Where.INSIDE)
+        service,
+        here=bool(reference or unverified or allow_user_code or base or trust or worker is Where.INSIDE),
     )
     target = _target(out, file, dataset, output_format, plaintext=plaintext, force=force)
     people = [resolve_identity(name) for name in to or []]
@@ -135,7 +147,8 @@ def predict(
     else:
         artifact = released_model(Path(model), trust, unverified=unverified).artifact
         code = _allowed(artifact, allow_user_code)
-        asked = Asked(artifact, readers, output_format, reference, code)
+        needs_base(artifact, base)
+        asked = Asked(artifact, readers, output_format, reference, code, base, tokens)
         answer, about = _here(asked, rows, purpose, sandboxed=is_sandboxed(worker))
     write_atomic(target, answer.content, mode=0o600)
     names = ", ".join(reader.name for reader in people)
@@ -169,7 +182,7 @@ def _check_options(service: Service, *, here: bool) -> None:
         if here:
             raise InputError(
                 "a service has verified its model, and computes in a worker of its own",
-                fix="Leave --reference, --unverified, --allow-user-code, --trust and --worker out",
+                fix="Leave --reference, --unverified, --allow-user-code, --base, --trust and --worker out",
             )
     elif service != Service(service.url):
         raise InputError(
@@ -214,7 +227,7 @@ def _target(
     return target
 
 
-def _allowed(artifact: ModelArtifact, path: Path | None) -> bytes | None:
+def _allowed(artifact: Artifact, path: Path | None) -> bytes | None:
     """Return the file of a model that is code. Raises PolicyRefused where it was not allowed."""
     from cloister.inference.torchpredict import allowed_code
 

@@ -114,6 +114,8 @@ def _walled(
         reference=reference,
         broker=broker,
         code=asked.code,
+        base=asked.base,
+        tokens=asked.tokens,
     )
     return Answer(bytes(answer.content), answer.rows, answer.columns)
 

@@ -15,7 +15,8 @@ from cloister.cli.releasedmodel import existing, rows_path
 
 if TYPE_CHECKING:
     from cloister.crypto import PublicIdentity
-    from cloister.inference import ModelArtifact, Predictor
+    from cloister.inference import Artifact
+    from cloister.inference.predictor import RowPredictor
 
 __all__ = ["Answer", "Asked", "Format", "of_file", "predictor_inside"]
 
@@ -45,13 +46,17 @@ class Asked:
         output_format: what they are written as.
         reference: a file of rows to scale by, or None.
         code: the file of a model that is code, which was allowed and has the plan's hash; else None.
+        base: folder of a language model's base; None for other models.
+        tokens: of an answer at most, where the model writes.
     """
 
-    artifact: ModelArtifact
+    artifact: Artifact
     readers: list[PublicIdentity] | None
     output_format: Format
     reference: Path | None
     code: bytes | None
+    base: Path | None
+    tokens: int
 
 
 def of_file(asked: Asked, file: Path, *, sandboxed: bool) -> Answer:
@@ -77,6 +82,8 @@ def _walled(asked: Asked, file: Path) -> Answer:
         output_format=asked.output_format.value,
         readers=asked.readers,
         code=asked.code,
+        base=asked.base,
+        tokens=asked.tokens,
     )
     return Answer(bytes(answer.content), answer.rows, answer.columns)
 
@@ -94,17 +101,27 @@ def _inside(asked: Asked, file: Path) -> Answer:
 
 
 @contextlib.contextmanager
-def predictor_inside(asked: Asked) -> Iterator[Predictor]:
+def predictor_inside(asked: Asked) -> Iterator[RowPredictor]:
     """Yield what predicts in this process, scaled where rows are given for that; a user's code runs here."""
-    from cloister.inference import Predictor
-    from cloister.inference.torchpredict import torch_predictor
-
     with tempfile.TemporaryDirectory() as scratch:
-        if asked.code is None:
-            predictor = Predictor.of(asked.artifact)
-        else:
-            predictor = torch_predictor(asked.artifact, asked.code, scratch=Path(scratch))
+        predictor = _predictor(asked, Path(scratch))
         if asked.reference is not None:
             with rows_path(asked.reference) as path:
                 predictor = predictor.fit_file(path)
         yield predictor
+
+
+def _predictor(asked: Asked, scratch: Path) -> RowPredictor:
+    from cloister.inference import AdapterArtifact, Predictor
+    from cloister.inference.released import needed_base
+    from cloister.inference.torchpredict import torch_predictor
+
+    if isinstance(asked.artifact, AdapterArtifact):
+        from cloister.inference.language.answers import LanguagePredictor
+        from cloister.learning.modelfiles.files import PlainFolder
+
+        files = PlainFolder(needed_base(asked.artifact, asked.base))
+        return LanguagePredictor.of(asked.artifact, files, most=asked.tokens, scratch=scratch)
+    if asked.code is None:
+        return Predictor.of(asked.artifact)
+    return torch_predictor(asked.artifact, asked.code, scratch=scratch)

@@ -4,6 +4,9 @@ The hub signs, or the first `--site` where the plan hides the model from the hub
 this machine cosign the head of the releaser's log; c + 1 of them must. The releaser's log is
 HOME/log/releases, what a member has cosigned is in HOME/log/heads.
 
+A language model is released beside its base (`--base`): the release holds what was trained, by the names of
+the base's layers, and a MODEL_CARD.md. The base itself stays where it is.
+
 Policies that must agree: the built-in one, the plan's recipients, HOME/policy/release.toml where there is one
 (signed by this home), and each `--policy` (signed by this home or by somebody it trusts).
 """
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloister.cli import common
+from cloister.cli.baseoption import BaseOption
 from cloister.cli.common import JsonOption, emit, resolve_identity, say
 from cloister.cli.language import Lang, LangOption
 from cloister.errors import InputError
@@ -47,6 +51,7 @@ def release(
         Path | None,
         typer.Option("--audit", help="audit.json of this study, from `cloister audit STUDY --out DIR`."),
     ] = None,
+    base: BaseOption = None,
     lang: LangOption = Lang.EN,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,6 +81,7 @@ def release(
         recipients=recipients,
         policies=policies,
         audit=attacked,
+        base=base,
     )
     for reason in released.missing:
         say(f"A member did not cosign: {reason}")

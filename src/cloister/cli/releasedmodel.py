@@ -16,9 +16,9 @@ from cloister.errors import InputError, SchemaError
 from cloister.files import read_bytes
 
 if TYPE_CHECKING:
-    from cloister.inference import ModelArtifact
+    from cloister.inference import Artifact, ModelArtifact
 
-__all__ = ["Released", "existing", "released_model", "rows_path"]
+__all__ = ["Released", "existing", "released_model", "released_table", "rows_path"]
 
 _ROWS_LIMIT: Final = 1 << 30
 
@@ -32,7 +32,7 @@ class Released(NamedTuple):
         certificate: the certificate's digest, hexadecimal; None where nothing was verified.
     """
 
-    artifact: ModelArtifact
+    artifact: Artifact
     data: bytes
     certificate: str | None
 
@@ -52,7 +52,7 @@ def released_model(folder: Path, trust: list[Path] | None, *, unverified: bool =
     from cloister.crypto import open_bytes
     from cloister.governance import verify_release
     from cloister.governance.folder import MODEL, SEALED_MODEL, read_release
-    from cloister.inference import ModelArtifact
+    from cloister.inference import artifact_from_bytes
 
     certificate = None
     reader = load_identity() if (folder / SEALED_MODEL).exists() else None
@@ -72,7 +72,18 @@ def released_model(folder: Path, trust: list[Path] | None, *, unverified: bool =
         files = dict(verdict.files)
         certificate = verdict.certificate.digest.hex() if verdict.certificate else None
     data = files[MODEL] if reader is None else open_bytes(files[SEALED_MODEL], reader)
-    return Released(ModelArtifact.from_bytes(data), data, certificate)
+    return Released(artifact_from_bytes(data), data, certificate)
+
+
+def released_table(folder: Path, trust: list[Path] | None, *, unverified: bool = False) -> ModelArtifact:
+    """Return a release's model, which must be one of tables.
+
+    Raises:
+        InputError: it is a language model; and as `released_model` does, like its other errors.
+    """
+    from cloister.inference import of_tables
+
+    return of_tables(released_model(folder, trust, unverified=unverified).artifact)
 
 
 def existing(file: Path) -> Path:

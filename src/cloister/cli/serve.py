@@ -1,7 +1,8 @@
 """`cloister serve MODEL`: a model in a walled worker, asked through the private exchange alone.
 
     MODEL is a sealed model           its key is lent to the worker, or released to it by the model's broker
-             a release of a study     verified against the identities that this home trusts
+             a release of a study     verified against the identities that this home trusts; that of a
+                                      language model beside its base, --base DIR
              a language model         in the clear on this disk: only where --plain-weights says so
     --engine URL, without MODEL       an OpenAI-compatible server on this machine
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cloister.cli import common
+from cloister.cli.baseoption import BaseOption
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.servesource import Wanted, source_of
 from cloister.cli.verify import TrustOption
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["clients_path", "serve"]
 
-_KINDS: Final = {"table": "a table model", "language": "a language model", "loopback": "a loopback engine"}
+_KINDS: Final = {"table": "a model of rows", "language": "a language model", "loopback": "a loopback engine"}
 
 
 def clients_path() -> Path:
@@ -82,6 +84,7 @@ def serve(
     allow_swap: Annotated[
         bool, typer.Option("--allow-swap", help="Accept that the worker's memory may be swapped out.")
     ] = False,
+    base: BaseOption = None,
     trust: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -108,7 +111,9 @@ def serve(
     owner = Identity.read_public(common.identity_path())
     with ExitStack() as stack:
         evidence = HomeEvidence(common.home(), owner, stack, say)
-        wanted = Wanted(model, engine, name, accelerators, kv_tokens, plain_weights, allow_user_code, trust)
+        wanted = Wanted(
+            model, engine, name, accelerators, kv_tokens, plain_weights, allow_user_code, trust, base
+        )
         source = source_of(wanted, evidence)
         listening = stack.enter_context(listen(host, port))
         attester = evidence.attester()

@@ -29,6 +29,7 @@ class Wanted(NamedTuple):
     plain_weights: bool
     code: Path | None
     trust: list[Path] | None
+    base: Path | None = None
 
 
 def source_of(wanted: Wanted, attester: Attests) -> Source:
@@ -44,12 +45,22 @@ def source_of(wanted: Wanted, attester: Attests) -> Source:
         PolicyRefused: its weights are in the clear, or it is code, and neither was allowed.
     """
     from cloister.governance.folder import CERTIFICATE
+    from cloister.inference import AdapterArtifact
     from cloister.inference.models.sealed import is_sealed_model
-    from cloister.inference.service import Address, LanguageModel, LoopbackEngine, SealedFolder, TableModel
+    from cloister.inference.released import needed_base
+    from cloister.inference.service import (
+        AdapterModel,
+        Address,
+        LanguageModel,
+        LoopbackEngine,
+        SealedFolder,
+        TableModel,
+    )
 
     if (wanted.folder is None) == (wanted.engine is None):
         raise InputError("a service has a model or an engine", fix="Give one of MODEL and --engine URL")
     if wanted.engine is not None:
+        _without_base(wanted)
         names = (wanted.name,) if wanted.name else ()
         return LoopbackEngine(Address.parse(wanted.engine), names, wanted.accelerators)
     folder = wanted.folder
@@ -59,7 +70,7 @@ def source_of(wanted: Wanted, attester: Attests) -> Source:
         from cloister.cli.modelkeys import model_to_serve
 
         handed, lender = model_to_serve(folder, attester)
-        return SealedFolder(handed, lender, wanted.kv_tokens, code)
+        return SealedFolder(handed, lender, wanted.kv_tokens, code, wanted.base)
     if (folder / "config.json").is_file():
         if not wanted.plain_weights:
             raise PolicyRefused(
@@ -67,6 +78,7 @@ def source_of(wanted: Wanted, attester: Attests) -> Source:
                 where=str(folder),
                 fix="Seal it with `cloister model seal`; or, if they are no secret, --plain-weights",
             )
+        _without_base(wanted)
         return LanguageModel(folder, wanted.kv_tokens)
     if not (folder / CERTIFICATE).is_file():
         raise InputError(
@@ -77,4 +89,17 @@ def source_of(wanted: Wanted, attester: Attests) -> Source:
     from cloister.inference.torchpredict import allowed_code
 
     artifact = released_model(folder, wanted.trust).artifact
-    return TableModel(artifact, allowed_code(artifact, code))
+    allowed = allowed_code(artifact, code)
+    if isinstance(artifact, AdapterArtifact):
+        return AdapterModel(artifact, needed_base(artifact, wanted.base), wanted.kv_tokens)
+    _without_base(wanted)
+    return TableModel(artifact, allowed)
+
+
+def _without_base(wanted: Wanted) -> None:
+    if wanted.base is not None:
+        raise InputError(
+            "only a released language model has a base beside it",
+            where=str(wanted.base),
+            fix="Leave --base out",
+        )

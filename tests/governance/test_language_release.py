@@ -1,0 +1,190 @@
+"""Releases of language models: honest ones verify, and say what they are; others name the step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.governance.languagereleases import make_language_world
+from tests.governance.releases import World, failure, forge, make_world
+from tests.inference.language.models import make_tiny_model
+from tests.inference.language.released import trained_vector
+
+from cloister.crypto import canonical_bytes
+from cloister.errors import InputError, IntegrityError
+from cloister.governance import Released, in_words
+from cloister.governance.folder import MODEL, MODEL_CARD
+from cloister.governance.modelcard import model_card
+from cloister.inference import AdapterArtifact, artifact_from_bytes
+from cloister.inference.tensors import read_tensors, write_tensors
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, base: Path) -> World:
+    return make_language_world(tmp_path_factory.mktemp("language"), base)
+
+
+@pytest.fixture(scope="module")
+def released(world: World, base: Path) -> Released:
+    return world.release(base=base)
+
+
+@pytest.fixture(scope="module")
+def files(released: Released) -> dict[str, bytes]:
+    return dict(released.files)
+
+
+@pytest.mark.parametrize(
+    ("kind", "language"),
+    [
+        ("text-classifier", {}),
+        ("causal-lm", {"method": "lora-alternating"}),
+        ("causal-lm", {"method": "full", "rank": 0, "format": "text"}),
+    ],
+)
+def test_every_kind_is_released_and_verifies(
+    base: Path, tmp_path: Path, kind: str, language: dict[str, Any]
+) -> None:
+    world = make_language_world(tmp_path, base, kind, **language)
+    released = world.release(base=base, recipients=[world.sites[0].public])
+    assert MODEL not in released.files
+    shut, opened = (world.verify(dict(released.files), reader=r) for r in (None, world.sites[0]))
+    assert shut.ok, shut.failed
+    assert opened.ok, opened.failed
+    assert any(line.startswith("model:") for line in shut.unchecked)
+    assert any(line.startswith("base:") for line in opened.unchecked)
+    words = " ".join(in_words(released.certificate.statement))
+    assert "public language model" in words
+    assert in_words(released.certificate.statement, "zh")
+
+
+def test_the_release_is_the_adapter_by_name(
+    world: World, files: dict[str, bytes], base: Path, tmp_path: Path
+) -> None:
+    artifact = artifact_from_bytes(files[MODEL])
+    assert isinstance(artifact, AdapterArtifact)
+    assert artifact.card.plan == world.study.plan.digest.hex()
+    vector = trained_vector(world.study.plan, base, tmp_path)
+    stated = world.verify(files).certificate
+    assert stated is not None
+    language = stated.statement.predicate.language
+    assert not isinstance(language, msgspec.UnsetType)
+    assert (language.trained, language.tensors) == (vector.size, artifact.size)
+    assert language.trained < language.tensors
+
+
+def test_the_card_says_what_the_certificate_says(world: World, files: dict[str, bytes]) -> None:
+    card = files[MODEL_CARD].decode()
+    plan = world.study.plan
+    assert plan.language is not None
+    for part in (
+        "# support",
+        plan.language.base,
+        plan.language.tokenizer,
+        plan.digest.hex(),
+        "site0 (100 rows)",
+        "5 of fedavg",
+        "| differential privacy | none |",
+        "word for word",
+        "cloister serve RELEASE --base BASE",
+    ):
+        assert part in card, part
+
+
+def test_a_release_needs_its_base_and_no_other(world: World, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="beside its base"):
+        world.release("without")
+    other = make_tiny_model(tmp_path / "other", seed=9)
+    with pytest.raises(IntegrityError, match="base model here is not"):
+        world.release("other", base=other)
+    assert not (world.root / "without").exists()
+    study = dataclasses.replace(world.study, parameters=world.study.parameters[:-1])
+    broken = dataclasses.replace(world, study=study)
+    with pytest.raises(IntegrityError, match="parameters"):
+        broken.release("short", base=base)
+
+
+def changed_model(files: dict[str, bytes], change: Callable[[dict[str, Any]], object]) -> bytes:
+    tensors, text = read_tensors(files[MODEL])
+    card = msgspec.json.decode(text)
+    change(card)
+    return write_tensors(tensors, canonical_bytes(card).decode())
+
+
+def first_b(files: dict[str, bytes]) -> str:
+    return next(name for name in read_tensors(files[MODEL])[0] if ".lora_B." in name)
+
+
+def test_what_a_malicious_hub_can_forge_does_not_verify(world: World, files: dict[str, bytes]) -> None:
+    assert world.verify(forge(world, files)).ok
+
+    def stated(**changes: Any) -> Callable[[dict[str, Any]], None]:
+        return lambda statement: statement["predicate"]["language"].update(changes)
+
+    def dropped(statement: dict[str, Any]) -> None:
+        del statement["predicate"]["language"]
+
+    tensors, text = read_tensors(files[MODEL])
+    fewer = {name: each for name, each in tensors.items() if ".layers.0." not in name}
+    scaled = changed_model(files, lambda card: card["language"].update(alpha=1000.0))
+    cases: list[tuple[dict[str, bytes], int]] = [
+        (forge(world, files, stated(base="0" * 64)), 5),
+        (forge(world, files, stated(rank=8)), 5),
+        (forge(world, files, stated(method="full")), 5),
+        (forge(world, files, dropped), 5),
+        (forge(world, files, replace={MODEL_CARD: b"# A model that is always right\n"}), 5),
+        (forge(world, files, stated(trained=1)), 5),  # the card would have to say so, too
+        (forge(world, files, replace={MODEL: scaled}), 9),
+        (forge(world, files, replace={MODEL: write_tensors(fewer, text)}), 9),
+        (
+            forge(world, files, replace={MODEL: changed_model(files, lambda c: c["model"].update(seed=1))}),
+            9,
+        ),
+        ({name: each for name, each in files.items() if name != MODEL_CARD}, 4),
+    ]
+    for number, (forged, step) in enumerate(cases):
+        found = failure(world.verify(forged))
+        assert found is not None, number
+        assert found[0] == step, (number, found)
+
+
+def test_a_card_of_other_numbers_is_found_in_the_model(world: World, files: dict[str, bytes]) -> None:
+    """Certificate and card may agree on a lie; the model, where it is there, does not."""
+    released = world.verify(files).certificate
+    assert released is not None
+    statement = released.statement
+    facts = msgspec.structs.replace(statement.predicate.language, trained=7)  # type: ignore[type-var]
+    predicate = msgspec.structs.replace(statement.predicate, language=facts)
+    card = model_card(msgspec.structs.replace(statement, predicate=predicate), world.study.plan)
+
+    def change(stated: dict[str, Any]) -> None:
+        stated["predicate"]["language"]["trained"] = 7
+
+    forged = forge(world, files, change, replace={MODEL_CARD: card})
+    assert failure(world.verify(forged)) == (9, "model")
+
+
+def test_a_tables_release_has_no_such_card(tmp_path: Path, files: dict[str, bytes]) -> None:
+    world = make_world(tmp_path)
+    table = dict(world.release().files)
+    assert MODEL_CARD not in table
+    card = {"name": MODEL_CARD, "digest": {"sha256": "0" * 64}}
+
+    def name_it(statement: dict[str, Any]) -> None:
+        statement["subject"] = sorted([*statement["subject"], card], key=lambda each: str(each["name"]))
+
+    forged = forge(world, {**table, MODEL_CARD: b"x"}, name_it)
+    found = failure(world.verify(forged))
+    assert found is not None
+    assert found[0] in (4, 5)
+    with_language = forge(world, table, replace={MODEL: files[MODEL]})
+    assert failure(world.verify(with_language)) == (9, "model")
