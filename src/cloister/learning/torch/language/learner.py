@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +34,13 @@ from cloister.learning.language.layout import Tensor, Window
 from cloister.learning.modelfiles.files import ModelFiles
 from cloister.learning.sections import LanguageSection, ModelSection, TrainingSection
 from cloister.learning.torch.language.base import open_base
-from cloister.learning.torch.language.build import build, device_of
+from cloister.learning.torch.language.build import Built, build, device_of
 from cloister.learning.torch.language.evaluation import evaluation_sums
 from cloister.learning.torch.language.examples import Examples
 from cloister.learning.torch.language.generation import generate
 from cloister.learning.torch.language.passing import Passes
 from cloister.learning.torch.language.standing import stand
+from cloister.learning.torch.language.team import ALONE, Team
 from cloister.learning.torch.language.training import local_steps, memory_errors, order_of
 from cloister.learning.torch.language.vector import ParameterVector, Single
 
@@ -56,6 +57,8 @@ class LanguageLearner:
         scratch: a folder, best in memory, for the tokenizer's files while it is loaded.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
         weights: whether to read the base's numbers.
+        team: the processes that share rows (`ranks`).
+        spread: shares the base out among them, from the CPU to their devices; None leaves it whole.
 
     Attributes:
         words: the base's tokenizer.
@@ -71,6 +74,7 @@ class LanguageLearner:
     """
 
     single = True
+    sharded = False
 
     def __init__(
         self,
@@ -81,18 +85,27 @@ class LanguageLearner:
         scratch: Path,
         device: str = "cpu",
         weights: bool = True,
+        team: Team = ALONE,
+        spread: Callable[[Built], None] | None = None,
     ) -> None:
         opened = open_base(section, language, files, scratch)
         self.section, self.language, self._weights = section, language, weights
         self.words, self._ends = opened.words, opened.ends
         place = device_of(device)
         with self._memory():
-            built = build(section, language, files, opened, device=place, weights=weights)
+            first = place if spread is None else torch.device("cpu")
+            built = build(section, language, files, opened, device=first, weights=weights)
+            if spread is not None:
+                spread(built)
             self._vector = ParameterVector(built.trained)
         self.module, self.layers, self.windows = built.module, built.layers, built.windows
         self._frozen = built.frozen
         self.passes = Passes(
-            self.module, place, bfloat16=language.precision == "bfloat16", most=language.rows_per_pass
+            self.module,
+            place,
+            bfloat16=language.precision == "bfloat16",
+            most=language.rows_per_pass,
+            team=team,
         )
         self.fixed = self._settle()
         self._start = self._vector.read() if weights and language.method == "full" else None
