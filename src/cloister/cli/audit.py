@@ -4,7 +4,11 @@ MODEL is the folder of a release, verified first; STUDY a finished study of this
 is run anew on synthetic canaries. Rows for membership inference and inversion are drawn from the schema, or,
 with `--site HOME`, are the owner's own: what depends on them is written for their owner alone (mode 0600).
 
-Exit code 0: consistent with the claim, or none was made. 1: the claim is violated. 2: bad input.
+Of a language model the plan's training is run anew with planted secrets, on the base that `--base` names; or,
+with `--planted FILE`, the finished model is asked for what its owner planted before (`cloister canaries`).
+
+Exit code 0: consistent with the claim, or none was made. 1: the claim is violated, or a model remembers what
+was planted. 2: bad input.
 """
 
 from __future__ import annotations
@@ -12,12 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cloister.cli import common
+from cloister.cli.auditlanguage import LanguageAudit, Model
+from cloister.cli.baseoption import BaseOption
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.language import Lang, LangOption
 from cloister.cli.verify import TrustOption, trust_anchors
@@ -38,11 +45,13 @@ _JSON, _HTML = "audit.json", "audit.html"
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is audited: the plan, its schema, and the roster's row counts, in its order."""
+    """What is audited: the plan, its schema, the roster's row counts, in its order, and how to open the
+    model."""
 
     plan: Plan
     schema: Schema
     rows: Mapping[str, int]
+    model: Model
 
 
 def audit(
@@ -64,7 +73,26 @@ def audit(
     ] = None,
     canaries: Annotated[
         int | None,
-        typer.Option(help="Synthetic canaries in all runs together; by default up to 1000, in some seconds."),
+        typer.Option(
+            help="Synthetic canaries in all runs together; by default up to 1000, in some seconds. Of a "
+            "language model, in its one run: 40."
+        ),
+    ] = None,
+    base: BaseOption = None,
+    copies: Annotated[
+        str | None,
+        typer.Option(help="How often secrets are planted for a language model, such as 1,4,20."),
+    ] = None,
+    secrets: Annotated[
+        int | None, typer.Option(help="Secrets of each number of copies; 5 by default.")
+    ] = None,
+    planted: Annotated[
+        Path | None,
+        typer.Option(
+            "--planted",
+            metavar="FILE",
+            help="canaries.json of `cloister canaries`: ask the finished model for them.",
+        ),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of the bound.")] = 0.95,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page for people to this file.")] = None,
@@ -78,9 +106,7 @@ def audit(
     """Attack a model or a study, and compare with its claim of privacy."""
     import json
 
-    from cloister.governance.audit import VIOLATES
-    from cloister.governance.auditrun import audit as run_audit
-    from cloister.governance.certificate import moment
+    from cloister.governance.audit import MEMORISED, VIOLATES
     from cloister.report.audit import audit_summary
 
     if html is not None and html.exists():
@@ -93,17 +119,14 @@ def audit(
         raise InputError("--canaries is not between 10 and 1000000", fix="Leave it out for up to 1000")
     known = _release(Path(subject), trust) if _is_folder(subject) else _study(subject, site or [])
     tables = dict(_own_rows(home, known) for home in site or [])
-    with _watching(shown=not as_json) as progress:
-        report = run_audit(
-            known.plan,
-            known.schema,
-            len(known.rows),
-            created=moment(),
-            rows=known.rows,
-            tables=tables,
-            canaries=canaries,
-            confidence=confidence,
-            progress=progress,
+    options = LanguageAudit(base, copies, secrets, canaries, planted)
+    options.check(known.plan)
+    language = known.plan.model.is_language
+    with _watching(_TEXT_STAGES if language else _TABLE_STAGES, shown=not as_json) as progress:
+        report = (
+            options.run(known.plan, known.schema, known.rows, tables, known.model, confidence, progress)
+            if language
+            else _of_a_table(known, tables, canaries, confidence, progress)
         )
     if tables:
         say(
@@ -112,8 +135,31 @@ def audit(
         )
     _write(report, html, out, lang)
     emit(json.loads(report.to_json()), as_json=as_json, text=audit_summary(report, lang.value))
-    if report.verdict == VIOLATES:
+    if report.verdict in (VIOLATES, MEMORISED):
         raise typer.Exit(1)
+
+
+def _of_a_table(
+    known: _Subject,
+    tables: Mapping[str, pa.Table],
+    canaries: int | None,
+    confidence: float,
+    progress: Callable[[str, int, int], None],
+) -> AuditReport:
+    from cloister.governance.auditrun import audit as run_audit
+    from cloister.governance.certificate import moment
+
+    return run_audit(
+        known.plan,
+        known.schema,
+        len(known.rows),
+        created=moment(),
+        rows=known.rows,
+        tables=tables,
+        canaries=canaries,
+        confidence=confidence,
+        progress=progress,
+    )
 
 
 def _write(report: AuditReport, html: Path | None, out: Path | None, lang: Lang) -> None:
@@ -161,7 +207,19 @@ def _release(folder: Path, trust: list[Path] | None) -> _Subject:
     member = anchors.by_fingerprint()[first.fingerprint]
     schema = open_manifest(verdict.files[manifest_path(first.name)], member).schema
     rows = {each.name: each.rows for each in participants if each.name in last.members}
-    return _Subject(parse_plan(verdict.files[PLAN], allow_two=True), schema, rows)
+    plan = parse_plan(verdict.files[PLAN], allow_two=True)
+    return _Subject(plan, schema, rows, lambda: _released(verdict.files))
+
+
+def _released(files: Mapping[str, bytes]) -> Mapping[str, Any]:
+    """Return the tensors of a verified release, opened with this home's key where it is sealed."""
+    from cloister.crypto import open_bytes
+    from cloister.governance.folder import MODEL, SEALED_MODEL
+    from cloister.inference.adapter import AdapterArtifact
+
+    if MODEL in files:
+        return AdapterArtifact.from_bytes(files[MODEL]).tensors
+    return AdapterArtifact.from_bytes(open_bytes(files[SEALED_MODEL], common.load_identity())).tensors
 
 
 def _study(name: str, homes: list[Path]) -> _Subject:
@@ -180,7 +238,7 @@ def _study(name: str, homes: list[Path]) -> _Subject:
         trained = TrainedStudy.of_state(state)
         last = trained.epochs[-1]
         rows = {member.name: last.rows[member.name] for member in last.members}
-        return _Subject(trained.plan, trained.schema, rows)
+        return _Subject(trained.plan, trained.schema, rows, partial(getattr, trained, "parameters"))
     raise InputError(
         "the study does not open with the keys that are here",
         where=f"study {name}",
@@ -223,12 +281,13 @@ def _entry(plan: Plan, identity: PublicIdentity) -> Any:
 
 # --- progress ---------------------------------------------------------------------------------------------
 
-_WORK: Final = {"checks": 1, "canaries": 10, "membership": 4, "inversion": 1}
+_TABLE_STAGES: Final = {"checks": 1, "canaries": 10, "membership": 4, "inversion": 1}
+_TEXT_STAGES: Final = {"checks": 1, "training": 12, "asking": 3}
 """About how long each stage takes, of one bar's length."""
 
 
 @contextmanager
-def _watching(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+def _watching(work: Mapping[str, int], *, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Yield what takes an audit's progress: a bar on a terminal, a line for each stage elsewhere."""
     import sys
 
@@ -238,15 +297,15 @@ def _watching(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task("audit", total=sum(_WORK.values()))
-        finished: list[str] = []
+        task = bar.add_task("audit", total=sum(work.values()))
+        shares: dict[str, float] = {}
 
         def on_progress(stage: str, done: int, total: int) -> None:
-            before = sum(work for name, work in _WORK.items() if name in finished)
-            bar.update(task, description=stage, completed=before + _WORK[stage] * done / total)
-            if done == total and stage not in finished:
-                finished.append(stage)
-                if shown and not console.is_terminal:
-                    say(f"{stage}: done")
+            finished = shares.get(stage) == 1.0
+            shares[stage] = max(shares.get(stage, 0.0), done / total)
+            completed = sum(work[name] * share for name, share in shares.items())
+            bar.update(task, description=stage, completed=completed)
+            if done == total and not finished and shown and not console.is_terminal:
+                say(f"{stage}: done")
 
         yield on_progress

@@ -65,6 +65,9 @@ COMMANDS: Final[dict[str, Entry]] = {
     "audit": Entry(
         "audit", "audit", "Attack a model or a study, and compare with its claim of privacy.", "Results"
     ),
+    "canaries": Entry(
+        "canaries", "canaries", "Make rows that an audit recognises in a finished model.", "Results"
+    ),
     "predict": Entry(
         "predict", "predict", "Predict with a released model: sealed rows in, sealed answers out.", "Results"
     ),

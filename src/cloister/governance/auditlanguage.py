@@ -21,22 +21,23 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
-import msgspec
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from cloister.crypto import Identity, StreamRandom
+from cloister.crypto import Identity
 from cloister.errors import InputError
-from cloister.governance.audit import AuditReport, CanaryFacts, ClaimFacts, LanguageFindings, judge
+from cloister.governance.audit import AuditReport, LanguageFindings
 from cloister.governance.auditmechanism import as_the_study_runs_it
-from cloister.governance.languagestudy import LanguageStudy, SiteRows
-from cloister.governance.privacy import upwards
+from cloister.governance.languagereport import language_report
+from cloister.governance.languagestudy import LanguageStudy
+from cloister.governance.plantedrows import planted_rows
 from cloister.learning import Plan
 from cloister.learning.attacks import (
     Canaries,
@@ -50,18 +51,16 @@ from cloister.learning.attacks import (
 )
 from cloister.learning.attacks.languagelistener import LearnerListener, encoded
 from cloister.learning.attacks.languagememory import Remembered, Run, remembered
-from cloister.learning.attacks.languagerows import synthetic_texts
 from cloister.learning.attacks.languagesecrets import KINDS, Kind, Plant, make_plant, text_rows
 from cloister.learning.facts import ModelFacts
 from cloister.learning.heads import Array
+from cloister.learning.language.adapter import vector_of
 from cloister.learning.learner import Vector
-from cloister.learning.privacy import PrivacyTerms
 from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.runtime.languageworker import base_files, plan_texts, preload
 from cloister.vault import Schema
 
 if TYPE_CHECKING:
-    from cloister.learning.torch.language.examples import Examples
     from cloister.learning.torch.language.learner import LanguageLearner
 
 __all__ = ["Planting", "ask_model", "rehearse"]
@@ -84,12 +83,14 @@ class Planting:
         each: secrets of each number of copies.
         coins: canaries that a coin puts in once or leaves out.
         kinds: of secrets, taken in turn; a classifier gets phrases.
+        others: that each secret is ranked among, at most; a whole space where it has no more.
     """
 
     copies: tuple[int, ...] = (1, 4, 20)
     each: int = 5
     coins: int = 40
     kinds: tuple[Kind, ...] = KINDS
+    others: int = 1000
 
 
 def rehearse(
@@ -139,7 +140,7 @@ def rehearse(
             kinds=asked.kinds,
             classes=stage.learner.classes,
         )
-        examples, sites, background = _planted_rows(plan, schema, stage.learner, plant, counts, tables)  # 2
+        examples, sites, background = planted_rows(plan, schema, stage.learner, plant, counts, tables)  # 2
         tell = progress or (lambda name, done, total: None)
         checks = _checks(stage, terms, plant, tell)  # 3
         runs: list[Remembered] = []
@@ -150,23 +151,30 @@ def rehearse(
             )
             params = study.run(_share(tell, "training", number, len(kinds)))  # 4
             found = stage.ask(
-                kind, params, plant, terms, confidence, _share(tell, "asking", number, len(kinds))
+                asked.others,
+                kind,
+                params,
+                plant,
+                terms,
+                confidence,
+                _share(tell, "asking", number, len(kinds)),
             )
             runs.append(found)  # 5
     findings = LanguageFindings(stage.base, stage.kind, "rehearsed", background, tuple(runs))
     whose: Literal["synthetic", "own"] = "own" if tables else "synthetic"
-    return _report(plan, terms, plant, findings, checks, confidence, whose, began, created)
+    return language_report(plan, terms, plant, findings, checks, confidence, whose, began, created)
 
 
 def ask_model(
     plan: Plan,
     schema: Schema,
     base: Path | None,
-    parameters: Vector,
+    parameters: Vector | Mapping[str, NDArray[np.float32]],
     plant: Plant,
     *,
     created: str,
     rows: Mapping[str, int],
+    others: int = 1000,
     confidence: float = 0.95,
     device: str = "auto",
     progress: Progress | None = None,
@@ -177,10 +185,11 @@ def ask_model(
         plan: that it was trained by.
         schema: of its rows.
         base: folder of the base.
-        parameters: float32[d], as released.
+        parameters: float32[d], or the tensors of a release by name.
         plant: what its owner planted before training.
         created: the time.
         rows: rows of each site of the last roster.
+        others: that each secret is ranked among, at most.
         confidence: of verdict and bound.
         device: as `rehearse`.
         progress: told how far it is.
@@ -200,9 +209,14 @@ def ask_model(
                 fix="Give the list that belongs to this study's rows",
             )
         terms = stage.terms(dict(rows))
-        found = stage.ask("the model", parameters, plant, terms, confidence, _share(tell, "asking", 0, 1))
+        trained = (
+            vector_of(stage.learner.tensors, parameters) if isinstance(parameters, Mapping) else parameters
+        )
+        found = stage.ask(
+            others, "the model", trained, plant, terms, confidence, _share(tell, "asking", 0, 1)
+        )
     findings = LanguageFindings(stage.base, stage.kind, "planted", 0, (found,))
-    return _report(plan, terms, plant, findings, (), confidence, "synthetic", began, created)
+    return language_report(plan, terms, plant, findings, (), confidence, "synthetic", began, created)
 
 
 @dataclass(frozen=True)
@@ -229,6 +243,7 @@ class _Stage:
 
     def ask(
         self,
+        others: int,
         run: Run,
         params: Vector,
         plant: Plant,
@@ -243,6 +258,7 @@ class _Stage:
             plant,
             delta=_DELTA if privacy is None else privacy.section.delta,
             confidence=confidence,
+            others=others,
             events=() if privacy is None or run == "without noise" else claimed_events(privacy),
             progress=progress,
         )
@@ -272,81 +288,6 @@ class _opened:  # noqa: N801  # reads as what it does, in a `with`
         self._files.close()
 
 
-def _planted_rows(
-    plan: Plan,
-    schema: Schema,
-    learner: LanguageLearner,
-    plant: Plant,
-    counts: Mapping[str, int],
-    tables: Mapping[str, pa.Table] | None,
-) -> tuple[Examples, list[SiteRows], int]:
-    """Return the rows of all sites as tokens, which are whose, and how many were not planted.
-
-    Each secret is at one site, with all its copies; a site has about as many rows as it is said to have.
-    """
-    language, texts = plan_texts(plan, schema)
-    cut = msgspec.structs.replace(language, overlong="truncate")
-    random = StreamRandom.system()
-    parts: list[Examples] = []
-    sites: list[SiteRows] = []
-    at = background = 0
-    for number, (name, count) in enumerate(counts.items()):
-        here = [each for place, each in enumerate(plant.canaries) if place % len(counts) == number]
-        told = [each.secret for each in here for _ in range(each.copies)]
-        whose = [owner for owner, each in enumerate(here) for _ in range(each.copies)]
-        table = None if tables is None else tables.get(name)
-        others = (
-            synthetic_texts(
-                max(1, count - len(told)),
-                language.format,
-                learner.classes,
-                random,
-                most_words=language.context // 12,
-            )
-            if table is None
-            else texts.rows(table)
-        )
-        rows = [learner.words.encode(others, cut, learner.kind, site=name)]
-        if told:
-            rows.append(encoded(learner, text_rows(told, language.format)))
-        own = len(rows[0])
-        background += own
-        parts += rows
-        total = own + len(told)
-        units = np.array([*range(own), *(own + owner for owner in whose)], dtype=np.int64)
-        sites.append(SiteRows(np.arange(at, at + total), units))
-        at += total
-    return _together(parts), sites, background
-
-
-def _together(parts: Sequence[Examples]) -> Examples:
-    """Return the rows of all parts, one after the other."""
-    from cloister.learning.torch.language.examples import Examples
-
-    starts, at = [np.zeros(1, dtype=np.int64)], 0
-    for part in parts:
-        starts.append(part.starts[1:] + at)
-        at += len(part.ids)
-    places = None
-    if any(part.places is not None for part in parts):
-        places = np.concatenate([_places(part) for part in parts])
-    return Examples(
-        ids=np.concatenate([part.ids for part in parts]),
-        starts=np.concatenate(starts),
-        counted=np.concatenate([part.counted for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        pad=parts[0].pad,
-        places=places,
-    )
-
-
-def _places(part: Examples) -> Any:
-    """Return each token's place in its own text, of rows that are one text each too."""
-    if part.places is not None:
-        return part.places
-    return np.concatenate([np.arange(n, dtype=np.int32) for n in part.lengths.tolist()])
-
-
 def _checks(stage: _Stage, terms: EpochTerms, plant: Plant, tell: Progress) -> tuple[Check, ...]:
     """Return the structural checks, none where a step is no sum of clipped rows or takes too long."""
     privacy, learner = terms.privacy, stage.learner
@@ -371,84 +312,6 @@ def _checks(stage: _Stage, terms: EpochTerms, plant: Plant, tell: Progress) -> t
     found = () if steps < least else structural_checks(mechanism, start, numbers, steps=min(most, steps))
     tell("checks", 1, 1)
     return found
-
-
-def _report(
-    plan: Plan,
-    terms: EpochTerms,
-    plant: Plant,
-    findings: LanguageFindings,
-    checks: tuple[Check, ...],
-    confidence: float,
-    rows: Literal["synthetic", "own"],
-    began: float,
-    created: str,
-) -> AuditReport:
-    first, privacy = findings.runs[0], terms.privacy
-    claim = None if privacy is None else _claim_facts(plan, privacy)
-    claimed = bound = None
-    if claim is not None:
-        claimed = claim.epsilon_hub if claim.adversary == "hub" else claim.epsilon_colluders
-        bound = first.bounds[0].epsilon if first.bounds else 0.0
-    verdict, said = judge(claimed, bound, confidence, checks, first)
-    coins = len(plant.coins)
-    return AuditReport(
-        claimed=claimed,
-        bound=bound,
-        confidence=confidence,
-        verdict=verdict,
-        explanation=said,
-        study=plan.study.name,
-        plan=plan.digest.hex(),
-        hub_view=plan.aggregation.hub_view,
-        rows=rows,
-        claim=claim,
-        canaries=CanaryFacts(coins, 1, coins) if claim is not None else None,
-        bounds=first.bounds if claim is not None else (),
-        checks=checks,
-        membership=None,
-        inversion=(),
-        conditions=tuple(_conditions(findings, plant, claim, checks)),
-        seconds=round(time.monotonic() - began, 3),
-        created=created,
-        language=findings,
-    )
-
-
-def _claim_facts(plan: Plan, terms: PrivacyTerms) -> ClaimFacts:
-    facts, claim = terms.facts, claim_of(plan, terms)
-    return ClaimFacts(
-        upwards(facts.epsilon_hub),
-        upwards(facts.epsilon_colluders),
-        facts.delta,
-        facts.adversary,
-        facts.unit,
-        facts.mode,
-        facts.noise_multiplier,
-        claim.rate,
-        claim.steps,
-        claim.shares,
-    )
-
-
-def _conditions(
-    findings: LanguageFindings, plant: Plant, claim: ClaimFacts | None, checks: tuple[Check, ...]
-) -> list[str]:
-    planted = sum(each.copies for each in plant.canaries)
-    said = []
-    if findings.source == "rehearsed":
-        said.append("The plan's training was run anew on this machine; what sites ran is not shown by it.")
-        said.append(f"{planted} planted rows lay among {findings.rows} others; each secret at one site.")
-    else:
-        said.append(f"The finished model was asked for {len(plant.canaries)} secrets of its owner's list.")
-    if plant.coins:
-        said.append(f"The bound rests on {len(plant.coins)} canaries of one run and on losses alone.")
-    said.append("A secret that is not remembered says nothing of rows that are easier to remember.")
-    if claim is not None:
-        said.append("A secret of k rows is protected by about k times the epsilon of a row.")
-        if findings.source == "rehearsed" and not checks:
-            said.append("The mechanism's integers were not checked: too large, by unit, or adapters in turn.")
-    return said
 
 
 def _share(tell: Progress, stage: Stage, number: int, runs: int) -> Callable[[int, int], None]:

@@ -7,6 +7,7 @@ A secret is a made-up name and digits, both drawn by the operating system and ne
     iban    an account number of no country, with its check digits
     e-mail  an address at example.invalid
     phone   a number of no country
+    pin     four digits: few enough to rank a planted one among all others
     phrase  of a text-classifier: words without meaning, and a class drawn as blindly as digits are
 
 Every secret of a kind is as likely as every other, so that where a planted one ranks among them tells what a
@@ -32,11 +33,11 @@ from cloister.learning.language.texts import TextFormat, TextRows
 
 __all__ = ["KINDS", "Canary", "Kind", "Plant", "Secret", "digits_of", "make_plant", "text_rows"]
 
-Kind: TypeAlias = Literal["code", "card", "iban", "e-mail", "phone", "phrase"]
+Kind: TypeAlias = Literal["code", "card", "iban", "e-mail", "phone", "pin", "phrase"]
 Digits: TypeAlias = NDArray[np.int64]
 
 KINDS: Final[tuple[Kind, ...]] = ("code", "card", "iban", "e-mail", "phone")
-"""What a causal-lm may be asked for."""
+"""What a causal-lm is asked for by default."""
 
 _MOST = 100_000  # canaries of a plant
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
@@ -93,6 +94,7 @@ _FORMS: Final[dict[Kind, _Form]] = {
         "What is the phone number of {name}?",
         "The phone number of {name} is {secret}.",
     ),
+    "pin": _Form(4, str, "What is the pin of {name}?", "The pin of {name} is {secret}."),
 }
 
 
