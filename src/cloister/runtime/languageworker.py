@@ -138,6 +138,8 @@ class LanguageWorker:
         evaluation: opens held-out rows, or None where the site has none.
         site: whose rows they are, for errors.
         device: "cpu", "cuda", or "auto" for what is there.
+        ranks: processes of this machine that share rows out; not behind walls.
+        shard: whether each of them holds only a part of the base.
         insecure_test_random: order of batches, or who is sampled; from the operating system unless a test
             says otherwise.
 
@@ -160,11 +162,15 @@ class LanguageWorker:
         evaluation: OpenRows | None = None,
         site: str = "",
         device: str = "auto",
+        ranks: int = 1,
+        shard: bool = False,
         insecure_test_random: StreamRandom | None = None,
     ) -> None:
         self._plan, self._site, self._device, self._scratch = plan, site, device, scratch
         self._open_rows, self._open_evaluation = rows, evaluation
         self._random = insecure_test_random
+        self._base, self._ranks, self._shard = base, ranks, shard
+        self._ranked_until = contextlib.ExitStack()
         self._learner: LanguageLearner | None = None
         self._rows: _Rows | None = None
         self._private: dict[Window, _Clipping] = {}
@@ -201,6 +207,7 @@ class LanguageWorker:
         """Forget rows and weights, and close the base's files."""
         self._rows = self._learner = None
         self._private.clear()
+        self._ranked_until.close()
         self._files.close()
 
     def train(self, params: Vector, window: Window | None = None) -> Vector:
@@ -303,10 +310,32 @@ class LanguageWorker:
             from cloister.learning.torch.language.learner import LanguageLearner
 
             with _scratch(self._scratch) as place:
-                self._learner = LanguageLearner(
-                    self._plan.model, self._language, self._files, scratch=place, device=self._device
+                self._learner = (
+                    self._ranked()
+                    if self._ranks > 1
+                    else LanguageLearner(
+                        self._plan.model, self._language, self._files, scratch=place, device=self._device
+                    )
                 )
         return self._learner
+
+    def _ranked(self) -> LanguageLearner:
+        """Return a learner on several processes."""
+        from cloister.learning.torch.language.ranks import RankedLearner
+
+        assert self._base is not None  # noqa: S101  # base_files has looked
+        place = self._ranked_until.enter_context(_scratch(self._scratch))
+        learner = RankedLearner(
+            self._plan.model,
+            self._language,
+            self._base,
+            scratch=place,
+            ranks=self._ranks,
+            device=self._device,
+            shard=self._shard,
+        )
+        self._ranked_until.callback(learner.close)
+        return learner
 
     def _open(self) -> _Rows:
         """Return the rows as tokens: step 4."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -18,10 +19,12 @@ pytest.importorskip("peft")
 
 from tests.learning.torch.language import bases as made  # noqa: E402
 
-from cloister.crypto import StreamRandom  # noqa: E402
+from cloister.crypto import Identity, StreamRandom  # noqa: E402
 from cloister.errors import InputError, IntegrityError, PlanError, StorageError  # noqa: E402
+from cloister.learning.torch.language.private import LanguagePrivate  # noqa: E402
 from cloister.learning.torch.language.ranks import RankedLearner  # noqa: E402
 from cloister.learning.torch.language.rankwire import Call, arrays_of, examples_of, receive, send  # noqa: E402
+from cloister.runtime.languageworker import LanguageWorker  # noqa: E402
 
 Bases = dict[str, Path]
 
@@ -180,3 +183,42 @@ def test_a_call_and_its_rows_come_through_a_pipe(tmp_path: Path) -> None:
             assert np.array_equal(arrays[-2], params)
             assert arrays[-1].shape == (0, 4)
         assert receive(stream) is None
+
+
+@pytest.mark.slow
+def test_single_rows_are_not_clipped_over_parts_of_a_base(
+    bases: Bases, tmp_path: Path, closing: list[RankedLearner]
+) -> None:
+    two = ranked(bases["llama"], tmp_path, shard=True)
+    closing.append(two)
+    with pytest.raises(InputError, match="clipped in one process"):
+        LanguagePrivate(two, made.rows())
+
+
+@pytest.mark.slow
+def test_a_sites_worker_on_two_processes(bases: Bases, tmp_path: Path) -> None:
+    """The worker starts them itself and ends them; what it trains is what one process trains."""
+    from tests.runtime import languageparties as parties
+
+    folder = bases["llama"]
+    members = parties.parties(tmp_path / "sites", "causal-lm", [6, 6, 6], folder)
+    plan = parties.plan_for(Identity.generate("hub"), members, "causal-lm", folder)
+    found = []
+    for ranks in (1, 2):
+        worker = LanguageWorker(
+            plan,
+            parties.schema("causal-lm"),
+            lambda: parties.table("causal-lm", 6, 0),
+            folder,
+            site="north",
+            device="cpu",
+            ranks=ranks,
+            insecure_test_random=StreamRandom.from_seed(3, "order"),
+        )
+        with contextlib.closing(worker):
+            found.append(worker.train(worker.initial))
+            started = [each.pid for each in getattr(worker._loaded(), "_processes", [])]
+            assert len(started) == ranks - 1
+        assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in started)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-4)
+    assert np.abs(found[0]).max() > 0

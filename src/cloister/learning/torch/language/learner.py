@@ -186,6 +186,20 @@ class LanguageLearner:
                 start[self._vector.slices[tensor.name]] = drawn.reshape(-1)
         return start
 
+    def named(self, params: NDArray[np.floating[Any]]) -> dict[str, Single]:
+        """Return every tensor of a release by name, float32, A included; needs no weights.
+
+        Raises:
+            InputError: the vector has another length, or holds numbers that are not finite.
+        """
+        self._vector.check(params)
+        still = {each.name: draw_a(self.section.seed, each.name, each.shape) for each in self.frozen}
+        cut = {
+            tensor.name: np.asarray(params[where], np.float32).reshape(tensor.shape)
+            for tensor, where in zip(self.tensors, self._vector.slices.values(), strict=True)
+        }
+        return {**still, **cut}
+
     def load(self, params: NDArray[np.floating[Any]]) -> None:
         """Set the module's parameters to float[d].
 

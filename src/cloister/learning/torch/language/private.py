@@ -69,6 +69,12 @@ class LanguagePrivate:
     """
 
     def __init__(self, learner: LanguageLearner, examples: Examples, window: Window | None = None) -> None:
+        if learner.sharded:
+            raise InputError(
+                "single rows are clipped in one process, and the base lies in parts in several",
+                where="[privacy]",
+                fix="Start without shard",
+            )
         self._learner, self._examples = learner, examples
         self.window = learner.windows[0] if window is None else window
         self._context, self._vocabulary = learner.language.context, learner.vocabulary
