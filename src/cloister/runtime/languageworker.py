@@ -55,10 +55,10 @@ OpenRows = Callable[[], pa.Table]
 def preload() -> None:
     """Import what a language model's worker needs, where files of libraries can still be read; it takes
     seconds. Raises InputError where the extra is not installed."""
-    from cloister.learning.torch.language.pretrained import quiet_transformers
-
-    quiet_transformers()
     try:
+        from cloister.learning.torch.language.pretrained import quiet_transformers
+
+        quiet_transformers()
         import cloister.learning.torch.language.learner
         import cloister.learning.torch.language.private  # noqa: F401
     except ImportError:
