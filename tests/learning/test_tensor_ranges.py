@@ -143,7 +143,7 @@ def test_ranges_are_not_for_distributed_noise() -> None:
     privacy = PRIVACY.format(mode="distributed")
     text = plan_text(
         CHANGES | {"aggregation.bits": "16", "training.local_steps": "1"},
-        extra=LANGUAGE + entry("*", 1.0) + privacy,
+        extra=LANGUAGE + 'overlong = "truncate"\n' + entry("*", 1.0) + privacy,
     )
     with pytest.raises(PlanError, match="the clip bounds"):
         parse_plan(text)
