@@ -31,6 +31,7 @@ from cloister.governance.folder import debit_path
 from cloister.governance.study import TrainedStudy
 from cloister.learning import PrivacySection, plan_model
 from cloister.learning.privacy import PrivacyFacts, PrivacyTerms, private_model
+from cloister.learning.private.ladder import tokens_float_bound
 from cloister.privacy.accounting import IntegerGaussian, MixedGaussian, renyi
 from cloister.privacy.ledger import open_debit
 
@@ -111,10 +112,10 @@ def _check_events(case: Case, section: PrivacySection, claim: PrivacyFacts) -> N
 def _stated_shape(case: Case, section: PrivacySection, claim: PrivacyFacts) -> tuple[int, float]:
     """Return size and float error of a module, or a language model, that this reader does not run.
 
-    Its size, where the model is sealed, and its float error are taken as stated; all else follows. Sums by
-    unit round what was clipped already, and have no such error.
+    Its size, where the model is sealed, and a module's float error are taken as stated; all else follows, a
+    language model's error from the plan's context. Sums by unit round what was clipped already, and have no
+    such error.
     """
-    model = "language model" if case.plan.model.is_language else "user's own module"
     stated = claim.events_hub[0].mechanism if claim.events_hub else None
     known = IntegerGaussian if section.by_record else IntegerGaussian | MixedGaussian
     require(
@@ -128,7 +129,9 @@ def _stated_shape(case: Case, section: PrivacySection, claim: PrivacyFacts) -> t
     require(case.size in (None, size), "the events have another number of coordinates than the model")
     if not section.by_record:
         return size, 0.0
-    case.unchecked.append(f"privacy: the float error of the {model} is taken as stated")
+    if case.plan.language is not None:
+        return size, tokens_float_bound(case.plan.language.context, section.microbatch)
+    case.unchecked.append("privacy: the float error of the user's own module is taken as stated")
     error = (stated.sensitivity - math.sqrt(size)) / claim.clip_units - 1.0
     require(error >= -_CLOSE, "the events have a sensitivity below the clip")
     return size, max(error, 0.0)

@@ -94,6 +94,8 @@ class TorchPrivate(WholeVector):
         self.module = build_module(factory, seed).eval()
         self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
         self._flat = Flat(self.module)
+        if self._flat.device.type != "cpu":
+            raise InputError("a module's parameters must be on the CPU", fix="Build it there")
         self._start = self._flat.read()
         self._books = Bookkeeping(self.module, self._flat, check_layers(self.module))
         samples = ZerosAndOnes(self.shape, classes, self._flat.dtype)

@@ -41,6 +41,7 @@ from cloister.learning.torch.arena import Arena
 __all__ = ["CANCELLATION", "Dense", "Lookup", "Outer", "Term", "combine"]
 
 _CACHED: Final = 1 << 18  # float64 numbers that a core's own cache holds
+_LAUNCHED: Final = 1 << 27  # as many as a GPU takes in one launch, which costs more than the cache would save
 _LARGEST_FORMED: Final = 1 << 22
 _NARROW: Final = 4096
 _U: Final = 2.0**-53
@@ -101,7 +102,7 @@ class Dense:
         """
         gradients = arena.take(shape, dtype)
         squares = torch.empty(shape[0], dtype=torch.float64, device=gradients.device)
-        for rows in _pieces(slice(0, shape[0]), floats + shape[1]):
+        for rows in _pieces(slice(0, shape[0]), floats + shape[1], gradients.device):
             part(rows, gradients[rows])
             squares[rows] = _squares(gradients[rows])
         return cls(gradients, squares)
@@ -120,7 +121,7 @@ class Dense:
 
     def add_into(self, total: Tensor, factors: Tensor, rows: slice, arena: Arena) -> None:
         """Add the weighted sum over `rows`."""
-        for some in _pieces(rows, self.gradients.shape[1]):
+        for some in _pieces(rows, self.gradients.shape[1], self.gradients.device):
             with _widened(self.gradients[some], arena) as wide:
                 total.addmv_(wide.t(), factors[some])
 
@@ -313,9 +314,9 @@ def _lengths(vectors: Tensor) -> Tensor:
     return lengths
 
 
-def _pieces(rows: slice, floats: int) -> Iterator[slice]:
+def _pieces(rows: slice, floats: int, device: torch.device) -> Iterator[slice]:
     """Yield `rows` a few at a time, so that so many floats of each stay in a core's own cache."""
-    together = max(1, _CACHED // floats)
+    together = max(1, (_CACHED if device.type == "cpu" else _LAUNCHED) // floats)
     for at in range(rows.start, rows.stop, together):
         yield slice(at, min(rows.stop, at + together))
 
