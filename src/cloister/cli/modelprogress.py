@@ -39,8 +39,16 @@ class Told:
 
     def read_at(self, name: str, offset: int, length: int) -> bytes:
         """Return as the files do."""
+        self._count(length)
+        return self._files.read_at(name, offset, length)
+
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        """Do as the files do."""
+        self._count(out.nbytes)
+        self._files.read_into(name, offset, out)
+
+    def _count(self, length: int) -> None:
         self._read += length
         if time.monotonic() - self._told >= _TELL_SECONDS:
             self._told = time.monotonic()
             say(f"{self._read / 1e9:,.1f} of {self._all / 1e9:,.1f} GB are {self._word} ...")
-        return self._files.read_at(name, offset, length)

@@ -15,7 +15,7 @@ fails, and so does a manifest that lists these files otherwise, whoever signed i
 digest of the whole set. Nothing beside the listed files is ever looked at; plaintext put in a file's place
 does not decrypt.
 
-`digest` is the owner's word until `check_digest` has read every byte: whoever tells others by it which model
+`digest` is the owner's word until every byte was read (`hashed`): whoever tells others by it which model
 answers, as a service does in its key set, checks it first.
 
 What it does not do: it does not notice an older folder of the same owner in the place of a newer one (see
@@ -29,8 +29,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives import hashes
-
 from cloister.crypto import TAG_BYTES, HoldsSecret, PublicIdentity, constant_time_equal
 from cloister.errors import InputError
 from cloister.files import read_bytes
@@ -43,13 +41,11 @@ from cloister.inference.models.manifest import (
     open_manifest,
 )
 from cloister.inference.models.sealedfile import EncryptedFile, altered, commitment, file_key
-from cloister.learning.modelfiles.files import set_digest
+from cloister.learning.modelfiles.files import check_range, no_such_file
 
 __all__ = [
     "OpenDataKey",
     "SealedModel",
-    "check_digest",
-    "content_digest",
     "is_sealed_model",
     "opened_model",
     "read_envelope",
@@ -86,7 +82,7 @@ class SealedModel(HoldsSecret):
     Attributes:
         manifest: what the owner signed.
         names: sorted.
-        digest: of the files in the clear, as the owner says; see `check_digest`.
+        digest: of the files in the clear, as the owner says; see `hashed`.
     """
 
     def __init__(self, manifest: ModelManifest, files: dict[str, EncryptedFile]) -> None:
@@ -185,14 +181,13 @@ class SealedModel(HoldsSecret):
 
     def _range(self, name: str, offset: int, length: int) -> EncryptedFile:
         file = self._file(name)
-        if offset < 0 or length < 0 or offset + length > file.size:
-            raise InputError("a file of the model is shorter than its contents say", where=name[:200])
+        check_range(name, file.size, offset, length)
         return file
 
     def _file(self, name: str) -> EncryptedFile:
         found = self._files.get(name)
         if found is None:
-            raise InputError("the model has no such file", where=name[:200], fix="Check the model folder")
+            raise no_such_file(name)
         return found
 
 
@@ -226,28 +221,3 @@ def opened_model(folder: Path, envelope: bytes, owner: PublicIdentity, data_key:
             file.close()
         raise
     return SealedModel(manifest, files)
-
-
-def content_digest(model: SealedModel) -> str:
-    """Return the digest of the files in clear, every byte of them read.
-
-    Raises:
-        InputError, IntegrityError: as reading does.
-    """
-    room, found = memoryview(bytearray(CHUNK)), []
-    for name in model.names:
-        size, state = model.size(name), hashes.Hash(hashes.SHA256())
-        for start in range(0, size, CHUNK):
-            piece = room[: min(CHUNK, size - start)]
-            model.read_into(name, start, piece)
-            state.update(piece)
-        if not size:
-            model.check(name)
-        found.append((name, size, state.finalize()))
-    return set_digest(found)
-
-
-def check_digest(model: SealedModel) -> None:
-    """Raise IntegrityError unless the files in clear have the digest that the owner signed."""
-    if content_digest(model) != model.digest:
-        raise altered(model.manifest.name, "its content is not what its digest says")

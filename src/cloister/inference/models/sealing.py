@@ -26,7 +26,7 @@ from typing import Final
 from cryptography.hazmat.primitives import hashes
 
 from cloister.crypto import KEY_BYTES, Identity, PublicIdentity, Sealer, sha256
-from cloister.errors import CloisterError, InputError
+from cloister.errors import CloisterError
 from cloister.files import new_directory
 from cloister.inference.models.manifest import (
     CHUNK,
@@ -42,7 +42,7 @@ from cloister.inference.models.manifest import (
     stored_name,
 )
 from cloister.inference.models.sealedfile import chunk_label, commitment, file_key
-from cloister.learning.modelfiles.files import ModelFiles, set_digest
+from cloister.learning.modelfiles.files import ModelFiles, check_range, no_such_file, set_digest
 from cloister.types import KeyService, RandomBytes, check_name
 
 __all__ = ["MemoryFiles", "seal_model"]
@@ -72,15 +72,19 @@ class MemoryFiles:
     def read(self, name: str) -> bytes:
         """Return a whole file. Raises InputError where there is none of that name."""
         if name not in self._contents:
-            raise InputError("the model has no such file", where=name[:200], fix="Check the model")
+            raise no_such_file(name)
         return self._contents[name]
 
     def read_at(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset` on. Raises InputError beyond the end."""
         data = self.read(name)
-        if offset < 0 or length < 0 or offset + length > len(data):
-            raise InputError("a file of the model is shorter than its contents say", where=name[:200])
+        check_range(name, len(data), offset, length)
         return data[offset : offset + length]
+
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `offset` on; raises as `read_at`."""
+        view = out.cast("B")
+        view[:] = self.read_at(name, offset, len(view))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Final
 
 from cloister.crypto import PublicIdentity, digest_file
 from cloister.errors import CloisterError, PolicyRefused
+from cloister.inference.models.hashed import check_digest
 from cloister.inference.models.manifest import (
     FILES,
     MANIFEST_NAME,
@@ -25,7 +26,7 @@ from cloister.inference.models.manifest import (
     open_manifest,
     stored_name,
 )
-from cloister.inference.models.sealed import OpenDataKey, check_digest, opened_model
+from cloister.inference.models.sealed import OpenDataKey, opened_model
 from cloister.inference.models.sealedfile import altered
 from cloister.vault.verify import Check
 

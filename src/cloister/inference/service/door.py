@@ -58,7 +58,6 @@ class _Stream(HoldsSecret):
 
     __slots__ = (
         "answering",
-        "begun",
         "client",
         "credit",
         "held",
@@ -77,7 +76,6 @@ class _Stream(HoldsSecret):
         self.more: asyncio.Event | None = None  # credit came
         self.client: str | None = None  # whose it is, once that was judged; None: a stranger's
         self.judged = False
-        self.begun = False  # something of the answer went out
 
 
 class Door(HoldsSecret):

@@ -147,9 +147,10 @@ def _adapter(boot: Boot, data: bytes, base: Path, digest: str, kv_tokens: int, s
 
 
 def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loaded:
+    from cloister.inference.models.hashed import HashedModel
     from cloister.inference.models.keys import brokered
     from cloister.inference.models.manifest import TABLE_FILE
-    from cloister.inference.models.sealed import check_digest, opened_model
+    from cloister.inference.models.sealed import opened_model
     from cloister.runtime.workers.answering import lent
 
     owner = PublicIdentity.from_json(model.owner)
@@ -157,12 +158,15 @@ def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loade
         data_key = lent(channel)
     else:
         data_key = brokered(channel, model.envelope, owner, PublicIdentity.from_json(model.broker))
-    files = opened_model(Path(model.folder), model.envelope, owner, data_key)
-    check_digest(files)  # clients are told it as the model's, and the owner is nobody to them
-    if files.manifest.kind == "language":
-        return _language(boot, files, model.kv_tokens, scratch)
+    opened = opened_model(Path(model.folder), model.envelope, owner, data_key)
+    files, kind = HashedModel(opened), opened.manifest.kind
+    if kind == "language":
+        loaded = _language(boot, files, model.kv_tokens, scratch)
+        files.check()  # clients are told it as the model's, and the owner is nobody to them
+        return loaded
     data = files.read(TABLE_FILE)
-    if files.manifest.kind == "table":
+    files.check()
+    if kind == "table":
         return _table(boot, data, model.code, files.digest, scratch)
     if model.base is None:
         raise InputError("the model was trained on a base, which is not given", fix="Give --base DIR")

@@ -24,9 +24,17 @@ from typing import Final, Protocol
 
 from cloister.crypto import framed, sha256
 from cloister.errors import InputError
-from cloister.learning.modelfiles.openfile import OpenFile
+from cloister.learning.modelfiles.openfile import OpenFile, check_range
 
-__all__ = ["ModelFiles", "PlainFolder", "check_name", "is_documentation", "set_digest"]
+__all__ = [
+    "ModelFiles",
+    "PlainFolder",
+    "check_name",
+    "check_range",
+    "is_documentation",
+    "no_such_file",
+    "set_digest",
+]
 
 _MAX_FILES: Final = 4096
 _NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}(?:/(?!\.)[A-Za-z0-9._-]{1,128})?", re.ASCII)
@@ -81,6 +89,15 @@ class ModelFiles(Protocol):
 
     def read_at(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset` on; raises as `read`, and InputError beyond the end."""
+
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        """Fill `out`, which is writable and contiguous, with the bytes from `offset` on: the way for large
+        tensors; raises as `read_at`. Where an error is raised, what is in it is to be thrown away."""
+
+
+def no_such_file(name: str) -> InputError:
+    """Return the error for a file that a model does not have."""
+    return InputError("the model has no such file", where=name[:200], fix="Check the model folder")
 
 
 def set_digest(files: Iterable[tuple[str, int, bytes]]) -> str:
@@ -168,6 +185,10 @@ class PlainFolder:
         """
         return self._file(name).read_at(offset, length)
 
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `offset` on; raises as `read_at`."""
+        self._file(name).read_into(offset, out.cast("B"))
+
     def close(self) -> None:
         """Close the files; nothing can be read afterwards."""
         while self._files:
@@ -176,7 +197,7 @@ class PlainFolder:
     def _file(self, name: str) -> OpenFile:
         found = self._files.get(name)
         if found is None:
-            raise InputError("the model has no such file", where=name[:200], fix="Check the model folder")
+            raise no_such_file(name)
         return found
 
 

@@ -6,16 +6,23 @@ import contextlib
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from cloister.crypto import constant_time_equal, sha256
 from cloister.errors import InputError, IntegrityError
 
-__all__ = ["CHUNK", "OpenFile"]
+__all__ = ["CHUNK", "OpenFile", "check_range"]
 
 CHUNK: Final = 1 << 20
 """Bytes that are hashed, and read again, as one."""
+
+
+def check_range(name: str, size: int, offset: int, length: int) -> None:
+    """Raise InputError unless a file of `size` bytes has `length` of them from `offset` on."""
+    if offset < 0 or length < 0 or offset + length > size:
+        raise InputError("a file of the model is shorter than its contents say", where=name[:200])
 
 
 class OpenFile:
@@ -72,9 +79,19 @@ class OpenFile:
             InputError: there are no such bytes, or they cannot be read.
             IntegrityError: they are not what was hashed.
         """
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise InputError("a file of the model is shorter than its contents say", where=self._name)
-        parts = []
+        check_range(self._name, self.size, offset, length)
+        return b"".join(self._parts(offset, length))
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out`, of bytes, with those from `offset` on; raises as `read_at`."""
+        check_range(self._name, self.size, offset, len(out))
+        done = 0
+        for part in self._parts(offset, len(out)):
+            out[done : done + len(part)] = part
+            done += len(part)
+
+    def _parts(self, offset: int, length: int) -> Iterator[memoryview]:
+        """Yield bytes of a range that is there, chunk by chunk, each as it was hashed."""
         for start in range(offset - offset % CHUNK, offset + length, CHUNK):
             data = self._take(start)
             if not constant_time_equal(sha256(data), self._chunks[start // CHUNK]):
@@ -83,8 +100,7 @@ class OpenFile:
                     where=self._name,
                     fix="Start again",
                 )
-            parts.append(data[max(offset - start, 0) : offset + length - start])
-        return b"".join(parts)
+            yield memoryview(data)[max(offset - start, 0) : offset + length - start]
 
     def close(self) -> None:
         """Close it; safe to call again."""

@@ -25,7 +25,6 @@ __all__ = ["read_weights"]
 
 _MAX_HEADER: Final = 100_000_000
 _MAX_ELEMENTS: Final = 1 << 48
-_PIECE: Final = 1 << 24
 _TYPES: Final[dict[str, torch.dtype]] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -93,12 +92,9 @@ def _tensors(files: ModelFiles, name: str) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def _read(files: ModelFiles, name: str, offset: int, length: int) -> torch.Tensor:
-    """Return bytes of a file as a tensor of uint8."""
+    """Return bytes of a file as a tensor of uint8; they are written, or decrypted, straight into it."""
     tensor = torch.empty(length, dtype=torch.uint8)
-    view = tensor.numpy().data
-    for start in range(0, length, _PIECE):
-        count = min(_PIECE, length - start)
-        view[start : start + count] = files.read_at(name, offset + start, count)
+    files.read_into(name, offset, tensor.numpy().data)
     return tensor
 
 
