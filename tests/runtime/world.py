@@ -13,13 +13,14 @@ from tests.runtime.parties import PURPOSE
 from cloister.crypto import Identity, PublicIdentity
 from cloister.errors import CloisterError
 from cloister.learning import Plan
-from cloister.runtime import Event, Hub, HubEnd, LocalWorker, Party, Site, SiteEnd
+from cloister.runtime import Event, Hub, HubEnd, Party, Site, SiteEnd
 from cloister.runtime.attestation import REFUSED, Attesting
 from cloister.runtime.budget import Budget
 from cloister.runtime.hubjournal import KeepsHub
 from cloister.runtime.journal import KeepsSite
 from cloister.runtime.link.session import ACK_DELAY
 from cloister.runtime.messages import MAX_REASON, Leave, Message
+from cloister.runtime.worker import make_worker, model_facts
 
 
 def site_of(
@@ -40,11 +41,13 @@ def site_of(
         trusted=trusted,
         manifest=dataset.envelope,
         rows=dataset.rows,
-        worker=LocalWorker(
+        worker=make_worker(
             plan,
             dataset.schema,
             dataset.table,
             user_code=user_code,
+            base=party.base,
+            site=party.identity.name,
             evaluation=party.vault.open("test", purpose=PURPOSE).table,
         ),
         budget=budget,
@@ -100,7 +103,9 @@ class World:
         self._hub_identity, self._public = hub, public
         self._parties = {party.identity.name: party for party in parties}
         schema = parties[0].vault.manifest("train").schema
-        kept = {"journal": journal} if journal else {}
+        kept: dict[str, Any] = {"journal": journal} if journal else {}
+        if plan.model.is_language:
+            kept["facts"] = model_facts(plan, schema, base=parties[0].base)
         self._make_hub = lambda: hub_type(plan, hub, public, schema, user_code=user_code, **kept)
         self._make_site = lambda name: site_of(
             plan,
