@@ -204,6 +204,16 @@ def test_a_machine_without_a_gpu(bases: Bases) -> None:
         opened(bases["llama"], made.section(), made.language(bases["llama"]), device="tpu")
 
 
+def test_tokens_and_places_that_the_base_has_not(bases: Bases) -> None:
+    learner = made.learner(bases["gpt2"])
+    beyond = joined([np.array([5, 400], np.int32)], [np.array([False, True])], None, pad=0)
+    for use in (learner.losses, lambda p, e: learner.train(p, e, made.training())):
+        with pytest.raises(InputError, match="beyond the 400 that the base knows"):
+            use(learner.initial(7), beyond)
+    with pytest.raises(InputError, match="more than the 256 the base was made for"):
+        learner.generate(learner.initial(7), [[5] * 250], 7)
+
+
 def test_a_window_that_cuts_a_tensor(bases: Bases) -> None:
     learner = made.learner(bases["llama"])
     with pytest.raises(InputError, match="cuts a tensor"):

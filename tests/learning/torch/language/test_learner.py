@@ -129,8 +129,9 @@ def test_padding_is_never_read(bases: Bases) -> None:
         )
 
 
-def test_packed_texts_do_not_see_each_other(bases: Bases) -> None:
-    learner, examples = made.learner(bases["llama"]), made.rows(6, longest=10)
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
+def test_packed_texts_do_not_see_each_other(bases: Bases, base: str) -> None:
+    learner, examples = made.learner(bases[base]), made.rows(6, longest=10)
     params = moved(learner)
     places = np.concatenate([np.arange(n) for n in examples.lengths]).astype(np.int32)
     packed = replace(examples, starts=examples.starts[[0, 3, 6]], labels=np.zeros(2), places=places)

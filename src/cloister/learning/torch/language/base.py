@@ -33,12 +33,14 @@ class Base:
         config: as transformers has it.
         words: its tokenizer.
         ends: tokens that end an answer.
+        places: tokens of a row that the base was made for, at most.
     """
 
     found: LanguageModel
     config: Any
     words: Words
     ends: frozenset[int]
+    places: int
 
 
 def open_base(section: ModelSection, language: LanguageSection, files: ModelFiles, scratch: Path) -> Base:
@@ -81,7 +83,7 @@ def open_base(section: ModelSection, language: LanguageSection, files: ModelFile
             fix=f"Write {most} or less",
         )
     ends = {*end_ids(files, found), *(() if words.end is None else (words.end,))}
-    return Base(found, config, words, frozenset(ends))
+    return Base(found, config, words, frozenset(ends), most)
 
 
 def _context_of(files: ModelFiles, found: LanguageModel, config: Any) -> int:

@@ -90,7 +90,7 @@ class LanguageLearner:
     ) -> None:
         opened = open_base(section, language, files, scratch)
         self.section, self.language, self._weights = section, language, weights
-        self.words, self._ends = opened.words, opened.ends
+        self.words, self._ends, self._places = opened.words, opened.ends, opened.places
         place = device_of(device)
         with self._memory():
             first = place if spread is None else torch.device("cpu")
@@ -213,7 +213,7 @@ class LanguageLearner:
 
     def losses(self, params: NDArray[np.floating[Any]], examples: Examples) -> Array:
         """Return each row's loss, float64[n]: cross-entropy, or summed over its counted tokens, in nats."""
-        self.load(params)
+        self._take(params, examples)
         with self._memory():
             return self.passes.all_losses(examples)
 
@@ -225,13 +225,13 @@ class LanguageLearner:
         """
         if not self.classes:
             raise InputError("a model of next tokens has no classes", fix="Use generate")
-        self.load(params)
+        self._take(params, examples)
         with self._memory():
             return SoftmaxHead(self.classes).prediction(self.passes.all_scores(examples))
 
     def evaluation_sums(self, params: NDArray[np.floating[Any]], examples: Examples) -> Array:
         """Return addable sums: float64[4] of a classifier, float64[3] of next tokens (see `evaluation`)."""
-        self.load(params)
+        self._take(params, examples)
         with self._memory():
             return evaluation_sums(self.passes, examples, self.classes)
 
@@ -272,7 +272,7 @@ class LanguageLearner:
         order: NDArray[np.int64],
     ) -> Single:
         """Return what `train` does, its order of rows given: int64[steps, b]."""
-        self.load(params)
+        self._take(params, examples)
         with self._memory():
             rows = self.language.rows_per_pass
             local_steps(self._vector, self.passes, examples, training, window, order, rows_per_pass=rows)
@@ -294,6 +294,11 @@ class LanguageLearner:
         """
         if self.classes:
             raise InputError("a classifier generates nothing", fix="Use predict")
+        if max(map(len, prompts), default=0) + most > self._places:
+            raise InputError(
+                f"a prompt and {most} tokens are more than the {self._places} the base was made for",
+                fix="Shorten the prompt, or ask for fewer",
+            )
         self.load(params)
         with self._memory(), self.passes.autocast():
             return generate(
@@ -305,6 +310,16 @@ class LanguageLearner:
                 temperature=temperature,
                 random=insecure_test_random or StreamRandom.system(),
             )
+
+    def _take(self, params: NDArray[np.floating[Any]], examples: Examples) -> None:
+        """Set the parameters; check that the base knows the rows' tokens."""
+        if not 0 <= max(int(examples.ids.max(initial=0)), examples.pad) < self.vocabulary:
+            raise InputError(
+                f"the tokenizer gives tokens beyond the {self.vocabulary} that the base knows",
+                where="[language] tokenizer",
+                fix="Use the tokenizer that belongs to this base",
+            )
+        self.load(params)
 
     def _settle(self) -> str:
         """Draw A where it stands still; return the digest of all that no party can have otherwise."""

@@ -8,7 +8,8 @@ rounding:
   masked; where rows must have the same bits whatever stands beside them, pad every row by one token or more;
 - the module stays in evaluation mode: dropout does nothing.
 
-Packed rows are given their tokens' places, by which transformers keeps texts apart where a model can.
+Packed rows are given their tokens' places, by which transformers keeps texts apart. A base that takes no
+places (Bloom, say) reads a packed row as one text.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class LanguageModule(nn.Module):
         self.base = base
         known = inspect.signature(base.forward).parameters
         self._cache = {"use_cache": False} if "use_cache" in known or not encoder else {}
-        self._keeps = "logits_to_keep" in known
+        self._keeps, self._places = "logits_to_keep" in known, "position_ids" in known
         self.eval()
 
     def forward(self, ids: Tensor, mask: Tensor, places: Tensor | None = None) -> Tensor:
@@ -123,7 +124,7 @@ class LanguageModule(nn.Module):
                 layer.forward = _Checkpointed(layer.forward)
 
     def _output(self, ids: Tensor, places: Tensor | None, **options: Any) -> Any:
-        if places is not None:
+        if places is not None and self._places:
             options["position_ids"] = places
         return self.base(input_ids=ids, return_dict=True, **self._cache, **options)
 
