@@ -111,6 +111,7 @@ def _figures(
         "local_steps": result.plan.training.local_steps,
         "bits": result.plan.aggregation.bits,
         "parameters": len(result.model),
+        "clamped": sum(result.clamped.values()),
         "base": result.plan.language.base if result.plan.language else "",
         "bytes": _bytes(result),
         "epsilon": _epsilon(result),

@@ -161,6 +161,8 @@ def _document(
         found = check_language_model(files)
         document["language"] |= {"base": files.digest, "tokenizer": tokenizer_digest(files, found)}
     document["data"]["schema"] = schema.digest().hex()
+    if document["model"]["kind"] == "text-classifier":
+        document["model"]["classes"] = len(schema.columns[document["data"]["label"]].categories or ())
     document["hub"] = {"name": hub.name, "identity": hub.public.fingerprint}
     document["sites"] = [
         {"name": site.name, "identity": site.public.fingerprint, "dataset": DATASET} for site in sites
@@ -191,6 +193,7 @@ def _private(document: dict[str, Any], rows: int, epsilon: float) -> dict[str, A
         "training": training,
         "privacy": {"epsilon": epsilon, "delta": delta, "clip": 1.0, "rate": rate},
         "aggregation": {"bits": 32},
+        "language": document["language"] | {"overlong": "truncate"},  # a refusal would tell of a row
     }
 
 
