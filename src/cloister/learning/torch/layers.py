@@ -3,9 +3,10 @@
 For each kind of layer one function turns a recorded call, n examples of it, into terms for its parameters.
 Linear, convolutions, Embedding, LayerNorm and GroupNorm are done here, and what language models have of their
 own: RMSNorm under its many names, and transformers' Conv1D, a Linear stored the other way round. Of other
-layers those for which Opacus has a gradient sampler, by that sampler. Everything else is refused by name, with the reason: a layer whose
-statistics mix examples (BatchNorm) has no per-example gradient at all; a fused one (LSTM, MultiheadAttention)
-does not show what entered its parameters; a parameter outside such layers is used nobody knows how.
+layers those for which Opacus has a gradient sampler, by that sampler. Everything else is refused by name,
+with the reason: a layer whose statistics mix examples (BatchNorm) has no per-example gradient at all; a fused
+one (LSTM, MultiheadAttention) does not show what entered its parameters; a parameter outside such layers is
+used nobody knows how.
 
 A subclass counts as its base only where it neither computes in another way nor has parameters of its own.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,32 @@ def test_only_the_window_moves(bases: Bases) -> None:
         found = sum_of(learner, params, UNITS, window=(start, stop), norm_bit=True)
         assert found.shape == (stop - start + 1,)
         assert found[:-1].any()
+
+
+def test_rows_of_no_token_are_left_out(learner: LanguageLearner) -> None:
+    params, examples = moved(learner), made.rows(12, classes=3)
+    examples = replace(
+        examples, starts=np.append(examples.starts, examples.starts[-1]), labels=np.append(examples.labels, 0)
+    )
+
+    def found(units: list[np.ndarray]) -> np.ndarray:
+        return language_unit_sum(
+            learner,
+            params,
+            examples,
+            units,
+            training=TRAINING,
+            clip=0.05,
+            grid=GRID,
+            rate=1.0,
+            random=StreamRandom.from_seed(5, "units"),
+            norm_bit=True,
+        )
+
+    np.testing.assert_array_equal(found([np.array([12, 4])]), found([np.array([4])]))
+    silent = found([np.array([12])])
+    assert not silent[:-1].any()
+    assert silent[-1] == bit_units(GRID)
 
 
 def test_rows_that_do_not_fit_are_refused(learner: LanguageLearner) -> None:

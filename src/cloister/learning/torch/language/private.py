@@ -6,7 +6,9 @@ The arithmetic is that of `learning.torch.private`. What is a language model's o
 with the rows. Nothing but their numbers travels through sampling and microbatches.
 
 **A row's loss** is its cross entropy for a classifier, and the mean over its learnt tokens for next tokens
-(`rows`): every row weighs the same, however long it is, and is clipped as a whole.
+(`rows`): every row weighs the same, however long it is, and is clipped as a whole. (Plain training weighs
+every token of a batch the same.) A row of no token, or of none that is learnt, contributes nothing: that it
+is there must not show.
 
 **Lengths.** A row goes through the model padded to its rung of `learning.private.ladder`, which follows from
 the row alone. For every length that occurs there is one `Form` over the same module: it was tested that what
@@ -143,7 +145,7 @@ class LanguagePrivate:
         self._flat.write(params)
         total = torch.zeros(self.size, dtype=torch.float64, device=self._flat.device)
         lengths = self._length[index]
-        for number in np.unique(lengths).tolist():
+        for number in np.unique(lengths[lengths >= 0]).tolist():
             self._add(total, index[lengths == number], number, clip)
         found: Array = total.cpu().numpy()
         return found
@@ -190,15 +192,15 @@ def _candidates(length: int) -> Callable[[int], list[int]]:
 
 
 def _numbered(examples: Examples, context: int, *, encoder: bool) -> tuple[list[Length], NDArray[np.int64]]:
-    """Return the lengths that occur, ascending, and each row's number among them."""
-    of = {n: Length.of(n, context, encoder=encoder) for n in np.unique(examples.lengths).tolist()}
+    """Return the lengths that occur, ascending, and each row's number among them; -1 for rows of no token."""
+    of = {n: Length.of(n, context, encoder=encoder) for n in np.unique(examples.lengths).tolist() if n}
     lengths = sorted(set(of.values()))
-    numbers = {n: lengths.index(length) for n, length in of.items()}
+    numbers = {0: -1} | {n: lengths.index(length) for n, length in of.items()}
     return lengths, np.array([numbers[n] for n in examples.lengths.tolist()], dtype=np.int64)
 
 
 def check_rows(learner: LanguageLearner, examples: Examples) -> None:
-    """Return if every row can go through the model by itself.
+    """Return if every row that has tokens can go through the model by itself.
 
     Raises:
         InputError: one cannot; the message names nothing that a row holds.
@@ -221,9 +223,7 @@ def check_rows(learner: LanguageLearner, examples: Examples) -> None:
         raise InputError("the padding token is none that the base knows", fix="Use the base's tokenizer")
     if classes and not np.isin(examples.labels, np.arange(classes)).all():
         raise InputError(f"a label is not one of the classes 0 to {classes - 1}", fix="Check the classes")
-    lengths = examples.lengths
-    if lengths.min() < 1 or lengths.max() > context:
+    if examples.lengths.max() > context:
         raise InputError(
-            f"a row is empty or has more than the {context} tokens of the context",
-            fix='Leave it out, or write overlong = "truncate"',
+            f"a row has more than the {context} tokens of the context", fix='Write overlong = "truncate"'
         )

@@ -5,7 +5,8 @@ on its own rows, and its update of the round's window is clipped, rounded and ad
 after the other from the same global model, so that nothing of one's passes follows from another: neither
 which units were sampled nor what their rows hold.
 
-A unit whose training diverges counts as zero, above the clip, and stops nobody.
+A unit whose training diverges counts as zero, above the clip, and stops nobody. Rows of no token are left
+out; a unit that has no others does not move.
 """
 
 from __future__ import annotations
@@ -90,7 +91,12 @@ def _updates(
     """Yield the units' updates of the window, float64[1, w]; NaN where training diverged."""
     start, stop = window
     before = params[start:stop].astype(np.float32).astype(np.float64)  # as the module holds it
-    for rows in units:
+    lengths = examples.lengths
+    for unit in units:
+        rows = unit[lengths[unit] > 0]
+        if len(rows) == 0:
+            yield np.zeros((1, stop - start))
+            continue
         try:
             after = learner.train(
                 params, examples.select(rows), training, window, insecure_test_random=random
