@@ -15,12 +15,13 @@ from tests.inference.language.models import make_tiny_model
 from tests.inference.language.released import trained_vector
 
 from cloister.crypto import canonical_bytes
-from cloister.errors import InputError, IntegrityError
+from cloister.errors import InputError, IntegrityError, VerificationError
 from cloister.governance import Released, in_words
 from cloister.governance.folder import MODEL, MODEL_CARD
 from cloister.governance.modelcard import model_card
 from cloister.inference import AdapterArtifact, artifact_from_bytes
 from cloister.inference.tensors import read_tensors, write_tensors
+from cloister.log import Log
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +189,17 @@ def test_a_tables_release_has_no_such_card(tmp_path: Path, files: dict[str, byte
     assert found[0] in (4, 5)
     with_language = forge(world, table, replace={MODEL: files[MODEL]})
     assert failure(world.verify(with_language)) == (9, "model")
+
+
+def test_a_model_that_the_hub_must_not_see_is_released_by_a_site(base: Path, tmp_path: Path) -> None:
+    world = make_language_world(tmp_path, base, aggregation={"hub_view": "none", "bits": 8})
+    signer = world.sites[0]
+    log = Log(tmp_path / "site.log", signer.fingerprint)
+    released = world.release(base=base, signer=signer, log=log, recipients=[world.sites[1].public])
+    verdict = world.verify(dict(released.files), reader=world.sites[1])
+    assert verdict.ok, verdict.failed
+    card = released.files[MODEL_CARD].decode()
+    assert "| hub | saw neither |" in card
+    assert "8 bits a number" in card
+    with pytest.raises(VerificationError):
+        world.release("by-the-hub", base=base)

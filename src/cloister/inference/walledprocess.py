@@ -161,7 +161,8 @@ class _Work:
             from cloister.learning.modelfiles.files import PlainFolder
 
             files = PlainFolder(Path(needed_base(artifact, task.base)))
-            return LanguagePredictor.of(artifact, files, most=task.tokens, scratch=self._scratch)
+            most, scratch = task.tokens, self._scratch
+            return LanguagePredictor.of(artifact, files, most=most, scratch=scratch, device="cpu")
         if task.code is None:
             return Predictor.of(artifact)
         return torch_predictor(artifact, task.code, scratch=self._scratch)

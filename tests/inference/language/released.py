@@ -57,7 +57,8 @@ def trained_vector(plan: Plan, base: Path, scratch: Path, *, spread: float = 0.3
     """What training might have made: the start, moved at random."""
     assert plan.language is not None
     full = plan.language.method == "full"
-    learner = LanguageLearner(plan.model, plan.language, PlainFolder(base), scratch=scratch, weights=full)
+    language = msgspec.structs.replace(plan.language, quantised="no")  # which needs a GPU
+    learner = LanguageLearner(plan.model, language, PlainFolder(base), scratch=scratch, weights=full)
     start = learner.initial(plan.model.seed)
     moved = np.random.default_rng(5).normal(0.0, 0.02 if full else spread, start.size)
     return (start + moved).astype(np.float32)

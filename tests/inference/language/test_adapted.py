@@ -37,6 +37,7 @@ METHODS: list[dict[str, Any]] = [
     {},
     {"method": "lora-alternating", "rank": 3},
     {"targets": ("q_proj", "down_proj"), "alpha": 5.0},
+    {"quantised": "nf4", "checkpointing": True, "rows_per_pass": 2},
     {"method": "full", "rank": 0},
 ]
 
@@ -96,7 +97,7 @@ def in_peft(base: Path, artifact: AdapterArtifact, folder: Path, *, headless: bo
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize("language", METHODS[:3])
+@pytest.mark.parametrize("language", METHODS[:4])
 def test_served_answers_are_those_of_transformers_and_peft(
     tiny: Path, tmp_path: Path, language: dict[str, Any]
 ) -> None:

@@ -6,7 +6,7 @@
 
 Merging, W + scale B A, is computed in float32 for one layer at a time, and rounded once to what the base's
 numbers are. A tensor is never held twice but for that layer. The result differs from the trained model by
-that one rounding; in a float32 base, by the last bit.
+that one rounding; in a float32 base, by the last bit. A base that was trained on in 4 bits is used as it is.
 
 Whoever has an adapter has `AdapterArtifact`: its names, ranks and numbers were checked when it was read. Here
 base and tokenizer must be those that it names, and its layers exactly those that its plan adapts in them.
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ from cloister.learning.language.adapter import HEAD, layer_of, named_tensors, pl
 from cloister.learning.language.tokenizer import tokenizer_digest
 from cloister.learning.modelfiles.files import ModelFiles, PlainFolder
 from cloister.learning.modelfiles.folder import LanguageModel, check_language_model
+from cloister.learning.sections import LanguageSection, ModelSection
 from cloister.vault import Schema
 
 if TYPE_CHECKING:
@@ -183,10 +185,7 @@ def _merge_adapter(model: Any, artifact: AdapterArtifact) -> None:
             if (b.shape[0], a.shape[1]) != tuple(weight.shape[::-1] if turned else weight.shape):
                 raise _unfit(f"layer {layer}")
             change = torch.mm(b, a).mul_(artifact.card.scale)
-            change = change.T if turned else change
-            weight.copy_(
-                change.add_(weight.float()) if weight.dtype != torch.float32 else weight.add_(change)
-            )
+            weight.copy_((change.T if turned else change).add_(weight.float()))
 
 
 def _replace(model: Any, tensors: Mapping[str, NDArray[np.float32]]) -> None:
@@ -202,8 +201,13 @@ def _replace(model: Any, tensors: Mapping[str, NDArray[np.float32]]) -> None:
             each.copy_(torch.from_numpy(np.array(tensors[name])))
 
 
+def _plain(language: LanguageSection) -> LanguageSection:
+    """Return what counts for using a model: how training kept to its memory does not."""
+    return msgspec.structs.replace(language, quantised="no", checkpointing=False, rows_per_pass=0)
+
+
 def _learner(
-    section: Any, language: Any, files: ModelFiles, scratch: Path | None, **options: Any
+    section: ModelSection, language: LanguageSection, files: ModelFiles, scratch: Path | None, **options: Any
 ) -> LanguageLearner:
     import tempfile
 
@@ -214,9 +218,9 @@ def _learner(
             "language models need torch, transformers and peft", fix="pip install 'cloister[llm]'"
         ) from None
     if scratch is not None:
-        return LanguageLearner(section, language, files, scratch=scratch, **options)
+        return LanguageLearner(section, _plain(language), files, scratch=scratch, **options)
     with tempfile.TemporaryDirectory() as own:
-        return LanguageLearner(section, language, files, scratch=Path(own), **options)
+        return LanguageLearner(section, _plain(language), files, scratch=Path(own), **options)
 
 
 def _same(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:

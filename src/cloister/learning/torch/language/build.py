@@ -88,7 +88,8 @@ def build(
         PlanError: base and plan do not fit each other.
         InputError: as loading a base does, or the hardware cannot compute so.
     """
-    check_quantised(language, device)
+    if weights:
+        check_quantised(language, device)
     found, config = base.found, base.config
     full = language.method == "full"
     narrow = language.precision == "bfloat16" and not full  # what is trained is float32
