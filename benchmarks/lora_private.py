@@ -28,11 +28,10 @@ CLIP, NOISE = 1.0, 1.0
 _END = "<end>"
 
 
-def write_base(path: Path) -> None:
-    """Write a Llama with random weights and a tokenizer of bytes into a new folder."""
-    import torch
+def write_tokenizer(path: Path) -> None:
+    """Write a tokenizer of bytes into a folder, made where it is not there."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = {word: number for number, word in enumerate([_END, *alphabet])}
@@ -40,6 +39,14 @@ def write_base(path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     special = {"eos_token": _END, "pad_token": _END}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(path)
+
+
+def write_base(path: Path) -> None:
+    """Write a Llama with random weights and a tokenizer of bytes into a new folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    write_tokenizer(path)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(
