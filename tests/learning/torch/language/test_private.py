@@ -260,6 +260,13 @@ def test_rows_that_do_not_fit_are_refused_before_a_step(
     assert "70001" not in str(caught.value)
 
 
+def test_a_base_in_parts_is_refused_and_not_waited_for(bases: Bases) -> None:
+    learner: Any = made.learner(bases["llama"], context=CONTEXT, classes=3)
+    learner.sharded = True
+    with pytest.raises(InputError, match="in one process"):
+        LanguagePrivate(learner, made.rows(5, classes=3))
+
+
 def test_wrong_numbers_are_refused(bases: Bases) -> None:
     private, params, _, _ = private_for(bases, "classes")
     held = part(private, params)

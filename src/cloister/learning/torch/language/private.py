@@ -67,7 +67,7 @@ class LanguagePrivate:
 
     Raises:
         InputError: rows do not fit the model, or a layer's per-row gradients are not known, or rows would be
-            mixed.
+            mixed, or the base lies in parts in several processes.
     """
 
     def __init__(self, learner: LanguageLearner, examples: Examples, window: Window | None = None) -> None:
@@ -76,6 +76,11 @@ class LanguagePrivate:
                 "single rows are clipped in one process, and the base lies in parts in several",
                 where="[privacy]",
                 fix="Start without shard",
+            )
+        if getattr(learner, "sharded", False):
+            raise InputError(
+                "rows are clipped one by one in one process, and the base lies in parts in several",
+                fix="Train without shard, or by a unit column",
             )
         self._learner, self._examples = learner, examples
         self.window = learner.windows[0] if window is None else window
