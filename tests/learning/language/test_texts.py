@@ -197,6 +197,16 @@ def test_a_map_survives_being_written_and_a_broken_one_is_refused() -> None:
             msgspec.convert({**msgspec.to_builtins(texts), **change}, TextMap)
 
 
+def test_a_forgiving_map_tells_of_no_row() -> None:
+    table = pa.table({"question": ["a", " ", None], "answer": [None, "b", "\n"]})
+    rows = text_map(ANSWERS, ("question",), format="pairs").rows(table, forgiving=True)
+    assert rows.prompts == ["a", "", ""]
+    assert rows.answers == ["", "b", ""]
+    good = [turn("user", "Hi"), turn("assistant", "Hello")]
+    chats = text_map(ANSWERS, (), format="chat").rows(chat_table("no", good, [], None), forgiving=True).chats
+    assert chats == [[], good, [], []]
+
+
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=20))
 def test_any_text_is_taken_as_it_is_or_counted(pairs: list[tuple[str, str]]) -> None:
     texts = text_map(ANSWERS, ("question",), format="pairs")

@@ -31,13 +31,14 @@ _DECODER = msgspec.json.Decoder(list[_Message])
 _SHAPE = 'Write [{"role": "user", "content": "..."}, ...] with the roles system, user and assistant'
 
 
-def read_chats(texts: Sequence[str], column: str, *, answered: bool) -> list[Chat]:
+def read_chats(texts: Sequence[str], column: str, *, answered: bool, forgiving: bool = False) -> list[Chat]:
     """Return the conversations of a column.
 
     Args:
         texts: one JSON list of messages each.
         column: its name, for errors.
         answered: whether an answer is learnt from each, or is wanted to each.
+        forgiving: whether one that does not fit becomes one of no messages.
 
     Raises:
         SchemaError: some are not such lists, or hold no answer, or an empty one.
@@ -49,12 +50,14 @@ def read_chats(texts: Sequence[str], column: str, *, answered: bool) -> list[Cha
             messages = _DECODER.decode(text)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             problem = "no JSON list of messages"
+            messages = []
         else:
             problem = _problem(messages, answered)
-            chats.append([{"role": message.role, "content": message.content} for message in messages])
         if problem:
             broken[problem] = broken.get(problem, 0) + 1
-    for problem, count in broken.items():
+            messages = []
+        chats.append([{"role": message.role, "content": message.content} for message in messages])
+    for problem, count in () if forgiving else broken.items():
         raise SchemaError(
             f"{count} {'row holds' if count == 1 else 'rows hold'} {problem}", column=column, fix=_SHAPE
         )

@@ -10,8 +10,9 @@ A prompt, and a classifier's text, is the plan's feature columns in their order,
 that may be missing and is leaves no line. Columns are text or categories.
 
 Every row is checked: a text that is missing or blank, an answer of nothing, a conversation that is none.
-Messages name the column and the number of such rows, never a value. Texts are taken as they are: nothing is
-trimmed.
+Messages name the column and the number of such rows, never a value. Where a site may not even say that (under
+`[privacy]`, where a refusal would tell of a row and is paid for by nobody) it asks to be forgiven: such a row
+becomes one of nothing. Texts are taken as they are: nothing is trimmed.
 """
 
 from __future__ import annotations
@@ -137,8 +138,13 @@ class TextMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """The label's values in the order of their numbers; empty for a causal-lm."""
         return class_names(self.label, self.classes)
 
-    def rows(self, table: pa.Table) -> TextRows:
+    def rows(self, table: pa.Table, *, forgiving: bool = False) -> TextRows:
         """Return the texts of a table to learn from, or to evaluate on.
+
+        Args:
+            table: with all columns of the map.
+            forgiving: whether a text that is missing or blank, or a conversation that is none, becomes one
+                of nothing.
 
         Raises:
             SchemaError: a column is absent, a text or a label is missing, blank, or not what is declared.
@@ -146,17 +152,20 @@ class TextMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         names = tuple(self.columns)
         if self.classes:
             labels = class_numbers(table, self.label_name, self.label)
-            return TextRows(self._joined(table), labels=labels, columns=names, label_name=self.label_name)
+            prompts = self._joined(table, forgiving)
+            return TextRows(prompts, labels=labels, columns=names, label_name=self.label_name)
         learnt = _texts(table, self.label_name)
         empty = "no text to learn" if self.format == "text" else "an empty answer"
-        _refuse((not _written(text) for text in learnt), empty, self.label_name, _FILL)
-        prompts = self._joined(table) if names else [""] * len(learnt)
+        if not forgiving:
+            _refuse((not _written(text) for text in learnt), empty, self.label_name, _FILL)
+        prompts = self._joined(table, forgiving) if names else [""] * len(learnt)
         if self.format == "chat":
-            chats = read_chats([text or "" for text in learnt], self.label_name, answered=True)
+            texts = [text or "" for text in learnt]
+            chats = read_chats(texts, self.label_name, answered=True, forgiving=forgiving)
             return TextRows(prompts, chats=chats, label_name=self.label_name)
         return TextRows(
             prompts,
-            answers=[text or "" for text in learnt],
+            answers=[text if text and _written(text) else "" for text in learnt],
             columns=names,
             label_name=self.label_name,
         )
@@ -180,21 +189,21 @@ class TextMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             return TextRows([""] * len(texts), chats=chats, label_name=self.label_name)
         return TextRows(texts, columns=(self.label_name,))
 
-    def _joined(self, table: pa.Table) -> list[str]:
+    def _joined(self, table: pa.Table, forgiving: bool = False) -> list[str]:
         """Return each row's columns as one text."""
         parts = []
         for name, column in self.columns.items():
             texts = _texts(table, name)
-            if column.missing == "refuse":
+            if column.missing == "refuse" and not forgiving:
                 _refuse((not _written(text) for text in texts), "no text", name, _FILL)
-            if column.type == "category":
+            if column.type == "category" and not forgiving:
                 known = {*(column.categories or ()), None}
                 _refuse((text not in known for text in texts), "none of the declared categories", name, _FILL)
             parts.append(texts)
         joined = ["\n".join(text for text in row if _written(text)) for row in zip(*parts, strict=True)]
-        _refuse(
-            (not text for text in joined), "no text in any of the columns", ", ".join(self.columns), _FILL
-        )
+        if not forgiving:
+            none = "no text in any of the columns"
+            _refuse((not text for text in joined), none, ", ".join(self.columns), _FILL)
         return joined
 
 

@@ -216,6 +216,21 @@ def test_a_truncated_conversation_keeps_its_first_answer(tmp_path: Path) -> None
     assert examples.lengths.tolist() == [64]
 
 
+def test_forgiven_rows_have_no_tokens_and_nobody_is_told(words: Words, chatml: Words) -> None:
+    section = plan(overlong="refuse")
+    given = pairs(("Who?", "Me."), ("Who?", ""), ("", "Me."), ("why " * 90, "Me."))
+    examples = words.encode(given, section, "causal-lm", forgiving=True)
+    assert examples.lengths.tolist()[1] == 0
+    assert examples.lengths.max() == 64
+    assert [learnt(words, examples, row) for row in range(4)] == [["Me.</s>"], [], ["Me.</s>"], ["Me.</s>"]]
+    with pytest.raises(SchemaError, match="1 row is of no token"):
+        words.encode(pairs(("Who?", "Me."), ("Who?", "")), plan(overlong="truncate"), "causal-lm")
+    talks = chats([("user", "a"), ("assistant", "b")], [("user", "<|im_end|>"), ("assistant", "b")], [])
+    turns = chatml.encode(talks, plan(format="chat"), "causal-lm", forgiving=True)
+    assert [learnt(chatml, turns, row) for row in range(3)] == [["b<|im_end|>"], [], []]
+    assert turns.lengths.tolist()[1:] == [0, 0]
+
+
 def test_digests_tell_tokenizers_apart(tmp_path: Path, words: Words) -> None:
     same = made.make_words(tmp_path / "same")
     other = made.make_words(tmp_path / "other", texts=("quite another text with other words in it",))

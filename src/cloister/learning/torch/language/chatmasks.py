@@ -33,6 +33,7 @@ _REFUSED: Final = "that the base's chat template refuses"
 _CONTROL: Final = "that spells a control token of the base"
 _UNEVEN: Final = "in which the base's chat template writes a turn differently once others follow"
 _BATCH: Final = 256
+_NOTHING: Final[tuple[str, list[tuple[int, int]]]] = ("", [])
 
 
 class _Unfit(Exception):
@@ -76,7 +77,7 @@ class ChatTemplate:
             )
 
     def turns(self, chats: Sequence[Chat]) -> tuple[list[Turns], dict[str, int]]:
-        """Return the tokens of conversations, and how many could not be written, by reason.
+        """Return the tokens of conversations, and how many could not be written, by reason; such have none.
 
         Raises:
             InputError: there is no template.
@@ -87,9 +88,10 @@ class ChatTemplate:
         written: list[tuple[str, list[tuple[int, int]]]] = []
         for chat in chats:
             try:
-                written.append(self._spans(chat))
+                written.append(self._spans(chat) if chat else _NOTHING)
             except _Unfit as error:
                 broken[str(error)] = broken.get(str(error), 0) + 1
+                written.append(_NOTHING)
         backend = self._tokenizer.backend_tokenizer
         backend.encode_special_tokens = False
         for at in range(0, len(written), _BATCH):

@@ -39,6 +39,7 @@ Ids: TypeAlias = NDArray[np.int32]
 _BATCH: Final = 1024  # texts whose tokens are Python's numbers at a time
 _LINE_END: Final = "\n"
 _NONE: Final = np.zeros(0, dtype=np.int32)
+_EMPTY: Final = Row(_NONE, _NONE, _NONE, np.zeros(0, np.bool_), _NONE, end_counts=False)
 
 
 class Words:
@@ -84,6 +85,7 @@ class Words:
         kind: Literal["causal-lm", "text-classifier"],
         *,
         site: str = "",
+        forgiving: bool = False,
     ) -> Examples:
         """Return rows as tokens, in their order; fewer and longer ones under `packing`.
 
@@ -92,15 +94,17 @@ class Words:
             language: of the plan.
             kind: of the plan's model.
             site: whose rows they are, for errors.
+            forgiving: whether a row that does not fit is cut, or becomes one of no tokens, whatever the plan
+                says (`TextMap`).
 
         Raises:
             SchemaError: some are longer than the context, of no token, or no conversation for the template.
             InputError: the tokenizer lacks what the format needs.
         """
         classifier = kind == "text-classifier"
-        pieces = self._classified(rows) if classifier else self._learnt(rows, site)
+        pieces = self._classified(rows) if classifier else self._learnt(rows, site, forgiving)
         overlong = sum(piece.length > language.context for piece in pieces)
-        if overlong and language.overlong == "refuse":
+        if overlong and language.overlong == "refuse" and not forgiving:
             raise _refusal(
                 rows,
                 f"longer than the context of {language.context} tokens",
@@ -117,7 +121,7 @@ class Words:
             cut=overlong,
         )
         empty = int(((examples.lengths if classifier else examples.counts) == 0).sum())
-        if empty:
+        if empty and not forgiving:
             raise _refusal(rows, "of no token", empty, site, "Leave such rows out")
         return packed(examples, language.context) if language.packing else examples
 
@@ -160,10 +164,10 @@ class Words:
             for ids in self._tokens(rows.prompts)
         ]
 
-    def _learnt(self, rows: TextRows, site: str) -> list[Row]:
+    def _learnt(self, rows: TextRows, site: str, forgiving: bool) -> list[Row]:
         """Return the rows of a causal-lm."""
         if rows.chats is not None:
-            return self._turns(rows, site)
+            return self._turns(rows, site, forgiving)
         if rows.answers is None:
             raise InputError("these rows have no answers to learn", fix="Give rows with the label's column")
         if self.end is None:
@@ -175,18 +179,21 @@ class Words:
         end = np.array([self.end], dtype=np.int32)
         prompts = self._tokens([text + _LINE_END if text else "" for text in rows.prompts])
         return [
-            Row(self._opening, prompt, answer, np.ones(len(answer), np.bool_), end)
+            Row(self._opening, prompt, answer, np.ones(len(answer), np.bool_), end) if len(answer) else _EMPTY
             for prompt, answer in zip(prompts, self._tokens(rows.answers), strict=True)
         ]
 
-    def _turns(self, rows: TextRows, site: str) -> list[Row]:
+    def _turns(self, rows: TextRows, site: str, forgiving: bool) -> list[Row]:
         """Return conversations."""
         turns, broken = self._chats.turns(rows.chats or [])
-        for problem, count in broken.items():
+        for problem, count in () if forgiving else broken.items():
             fix = "Correct such rows or leave them out, or use another base"
             raise _refusal(rows, f"a conversation {problem}", count, site, fix)
         made = []
         for ids, counted in turns:
+            if not counted.any():
+                made.append(_EMPTY)
+                continue
             opening = len(self._opening) if np.array_equal(ids[: len(self._opening)], self._opening) else 0
             begin = max(int(counted.argmax()), opening)
             made.append(Row(ids[:opening], ids[opening:begin], ids[begin:], counted[begin:], _NONE))
