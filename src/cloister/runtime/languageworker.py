@@ -7,7 +7,8 @@ adapters); the base stays in the worker, and so do texts and tokens. In this ord
 2. the base's files are read once and have the digests that the plan pins, or there is no worker;
 3. the start that the seed gives is the one that the plan pins;
 4. when the first model arrives, and not before, the base's weights are loaded, the rows are opened, and every
-   row is tokenised, or refused with a number of rows and never a value. Tokens are kept until `close`, in
+   row is tokenised, or refused with a number of rows and never a value (under privacy none is: a row that
+   does not fit is cut, or contributes nothing). Tokens are kept until `close`, in
    memory alone.
 
 It may run behind walls or in a site's own process, on whatever device the learner finds. What goes wrong says
@@ -346,13 +347,17 @@ class LanguageWorker:
             if privacy is not None and not privacy.by_record:
                 units = unit_rows(table.column(privacy.unit), privacy.unit)
             held_out = None if self._open_evaluation is None else self._encoded(self._open_evaluation())
-            self._rows = _Rows(self._encoded(table), units, held_out)
+            # a refusal would tell of a row what no ledger is charged for
+            train = self._encoded(table, forgiving=privacy is not None)
+            self._rows = _Rows(train, units, held_out)
         return self._rows
 
-    def _encoded(self, table: pa.Table) -> Examples:
+    def _encoded(self, table: pa.Table, *, forgiving: bool = False) -> Examples:
         kind = self._plan.model.kind
         assert kind == "causal-lm" or kind == "text-classifier"  # noqa: S101  # plan_texts has looked
-        return self._loaded().words.encode(self._texts.rows(table), self._language, kind, site=self._site)
+        rows = self._texts.rows(table, forgiving=forgiving)
+        words = self._loaded().words
+        return words.encode(rows, self._language, kind, site=self._site, forgiving=forgiving)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
