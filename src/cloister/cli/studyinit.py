@@ -247,11 +247,14 @@ def private(
     training = {"rounds": rounds, "batch": max(1, rows // 2), "local_steps": 1, "learning_rate": 4.0}
     if of_unit:  # whoever has several rows trains on them before the update is clipped
         training |= {"batch": 32, "local_steps": 5, "learning_rate": 0.5}
-    end = {"average_last": rounds // 2}
+    end: dict[str, Any] = {"average_last": rounds // 2}
+    texts = {}
     if "language" in document:
         end = {"algorithm": "fedadam", "server_learning_rate": 0.005}
         training |= {"learning_rate": 0.5 if of_unit else 1.0}
-    return {
+        # that a row is too long must show nothing
+        texts = {"language": document["language"] | {"overlong": "truncate"}}
+    return texts | {
         "training": training | end,
         "privacy": {"epsilon": epsilon, "delta": chosen, "clip": 1.0, "rate": rate} | of_unit,
     }

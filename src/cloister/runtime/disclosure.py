@@ -269,7 +269,7 @@ def _manifest(manifest: Manifest) -> str:
 def _update(plan: Plan, forecast: Forecast | None) -> Item:
     params = plan.params(len(plan.sites))
     section = plan.aggregation
-    what = f"a masked update of the model, in at most {plan.attempts} attempts"
+    what = f"a masked update of {_trained(plan)}, in at most {plan.attempts} attempts"
     if forecast is not None:
         what += f" of {forecast.upload_bytes} bytes"
     masked = (
@@ -289,16 +289,33 @@ def _update(plan: Plan, forecast: Forecast | None) -> Item:
 
 def _model(plan: Plan) -> Item:
     readers = _EVERYBODY if plan.aggregation.hub_view == "sum" else _EVERYBODY[1:]
-    protection = (
-        "none: it may say something about single rows" if plan.privacy is None else "the noise of the claim"
-    )
+    protection = "the noise of the claim"
+    if plan.privacy is None:
+        protection = "none: it may say something about single rows"
+        if plan.model.is_language:
+            protection += ", and a language model may repeat words of theirs"
     return Item(
-        what="the model, after every round and at the end", readers=readers, size=None, protection=protection
+        what=f"{_trained(plan)}, after every round and at the end",
+        readers=readers,
+        size=None,
+        protection=protection,
     )
+
+
+def _trained(plan: Plan) -> str:
+    """Return what is trained, in words."""
+    if plan.language is None:
+        return "the model"
+    base = f"base {plan.language.base[:16]}, which is public"
+    if plan.language.method == "full":
+        return f"the whole model, which starts from {base}"
+    return f"the adapters of rank {plan.language.rank} to {base}"
 
 
 def _stays(plan: Plan) -> tuple[str, ...]:
     stays = ["rows, and updates before they are masked", "losses", "how many coordinates were clamped"]
+    if plan.model.is_language:
+        stays.append("texts, the tokens made of them, and how many of those there are")
     if plan.privacy is not None:
         stays += ["which units a step sampled", "norms, and how many were clipped"]
     if not plan.data.public_rows:

@@ -21,6 +21,12 @@ With n sites, R attempts, d coordinates of b bits in a vector (v = d b / 8 bytes
                       + 16 rows columns     its rows as read and as numbers
                       + 24 d                integers and noise, where the plan claims privacy
 
+The vector of a language model is float32 (w = 4 p bytes) and moved block by block:
+
+    hub               BASE + w + 2 v        model, accumulator, a message; no w where hub_view = "none"
+    site              BASE + 2 v + 10 w     model, update; in the worker parameters, gradient, Adam's moments
+                      + its base and one pass of rows through it (`runtime.baseforecast`)
+
 A round takes as long as n uploads and n outcomes on the hub's link, masks, and four small messages one after
 another; the time of local training is not in it. Memory of a module of the user's own while it trains is not
 in it either. All parties hold what they need for one vector at a time, so nothing grows with rounds.
@@ -40,6 +46,7 @@ from cloister.errors import InputError
 from cloister.learning import Plan
 from cloister.learning.language.layout import width_of
 from cloister.learning.privacy import PrivacyTerms
+from cloister.runtime.baseforecast import base_bytes
 from cloister.runtime.workers.models import known_model
 from cloister.vault import Schema
 
@@ -71,11 +78,15 @@ class Sizes:
         parameters: of the model.
         coordinates: integers in a vector: the parameters that a round moves; one more under an adaptive clip.
         terms: what `[privacy]` means for the plan's full roster; None where it claims nothing.
+        single: whether parameters are float32, and moved block by block.
+        base_bytes: what the base of a language model takes at a site, and a pass of rows through it.
     """
 
     parameters: int
     coordinates: int
     terms: PrivacyTerms | None
+    single: bool = False
+    base_bytes: int = 0
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,10 +140,10 @@ def sizes_of(
         model.require_pinned(plan)
     for window in model.windows:  # refused here: a range of values for tensors that the model has not
         plan.encoding(len(plan.sites), model.tensors, window)
-    if plan.privacy is None:
-        return Sizes(model.size, width_of(model.windows), None)
-    terms = PrivacyTerms.of(plan, plan.params(len(plan.sites)), model)
-    return Sizes(model.size, terms.coordinates, terms)
+    taken = 0 if base is None else base_bytes(plan, base)
+    terms = None if plan.privacy is None else PrivacyTerms.of(plan, plan.params(len(plan.sites)), model)
+    coordinates = width_of(model.windows) if terms is None else terms.coordinates
+    return Sizes(model.size, coordinates, terms, model.single, taken)
 
 
 def forecast(
@@ -182,11 +193,13 @@ def forecast(
 
 def _hub(plan: Plan, sizes: Sizes, vector: int) -> int:
     n = len(plan.sites)
-    model = 12 * 8 * sizes.parameters if plan.aggregation.hub_view == "sum" else 0
-    return BASE + 5 * vector + model + n * n * 2 * _KEY * plan.attempts + n * LINK
+    each, vectors = (4, 2) if sizes.single else (12 * 8, 5)
+    model = each * sizes.parameters if plan.aggregation.hub_view == "sum" else 0
+    return BASE + vectors * vector + model + n * n * 2 * _KEY * plan.attempts + n * LINK
 
 
 def _site(plan: Plan, sizes: Sizes, vector: int) -> int:
     shares = len(plan.sites) * 2 * SHARE_BYTES * plan.attempts
     noise = 0 if plan.privacy is None else 24 * sizes.coordinates
-    return BASE + 6 * vector + 15 * 8 * sizes.parameters + shares + noise
+    each, vectors = (10 * 4, 2) if sizes.single else (15 * 8, 6)
+    return BASE + vectors * vector + each * sizes.parameters + shares + noise + sizes.base_bytes

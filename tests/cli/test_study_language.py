@@ -1,0 +1,174 @@
+"""Studies of language models from the command line: planned, looked at, run here and over a network."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from tests.cli.homes import CHEAP, PASSPHRASE, be, make_homes
+from tests.runtime.languageparties import Kind, base, digests, schema, table
+from tests.runtime.parties import PURPOSE
+
+from cloister.cli import common
+from cloister.cli.main import run
+from cloister.crypto import Identity
+from cloister.learning.toml import write_toml
+from cloister.vault import Vault
+
+NAMES = ("north", "south", "west")
+KINDS: tuple[Kind, ...] = ("text-classifier", "causal-lm")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Homes of three sites and a hub, texts of two kinds in the sites' vaults, and a base."""
+    import msgspec
+
+    root = tmp_path_factory.mktemp("homes")
+    base(root)
+    identities = {name: Identity.generate(name) for name in (*NAMES, "hub")}
+    make_homes(root, identities)
+    for kind in KINDS:
+        (root / f"{kind}.toml").write_text(write_toml(msgspec.to_builtins(schema(kind))))
+        for seed, name in enumerate(NAMES):
+            vault = Vault.unlock(root / name / "vault", identities[name], PASSPHRASE, cost=CHEAP)
+            vault.add_table(table(kind, 12, seed), name=kind, schema=schema(kind), purposes=[PURPOSE])
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _as_the_hub(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    be(monkeypatch, made, "hub")
+    yield
+    common.passphrase.cache_clear()
+
+
+def sites(made: Path) -> list[str]:
+    return [text for name in NAMES for text in ("--site", str(made / name))]
+
+
+def write_plan(made: Path, folder: Path, kind: str, *options: str) -> Path:
+    path = folder / "plan.toml"
+    arguments = ["study", "init", f"texts-{kind}", *sites(made), "--dataset", kind, "--purpose", PURPOSE]
+    arguments += ["--model", kind, "--base", str(made / "base"), "--worker", "inside", "--rounds", "2"]
+    assert run([*arguments, "--out", str(path), *options]) == 0
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text())
+
+
+def test_init_pins_base_tokenizer_and_start(made: Path, tmp_path: Path) -> None:
+    options = ("--rank", "4", "--bits", "8")
+    plan = read(write_plan(made, tmp_path, "text-classifier", *options))
+    assert (plan["language"]["base"], plan["language"]["tokenizer"]) == digests(made / "base")
+    assert plan["language"]["rank"] == 4
+    assert plan["language"]["context"] == 256  # what the base can, below 512
+    assert plan["model"]["classes"] == 3
+    assert len(plan["model"]["initial"]) == 64
+    assert plan["data"]["features"] == ["text"]
+    assert plan["aggregation"]["bits"] == 8
+    assert plan["aggregation"]["value_range"] == pytest.approx(0.04)
+    assert plan["training"]["optimiser"] == "adam"
+
+
+def test_init_of_answers_and_of_privacy(made: Path, tmp_path: Path) -> None:
+    pairs = read(write_plan(made, tmp_path, "causal-lm", "--format", "pairs", "--context", "64"))
+    assert pairs["data"]["features"] == ["question"]
+    assert pairs["language"] | {"format": "pairs", "context": 64} == pairs["language"]
+    (tmp_path / "plan.toml").unlink()
+    private = read(write_plan(made, tmp_path, "text-classifier", "--epsilon", "8"))
+    assert private["language"]["overlong"] == "truncate"
+    assert private["training"]["algorithm"] == "fedadam"
+    assert private["privacy"]["epsilon"] == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--model", "logistic", "--rank", "4"], "for language models"),
+        (["--model", "logistic", "--base", "BASE"], "for language models"),
+        (["--model", "causal-lm"], "starts from a base model"),
+        (["--model", "causal-lm", "--base", "HOMES"], "model folder"),
+        (["--model", "text-classifier", "--base", "BASE", "--format", "chat"], "reads text"),
+        (["--model", "text-classifier", "--base", "BASE", "--method", "full", "--rank", "2"], "has none"),
+        (["--model", "text-classifier", "--base", "BASE", "--context", "9999"], "more than the 256 tokens"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    made: Path, tmp_path: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = {"BASE": str(made / "base"), "HOMES": str(made / "north")}
+    given = [named.get(each, each) for each in options]
+    arguments = ["study", "init", "x", *sites(made), "--dataset", "text-classifier", "--purpose", PURPOSE]
+    arguments += ["--worker", "inside", "--out", str(tmp_path / "plan.toml")]
+    assert run([*arguments, *given]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_check_and_dry_run_say_what_an_adapter_takes(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = write_plan(made, tmp_path, "text-classifier", "--bits", "8")
+    public, folder = ["--schema", str(made / "text-classifier.toml")], ["--base", str(made / "base")]
+    capsys.readouterr()
+    assert run(["study", "check", str(plan), *public]) == 0
+    assert "give --schema and --base" in capsys.readouterr().out
+    assert run(["study", "check", str(plan), *public, *folder, "--worker", "inside", "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["parameters"] > 99
+    assert checked["upload_bytes"] < checked["parameters"] + 1000
+    be(monkeypatch, made, "north")
+    arguments = ["site", "--dry-run", str(plan), "--worker", "inside", "--json"]
+    assert run(arguments) == 0
+    blind = json.loads(capsys.readouterr().out)
+    assert "the base that it starts from is not given" in " ".join(blind["unknown"])
+    assert run([*arguments, *folder]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert seen["sent_bytes"] > 0
+    what = " ".join(item["what"] for item in seen["items"])
+    assert "adapter" in what
+    assert "texts" in " ".join(seen["stays"])
+    assert seen["columns"] == ["text", "y"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_study_in_walled_workers(
+    made: Path, tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--format", "pairs") if kind == "causal-lm" else ()
+    plan = write_plan(made, tmp_path, kind, *options)
+    capsys.readouterr()
+    assert run(["study", "run", str(plan), *sites(made), "--base", str(made / "base"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["rounds"] == 2
+    assert run(["study", "run", str(plan), *sites(made)]) == 2  # kept already
+    other = tmp_path / "other"
+    other.mkdir()
+    again = write_plan(made, other, kind, *options, "--method", "full") if kind == "causal-lm" else None
+    if again is not None:
+        assert read(again)["language"]["rank"] == 0
+
+
+@pytest.mark.slow
+def test_a_study_over_nats_whose_hub_sees_nothing(
+    made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(made, tmp_path, "text-classifier", "--hub-view", "none", "--bits", "16")
+    text = plan.read_text().replace('name = "texts-text-classifier"', 'name = "far"')
+    plan.write_text(text)
+    assert run(["up", str(plan), *sites(made), "--base", str(made / "base"), "--json"]) == 0
+    assert '"rounds": 2' in capfd.readouterr().out
+    for name in NAMES:
+        assert (made / name / "studies" / "far").exists()
+    assert not (made / "hub" / "studies" / "far").exists()
