@@ -54,8 +54,8 @@ def application(arguments: list[str], scratch: Path) -> Application:
     """Return what the arguments ask for."""
     if arguments[0] == "language":
         from cloister.inference.language.load import load_engine
-        from cloister.learning.modelfiles.files import PlainFolder
         from cloister.inference.openai import OpenAIApp
+        from cloister.learning.modelfiles.files import PlainFolder
 
         files = PlainFolder(Path(arguments[1]))
         engine = load_engine(
