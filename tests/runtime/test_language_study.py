@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,13 @@ def test_a_plan_that_the_base_cannot_keep_is_refused(
     with pytest.raises(CloisterError, match=cause) as raised:
         worker(plan, "text-classifier", folder)
     assert "north" in str(raised.value)
+
+
+def test_several_processes_are_refused_behind_walls(tmp_path: Path, hub: Identity, folder: Path) -> None:
+    members = parties(tmp_path, "text-classifier", SIZES, folder)
+    plan = plan_for(hub, members, "text-classifier", folder)
+    with pytest.raises(InputError, match="--worker inside"):
+        Study(plan, hub, [replace(each, ranks=2) for each in members], sandboxed=True)
 
 
 def test_a_hub_needs_to_be_told_of_the_base(tmp_path: Path, hub: Identity, folder: Path) -> None:

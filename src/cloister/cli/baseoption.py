@@ -17,7 +17,7 @@ from cloister.errors import InputError
 if TYPE_CHECKING:
     from cloister.learning import Plan
 
-__all__ = ["BaseOption", "Bases", "BasesOption"]
+__all__ = ["BaseOption", "Bases", "BasesOption", "RanksOption", "ShardOption"]
 
 BaseOption = Annotated[
     Path | None,
@@ -32,6 +32,18 @@ BasesOption = Annotated[
     typer.Option(
         "--base", metavar="DIR", help="Folder of a base model that language models start from; repeat."
     ),
+]
+RanksOption = Annotated[
+    int,
+    typer.Option(
+        "--ranks",
+        min=1,
+        max=1024,
+        help="Processes that train a language model together, one for each GPU; with --worker inside.",
+    ),
+]
+ShardOption = Annotated[
+    bool, typer.Option("--shard", help="With --ranks: each process holds only a part of the base.")
 ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloister.cli import common
-from cloister.cli.baseoption import BasesOption
+from cloister.cli.baseoption import BasesOption, RanksOption, ShardOption
 from cloister.cli.between import (
     MetricsOption,
     NetworkOption,
@@ -53,6 +53,8 @@ def site(
         typer.Option(metavar="FILE", help="Allow this Python file where a plan trains its module; repeat."),
     ] = None,
     base: BasesOption = None,
+    ranks: RanksOption = 1,
+    shard: ShardOption = False,
     worker: WorkerOption = Where.SANDBOXED,
     once: Annotated[bool, typer.Option("--once", help="End when the first study has ended.")] = False,
     dry: Annotated[
@@ -92,6 +94,8 @@ def site(
             held_out=held_out,
             user_code=allow_user_code or [],
             bases=base or [],
+            ranks=ranks,
+            shard=shard,
             sandboxed=is_sandboxed(worker),
             metrics=metrics,
             otlp=otlp,

@@ -41,6 +41,7 @@ class SiteParts:
         held_out: dataset to evaluate on.
         user_code: Python files the owner allows.
         bases: folders of base models that are here.
+        ranks, shard: processes that train a language model together, and whether they share its base.
         sandboxed: whether rows are read, and such files run, in walled processes.
         metrics, otlp: where figures and traces go.
         say: tells people a line.
@@ -55,6 +56,8 @@ class SiteParts:
         held_out: str | None,
         user_code: Sequence[Path],
         bases: Sequence[Path] = (),
+        ranks: int = 1,
+        shard: bool = False,
         sandboxed: bool,
         metrics: str | None,
         otlp: str | None,
@@ -68,6 +71,7 @@ class SiteParts:
         self.identity, self.trusted, self.say = identity, trusted, say
         self._stack = stack
         self._held_out = held_out
+        self._ranks, self._shard = ranks, shard
         self._user_code, self._bases, self._sandboxed = tuple(user_code), Bases(bases), sandboxed
         self._metrics, self._otlp = metrics, otlp
         self._approvals = Approvals(common.home() / "approvals", identity.public)
@@ -137,6 +141,8 @@ class SiteParts:
             ledger=self._open_ledger(invitation),
             broker=self._broker,
             base=self._bases.of(plan),
+            ranks=self._ranks,
+            shard=self._shard,
         )
         self._begin(invitation)
         journal = SiteJournal(self._journal_folder(invitation), volatile_folder(), self.identity, plan.digest)

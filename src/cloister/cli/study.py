@@ -11,13 +11,14 @@ import enum
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cloister.cli import common
-from cloister.cli.baseoption import BaseOption
+from cloister.cli.baseoption import BaseOption, RanksOption, ShardOption
 from cloister.cli.beforehand import require_grants, require_walls
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.eventwords import in_words
@@ -266,6 +267,8 @@ def run(
     ] = None,
     allow_user_code: CodeOption = None,
     base: BaseOption = None,
+    ranks: RanksOption = 1,
+    shard: ShardOption = False,
     worker: WorkerOption = Where.SANDBOXED,
     as_json: JsonOption = False,
 ) -> None:
@@ -282,7 +285,10 @@ def run(
     sandboxed = is_sandboxed(worker)
     require_walls(agreed, sandboxed=sandboxed)
     with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
-        parties = [_party(home, agreed, held_out, base, ledgers) for home in site]
+        parties = [
+            replace(_party(home, agreed, held_out, ledgers), base=base, ranks=ranks, shard=shard)
+            for home in site
+        ]
         for home, party in zip(site, parties, strict=True):
             require_grants(
                 home, party.identity, agreed, sandboxed=sandboxed, held_out=held_out, plan_file=plan
@@ -301,7 +307,7 @@ app.command()(watch)
 # --- sites on this machine --------------------------------------------------------------------------------
 
 
-def _party(home: Path, plan: Plan, held_out: str | None, base: Path | None, ledgers: ExitStack) -> Party:
+def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> Party:
     """Return a home as a site; a ledger that is not needed still says whether rows have a budget."""
     from cloister.cli.brokerkeys import vault_and_broker
     from cloister.crypto import Identity, TrustStore
@@ -320,7 +326,7 @@ def _party(home: Path, plan: Plan, held_out: str | None, base: Path | None, ledg
         named = (each.dataset for each in plan.sites if each.identity == identity.fingerprint)
         ledger = ledgers.enter_context(common.open_ledger(home, identity, next(named, "DATASET")))
     trusted = tuple(TrustStore(home / "trust").list())
-    return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger, broker=broker, base=base)
+    return Party(identity, vault, held_out=held_out, trusted=trusted, ledger=ledger, broker=broker)
 
 
 # --- run --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cloister.crypto import Identity, PublicIdentity, StreamRandom
-from cloister.errors import IntegrityError, PlanError, PolicyRefused
+from cloister.errors import InputError, IntegrityError, PlanError, PolicyRefused
 from cloister.learning import Plan
 from cloister.privacy.ledger import Ledger
 from cloister.runtime.budget import LedgerBudget, populations_of
@@ -43,6 +43,8 @@ class Party:
             claims none, rows that have a budget in it are refused.
         broker: of datasets whose keys a broker keeps; only a sandboxed worker opens those.
         base: folder of the base that the plan's language model starts from.
+        ranks: processes of this machine that train a language model together; not behind walls.
+        shard: whether each of them holds only a part of the base.
     """
 
     identity: Identity
@@ -52,6 +54,8 @@ class Party:
     ledger: Ledger | None = None
     broker: BrokerAccess | None = None
     base: Path | None = None
+    ranks: int = 1
+    shard: bool = False
 
 
 def dataset_of(plan: Plan, name: str) -> str:
@@ -124,6 +128,8 @@ def _inside(plan: Plan, party: Party, rows: Handover, user_code: Path | None, se
         user_code=user_code,
         base=party.base,
         site=party.identity.name,
+        ranks=party.ranks,
+        shard=party.shard,
         evaluation=None if party.held_out is None else _reader(plan, party.vault, party.held_out, None),
         insecure_test_random=None if seed is None else StreamRandom(seed),
     )
@@ -134,6 +140,12 @@ def _sandboxed(
 ) -> Worker:
     """Return a worker in a process of its own."""
     held_out = party.held_out
+    if party.ranks > 1 or party.shard:
+        raise InputError(
+            "behind its walls a worker is one process, and several were asked for to train together",
+            where=party.identity.name,
+            fix="Leave --ranks out; or, if you accept that rows share your process: --worker inside",
+        )
     return SandboxedWorker(
         plan,
         party.identity,

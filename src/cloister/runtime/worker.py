@@ -130,6 +130,8 @@ def make_worker(
     scratch: Path | None = None,
     evaluation: OpenRows | None = None,
     site: str = "",
+    ranks: int = 1,
+    shard: bool = False,
     insecure_test_random: StreamRandom | None = None,
 ) -> Worker:
     """Return the worker that a plan's kind of model needs, in this process; arguments and errors as
@@ -151,6 +153,8 @@ def make_worker(
         scratch=scratch,
         evaluation=evaluation,
         site=site,
+        ranks=ranks,
+        shard=shard,
         insecure_test_random=insecure_test_random,
     )
 
