@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from cloister.crypto import Buffer
+from cloister.runtime.bodies import Body, body_of, encode_around, parts_of
 from cloister.runtime.hubjournal import KeepsHub, Kept, outcomes_in
 from cloister.runtime.messages import Outcome
 
@@ -32,17 +34,24 @@ class ListJournal:
         self._decoder = msgspec.msgpack.Decoder(Kept)
 
     def append(self, record: Kept, *, durable: bool = False) -> None:
-        self.kept.append(msgspec.msgpack.encode(record))
+        self.kept.append(_encoded(record))
 
-    def records(self) -> Iterator[Kept]:
+    def records(self, *, sums: bool = True) -> Iterator[Kept]:
         for data in list(self.kept):
             yield self._decoder.decode(data)
 
+    def set_aside(self, data: Buffer | Body) -> Buffer | Body:
+        return data
+
     def outcomes(self, first: int) -> list[Outcome]:
-        return outcomes_in(self.records(), first)
+        return list(outcomes_in(self.records(), first))
 
     def compact(self, records: Sequence[Kept]) -> None:
-        self.kept = [msgspec.msgpack.encode(record) for record in records]
+        self.kept = [_encoded(record) for record in records]
+
+
+def _encoded(record: Kept) -> bytes:
+    return b"".join(parts_of(body_of(encode_around(record))))
 
 
 class Fuse:

@@ -83,7 +83,7 @@ def test_a_refused_upload_does_not_move_on(net):
     with pytest.raises(InputError):
         site.upload(1, VECTOR.astype(np.uint16), MODEL)
     with pytest.raises(InputError):
-        site.upload(1, VECTOR, MODEL.astype(np.float32))
+        site.upload(1, VECTOR, MODEL.astype(np.float16))
     assert site.upload(0, VECTOR, MODEL) == first
 
 

@@ -10,8 +10,8 @@ survivors' summed weights. Row counts are public within a study: every site's si
              b1 0.9, b2 0.99, tau 1e-3; v starts at tau^2
 
 Server steps are elementwise + - * / and sqrt in float64, each of which IEEE 754 rounds in one way only, so
-every party that computes one gets the same bits, however it cuts the vector. Sums of weights are exactly
-rounded (fsum).
+every party that computes one gets the same bits, however it cuts the vector (`advance` takes a piece of it).
+Sums of weights are exactly rounded (fsum).
 
 With `average_last = k` the released model is the mean of the global models after the last k rounds; it costs
 one vector of state.
@@ -68,7 +68,26 @@ class ServerState:
 
 
 class Algorithm(Protocol):
-    """How the hub, or every site where the hub may not see the model, moves the global model."""
+    """How the hub, or every site where the hub may not see the model, moves the global model.
+
+    Attributes:
+        rounds: steps in all.
+        average_last: how many of the last global models are averaged at the end.
+        second_start: what the second moment starts at; None for an algorithm without moments.
+    """
+
+    @property
+    def rounds(self) -> int: ...  # noqa: D102  # as above
+
+    @property
+    def average_last(self) -> int: ...  # noqa: D102
+
+    @property
+    def second_start(self) -> float | None: ...  # noqa: D102
+
+    def advance(self, params: Array, first: Array, second: Array, mean: Array) -> None:
+        """Move a piece of the model and of its moments by that piece of the mean update, all float64, in
+        place; `mean` is used as memory. Moments are not looked at by an algorithm without any."""
 
     def start(self, params: Array) -> ServerState:
         """Return the state before the first round. `params` is copied."""
@@ -97,6 +116,16 @@ class FedAvg:
     rate: float = 1.0
     average_last: int = 0
 
+    @property
+    def second_start(self) -> float | None:
+        """None: there are no moments."""
+        return None
+
+    def advance(self, params: Array, first: Array, second: Array, mean: Array) -> None:
+        """Add the scaled mean to `params`, in place."""
+        mean *= self.rate
+        params += mean
+
     def start(self, params: Array) -> ServerState:
         """Return the state before the first round. `params` is copied."""
         none = np.zeros(params.shape)
@@ -110,7 +139,7 @@ class FedAvg:
         """
         _check_step(self, state, mean)
         params = np.multiply(mean, self.rate, out=mean if spend else None)
-        params += state.params  # in place: one vector less, and the same bits
+        params += state.params  # in place: one vector less, and the bits of `advance`
         return _moved(self, state, params)
 
     def final(self, state: ServerState) -> Array:
@@ -129,6 +158,17 @@ class FedAdam:
     beta2: float = 0.99
     tau: float = 1e-3
 
+    @property
+    def second_start(self) -> float | None:
+        """tau^2."""
+        return self.tau * self.tau
+
+    def advance(self, params: Array, first: Array, second: Array, mean: Array) -> None:
+        """Move the moments, then `params`, in place."""
+        first[...] = self.beta1 * first + (1.0 - self.beta1) * mean
+        second[...] = self.beta2 * second + (1.0 - self.beta2) * (mean * mean)
+        params[...] = params + self.rate * (first / (np.sqrt(second) + self.tau))
+
     def start(self, params: Array) -> ServerState:
         """Return the state before the first round. `params` is copied."""
         state = FedAvg(self.rounds).start(params)
@@ -137,9 +177,8 @@ class FedAdam:
     def step(self, state: ServerState, mean: Array, *, spend: bool = False) -> ServerState:
         """Return the state after one round. Raises as `FedAvg.step`."""
         _check_step(self, state, mean)
-        first = self.beta1 * state.first + (1.0 - self.beta1) * mean
-        second = self.beta2 * state.second + (1.0 - self.beta2) * (mean * mean)
-        params = state.params + self.rate * (first / (np.sqrt(second) + self.tau))
+        params, first, second = state.params.copy(), state.first.copy(), state.second.copy()
+        self.advance(params, first, second, mean)
         return _moved(self, replace(state, first=first, second=second), params)
 
     def final(self, state: ServerState) -> Array:

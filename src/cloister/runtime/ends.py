@@ -15,12 +15,14 @@ to is in `questions`; making it is left to whoever runs the end, and `show` take
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.enclave.evidence import Evidence
 from cloister.errors import CloisterError, ProtocolError
 from cloister.runtime.attestation import Attesting, Question
+from cloister.runtime.bodies import Joined
 from cloister.runtime.events import Connected, Event, Lost, Refused
 from cloister.runtime.gate import Gate, Passage, check_attesting
 from cloister.runtime.link import MAX_PAYLOAD, Link, peek
@@ -30,6 +32,7 @@ from cloister.runtime.messages import (
     Join,
     Message,
     decode_message,
+    encode_large,
     encode_message,
 )
 from cloister.runtime.siteend import SiteEnd
@@ -57,6 +60,8 @@ class HubEnd:
             another when it is back.
         largest: bytes of the largest message that a site has reason to send.
         attesting: what the hub shows, and how it judges; needed where the plan asks for evidence.
+        aside: folder where a large message lies while it comes, masked or sealed as its site sent it; None
+            for memory.
         insecure_test_random: source of session keys in tests.
 
     Raises:
@@ -74,6 +79,7 @@ class HubEnd:
         silence_seconds: float = 60.0,
         largest: int = MAX_PAYLOAD,
         attesting: Attesting | None = None,
+        aside: Path | None = None,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         self.machine = machine
@@ -98,6 +104,7 @@ class HubEnd:
                 initiator=False,
                 term=term,
                 auto_grant=False,
+                aside=aside,
                 insecure_test_random=insecure_test_random,
             )
             for name, site in sites.items()
@@ -281,15 +288,14 @@ class HubEnd:
         return link is not None and link.ready
 
     def _take(self, step: Step) -> list[Event]:
-        encoded: dict[int, bytes] = {}
+        encoded: dict[int, bytes | Joined] = {}
         for receiver, message in step.outgoing:
             link = self.links.get(receiver)
             if link is None or not link.ready or receiver in self._unsaid or self.barred(receiver):
                 continue  # it says where it was when it is back
-            data = encoded.get(id(message))
-            if data is None:
-                data = encoded[id(message)] = encode_message(message)
-            link.send(data)
+            if id(message) not in encoded:
+                encoded[id(message)] = encode_large(message)
+            link.send(encoded[id(message)])
             self._due[receiver] = None
         return list(step.events)
 

@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.crypto import Identity, PublicIdentity, canonical_bytes
+from cloister.crypto import Buffer, Identity, PublicIdentity, canonical_bytes
 from cloister.errors import CloisterError, InputError, PlanError, ProtocolError
 from cloister.learning import Plan, metrics_from_sums, plan_model, read_sums, start_of
 from cloister.learning.facts import ModelFacts
@@ -28,6 +29,7 @@ from cloister.learning.learner import Shape
 from cloister.learning.privacy import private_model
 from cloister.learning.private import Bounded
 from cloister.runtime.agreed import agreed_of
+from cloister.runtime.bodies import Body, as_field
 from cloister.runtime.budget import check_debit
 from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.runtime.events import Ended as Finished
@@ -113,9 +115,9 @@ class Hub(SumHub[EpochTerms]):
         self._plan = plan
         self._transport: TransportName = transport
         self._shape, self._bounded, start = _known(plan, schema, user_code, facts)
-        self.model = (
-            GlobalModel(plan, start, self._shape.penalised) if plan.aggregation.hub_view == "sum" else None
-        )
+        self.model: GlobalModel | None = None
+        if plan.aggregation.hub_view == "sum":
+            self.model = GlobalModel.of(plan, start, self._shape, spend=True)
         self.study_key: bytes | None = None  # only where the plan lets the hub see the model
         self.rounds: list[RoundDone] = []
         self.final_metrics: tuple[dict[str, float], dict[str, dict[str, float]]] | None = None
@@ -194,13 +196,15 @@ class Hub(SumHub[EpochTerms]):
             self._unsent, self._asked = set(behind), next(iter(vouchers))
             self._send(self._asked, StateRequest(behind))
         else:
-            for name in behind:
-                assert self.model is not None  # noqa: S101  # the other case is above
-                self._hand_on(name, memoryview(self.model.snapshot()), sealed=False)
+            if behind and self.model is not None:
+                state = self._journal.set_aside(self.model.snapshot())  # it does not stay as it is
+                for name in behind:
+                    self._hand_on(name, state, sealed=False)
             self._begin(None, now)
 
-    def _hand_on(self, name: str, state: memoryview, *, sealed: bool) -> None:
-        self._states[name] = State(self._round, state, sealed, list(self._vouchers().values()))
+    def _hand_on(self, name: str, state: Buffer | Body, *, sealed: bool) -> None:
+        vouchers = list(self._vouchers().values())
+        self._states[name] = State(self._round, as_field(state), sealed, vouchers)
         self._send(name, self._states[name])
 
     def _vouchers(self) -> dict[str, bytes]:
@@ -216,7 +220,7 @@ class Hub(SumHub[EpochTerms]):
             return False
         if message.receiver in self._unsent:
             self._unsent.remove(message.receiver)
-            self._hand_on(message.receiver, message.sealed, sealed=True)
+            self._hand_on(message.receiver, self._journal.set_aside(message.sealed), sealed=True)
         if not self._unsent:
             self._begin(None, now)
         return True
@@ -272,8 +276,8 @@ class Hub(SumHub[EpochTerms]):
         done = RoundDone(
             self._round, self._attempt, result.survivors, now - self._started, metrics, by_site, number
         )
-        total = epoch.terms.encoding.to_bytes(result.total)
-        outcome = Outcome(self._round, self._attempt, list(result.survivors), total)
+        total = self._journal.set_aside(epoch.terms.encoding.to_bytes(result.total))
+        outcome = Outcome(self._round, self._attempt, list(result.survivors), as_field(total))
         self._journal.append(RoundEnded(number, outcome, done.seconds, metrics, by_site))
         self.rounds.append(done)
         self._note(done)
@@ -307,7 +311,8 @@ class Hub(SumHub[EpochTerms]):
                     RoundDone(each.round, each.attempt, tuple(each.survivors), each.seconds, epoch=each.epoch)
                     for each in record.rounds
                 ]
-                self._round, self._attempt, self._last = len(record.rounds), record.attempt, record.last
+                self._round, self._attempt = len(record.rounds), record.attempt
+                self._last = self._kept_last(record.last)
                 if self.model is not None:
                     self.model.restore(record.state)
             case Ended():
@@ -335,7 +340,14 @@ class Hub(SumHub[EpochTerms]):
                 record.epoch,
             )
         )
-        self._round, self._attempt, self._last = outcome.round + 1, outcome.attempt, outcome
+        self._round, self._attempt = outcome.round + 1, outcome.attempt
+        self._last = self._kept_last(outcome)
+
+    def _kept_last(self, outcome: Outcome) -> Outcome | None:
+        """Return the outcome of the last round, set aside; None for any other, which nobody asks for here."""
+        if outcome.round + 1 < self._plan.training.rounds:
+            return None
+        return msgspec.structs.replace(outcome, total=as_field(self._journal.set_aside(outcome.total)))
 
     def _go_on(self, now: float) -> None:
         if self.finished:  # the sites come, and hear it
@@ -376,12 +388,12 @@ class Hub(SumHub[EpochTerms]):
     def _compacted(self, last: Outcome) -> list[Kept]:
         """Return what is still needed once the model itself is kept."""
         kept = EpochOpened | TermTaken
-        opened = [record for record in self._journal.records() if isinstance(record, kept)]
+        opened = [record for record in self._journal.records(sums=False) if isinstance(record, kept)]
         briefs = [
             RoundBrief(done.epoch, done.round, done.attempt, list(done.survivors), done.seconds)
             for done in self.rounds
         ]
-        state = b"" if self.model is None else self.model.snapshot()
+        state = as_field(b"" if self.model is None else self.model.snapshot())
         shown = [SiteAppraised(name, appraised) for name, appraised in self.appraisals.items()]
         return [*opened, *shown, Checkpoint(briefs, self._attempt, state, last)]
 
@@ -515,6 +527,7 @@ def _known(
     """Return what a hub knows of the model, and its pinned start: as stated by a worker, or of its own."""
     if facts is not None:
         facts.require_pinned(plan)
-        return facts, facts, facts.initial
+        slim = msgspec.structs.replace(facts, start=b"")  # the model has it, and is large
+        return slim, slim, facts.initial
     _, model = plan_model(plan, schema, user_code=user_code)
     return model, private_model(model), start_of(plan, model)

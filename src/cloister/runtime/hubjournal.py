@@ -26,10 +26,11 @@ from typing import Annotated, Final, Protocol
 
 import msgspec
 
-from cloister.crypto import Identity, hpke_open, hpke_seal
+from cloister.crypto import Buffer, Identity, hpke_open, hpke_seal
 from cloister.errors import InputError, IntegrityError
 from cloister.files import read_bytes, write_atomic
 from cloister.runtime.appraisal import Appraised
+from cloister.runtime.bodies import LEAST_BYTES, Body, SealedBody, as_field, body_of, encode_around
 from cloister.runtime.journal import EncryptedLog
 from cloister.runtime.messages import Index, Join, Name, Names, Outcome
 
@@ -139,7 +140,7 @@ class Checkpoint(_Record, tag="checkpoint", frozen=True):
 
     rounds: list[RoundBrief]
     attempt: Annotated[int, msgspec.Meta(ge=-1)]
-    state: bytes
+    state: memoryview
     last: Outcome
 
 
@@ -168,7 +169,7 @@ Kept = (
     | Ended
 )
 
-_encode = msgspec.msgpack.Encoder().encode
+_SUM: Final = b"sum"  # labels records that may be large
 _decoder: msgspec.msgpack.Decoder[Kept] = msgspec.msgpack.Decoder(Kept)
 
 
@@ -178,8 +179,12 @@ class KeepsHub(Protocol):
     def append(self, record: Kept, *, durable: bool = False) -> None:
         """Keep a record; with `durable` it is on the disk on return. Raises StorageError where it cannot."""
 
-    def records(self) -> Iterator[Kept]:
-        """Yield what is kept, oldest first."""
+    def records(self, *, sums: bool = True) -> Iterator[Kept]:
+        """Yield what is kept, oldest first; without sums and checkpoints where those are not wanted."""
+
+    def set_aside(self, data: Buffer | Body) -> Buffer | Body:
+        """Return the same bytes from where they take no memory, if there is such a place: what waits to be
+        sent, or is sent to many. Raises StorageError where the place is full."""
 
     def outcomes(self, first: int) -> list[Outcome]:
         """Return the sums of the rounds from `first` on that are still kept, oldest first."""
@@ -220,18 +225,18 @@ def open_hub_log(folder: Path, plan_digest: bytes, identity: Identity) -> Encryp
     return EncryptedLog.open(log, key) if log.exists() else EncryptedLog.create(log, key)
 
 
-def outcomes_in(records: Iterable[Kept], first: int) -> list[Outcome]:
-    """Return the sums of the rounds from `first` on that records hold, oldest first."""
-    found = []
+def outcomes_in(records: Iterable[Kept], first: int) -> Iterator[Outcome]:
+    """Yield the sums of the rounds from `first` on that records hold, oldest first."""
     for record in records:
         match record:
-            case RoundEnded():
-                found.append(record.outcome)
-            case Checkpoint():
-                found.append(record.last)
+            case RoundEnded(outcome=outcome) | Checkpoint(last=outcome) if outcome.round >= first:
+                yield outcome
             case _:
                 pass
-    return [outcome for outcome in found if outcome.round >= first]
+
+
+def _label(record: Kept) -> bytes:
+    return _SUM if isinstance(record, RoundEnded | Checkpoint) else b""
 
 
 class MemoryJournal:
@@ -247,9 +252,13 @@ class MemoryJournal:
         if isinstance(record, RoundEnded):
             self._last = record.outcome
 
-    def records(self) -> Iterator[Kept]:
+    def records(self, *, sums: bool = True) -> Iterator[Kept]:
         """Yield nothing."""
         yield from ()
+
+    def set_aside(self, data: Buffer | Body) -> Buffer | Body:
+        """Return it as it is."""
+        return data
 
     def outcomes(self, first: int) -> list[Outcome]:
         """Return the last round's."""
@@ -272,26 +281,37 @@ class FileJournal:
 
     def append(self, record: Kept, *, durable: bool = False) -> None:
         """Append a record."""
-        data = _encode(record)
-        self._log.append(data)
-        self._bytes += len(data)
+        data = body_of(encode_around(record))
+        self._log.append(data, label=_label(record))
+        self._bytes += data.size
         if durable:
             self._log.sync()
 
-    def records(self) -> Iterator[Kept]:
+    def records(self, *, sums: bool = True) -> Iterator[Kept]:
         """Yield what is kept. Raises IntegrityError where a record is none."""
-        for data in self._log.records():
+        for _, data in self._log.entries(skip=None if sums else _SUM):
             try:
-                yield _decoder.decode(data)
+                record = _decoder.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise IntegrityError(
                     "the hub's journal holds a record that does not parse",
                     fix="Run the version that wrote it",
                 ) from error
+            if sums or not _label(record):
+                yield record
+
+    def set_aside(self, data: Buffer | Body) -> Buffer | Body:
+        """Return it from a file beside the journal, encrypted under a key of this process; what is small, as
+        it is."""
+        large = body_of(data).size >= LEAST_BYTES
+        return SealedBody(self._log.folder, data) if large else data
 
     def outcomes(self, first: int) -> list[Outcome]:
-        """Return sums, read back from the file in one pass."""
-        return outcomes_in(self.records(), first)
+        """Return sums, read back from the file in one pass, and set aside."""
+        return [
+            msgspec.structs.replace(outcome, total=as_field(self.set_aside(outcome.total)))
+            for outcome in outcomes_in(self.records(), first)
+        ]
 
     @property
     def full(self) -> bool:
@@ -300,5 +320,5 @@ class FileJournal:
 
     def compact(self, records: Sequence[Kept]) -> None:
         """Write the file anew."""
-        self._log.replace([_encode(record) for record in records])
+        self._log.replace((_label(record), encode_around(record)) for record in records)
         self._bytes = 0

@@ -39,6 +39,7 @@ import msgspec
 
 from cloister.enclave.evidence import MAX_EVIDENCE
 from cloister.errors import ProtocolError
+from cloister.runtime.bodies import Joined, encode_around
 
 __all__ = [
     "MAX_REASON",
@@ -70,6 +71,7 @@ __all__ = [
     "StudyKeys",
     "Upload",
     "decode_message",
+    "encode_large",
     "encode_message",
 ]
 
@@ -340,8 +342,13 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_message(message: Message) -> bytes:
-    """Return the msgpack bytes of a message."""
+    """Return the msgpack bytes of a message without large fields."""
     return _encoder.encode(message)
+
+
+def encode_large(message: Message) -> bytes | Joined:
+    """Return the msgpack bytes of a message; large fields (`bodies.as_field`) stay where they are."""
+    return encode_around(message)
 
 
 def decode_message(data: bytes | bytearray | memoryview, *, peer: str) -> Message:

@@ -35,15 +35,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cloister.crypto import Identity, PublicIdentity, canonical_bytes, hpke_open, hpke_seal
+from cloister.crypto import (
+    Identity,
+    PublicIdentity,
+    StreamRandom,
+    canonical_bytes,
+    hpke_open,
+    hpke_seal,
+)
 from cloister.errors import IntegrityError, PolicyRefused, ProtocolError
 from cloister.learning import Plan, client_update
-from cloister.learning.learner import Shape
+from cloister.learning.learner import Shape, Vector
 from cloister.learning.privacy import PrivacyTerms
 from cloister.learning.private import Bounded
 from cloister.runtime.agreed import agreed_of
+from cloister.runtime.bodies import as_field, body_of, parts_of
 from cloister.runtime.budget import Budget, NoBudget
 from cloister.runtime.epoch import EpochTerms, terms_of
 from cloister.runtime.events import RoundDone
@@ -67,7 +74,7 @@ from cloister.runtime.messages import (
     StudyKeys,
     Upload,
     decode_message,
-    encode_message,
+    encode_large,
 )
 from cloister.runtime.studykey import deal_study_key, open_study_key
 from cloister.runtime.sumsite import SumSite
@@ -78,6 +85,8 @@ from cloister.types import RandomBytes
 
 __all__ = ["Site"]
 
+_BLOCK = 1 << 16
+"""Elements of an update that are made at once."""
 _STATE_INFO = b"cloister/model-state/v1"
 _RUNNING = (RoundStart, Request, CatchUp, Finish, RosterOffer, StudyKeys, StateRequest, State, Concluded)
 """What may come once the epoch is set up, in whatever order a hub that was away takes it up."""
@@ -129,7 +138,7 @@ class Site(SumSite[EpochTerms]):
         )
         self._attempts_used = 0
         self._privacy: PrivacyTerms | None = None
-        self._model = GlobalModel(plan, worker.initial, worker.shape.penalised)
+        self._model = GlobalModel.of(plan, worker.initial, worker.shape)
         self._upload: tuple[int, Upload] | None = None
         self._unsent = False  # an attempt was entered before a break, and nothing of it had left
         self._debit: bytes | None = None
@@ -273,7 +282,7 @@ class Site(SumSite[EpochTerms]):
             raise ProtocolError("asked for a model that it has itself", peer=self._hub.name)
         if len(set(request.receivers)) != len(request.receivers):
             raise ProtocolError("asked for a model twice for one member", peer=self._hub.name)
-        state = self._model.snapshot()
+        state = b"".join(parts_of(body_of(self._model.snapshot())))
         replies: list[Message] = []
         for name in request.receivers:
             member = terms.roster.members[terms.roster.index(name)]
@@ -283,7 +292,7 @@ class Site(SumSite[EpochTerms]):
                 info=_STATE_INFO,
                 associated_data=self._state_bound(name, self.rounds),
             )
-            replies.append(SealedState(name, memoryview(sealed)))
+            replies.append(SealedState(name, as_field(sealed)))
         return replies
 
     def _on_state(self, message: State) -> None:
@@ -311,7 +320,7 @@ class Site(SumSite[EpochTerms]):
             state=state,
         )
         self._model.restore(state)
-        self._journal.checkpoint(bytes(state))
+        self._journal.checkpoint(state)
 
     def _state_bound(self, receiver: str, rounds: int) -> bytes:
         terms = self._current().terms
@@ -343,27 +352,39 @@ class Site(SumSite[EpochTerms]):
         self._unsent = False
         params = self._model.params
         sums = self._worker.evaluate(params) if self._plan.data.public_rows else None
-        body = secure_sum.upload(start.attempt, self._vector(terms, params), params)
-        upload = Upload(start.attempt, memoryview(body), None if sums is None else sums.tolist())
-        self._journal.uploaded(start.attempt, encode_message(upload))
+        body = secure_sum.upload(start.attempt, self._vector(terms, params), params, spend=True)
+        upload = Upload(start.attempt, as_field(body), None if sums is None else sums.tolist())
+        self._journal.uploaded(start.attempt, encode_large(upload))
         self._upload = start.attempt, upload
         return [upload]
 
-    def _vector(self, terms: EpochTerms, params: NDArray[np.float64]) -> RingVector:
+    def _vector(self, terms: EpochTerms, params: Vector) -> RingVector:
         """Return this site's part of the sum, ready to be masked."""
-        shared = terms.distributed_noise
+        shared, window = terms.distributed_noise, self._model.window
         if shared is not None:
-            vector = self._worker.private_sum(params, self._model.clip, shared)
+            vector = self._worker.private_sum(params, self._model.clip, shared, window)
             shared.noise().add_into(vector, insecure_test_random=self._random)
             return shared.grid.to_ring(vector)
         trained = (
-            self._worker.train(params)
+            self._worker.train(params, window)
             if terms.privacy is None
-            else self._worker.train_privately(params, terms.privacy)
+            else self._worker.train_privately(params, terms.privacy, window)
         )
-        update = client_update(trained, params, terms.weights[self.name])
-        self.clamped += terms.encoding.clamped(update)
-        return terms.encoding.encode(update)
+        return self._encoded(trained, params, terms)
+
+    def _encoded(self, trained: Vector, params: Vector, terms: EpochTerms) -> RingVector:
+        """Return the window's weighted update in the ring, made a block at a time; zeros behind it."""
+        encoding, weight = terms.encoding_of(self._model.rounds), terms.weights[self.name]
+        random = StreamRandom.system() if encoding.at_random else None
+        start, stop = self._model.window
+        vector: RingVector = np.zeros(self._model.width, encoding.dtype)
+        for at in range(0, stop - start, _BLOCK):
+            block = slice(start + at, min(start + at + _BLOCK, stop))
+            local, global_ = (each[block].astype(np.float64, copy=False) for each in (trained, params))
+            update = client_update(local, global_, weight)
+            self.clamped += encoding.clamped(update, at)
+            vector[at : at + update.size] = encoding.encode(update, at, random)
+        return vector
 
     def _on_finish(self, message: Finish) -> list[Message]:
         if message.outcome.round + 1 != self._plan.training.rounds:
@@ -438,7 +459,7 @@ class Site(SumSite[EpochTerms]):
             raise ProtocolError("sent the outcome of another round", peer=self._hub.name)
         total = self._open(outcome)
         self._model.apply(total, outcome.survivors, self._current().terms)
-        self._journal.applied(encode_message(CatchUp(outcome)))
+        self._journal.applied(encode_large(CatchUp(outcome)))
         self._unkept += 1
         survivors = tuple(outcome.survivors)
         number = self._current().terms.number

@@ -23,7 +23,7 @@ from cloister.runtime.messages import (
     Message,
     Stop,
     decode_message,
-    encode_message,
+    encode_large,
 )
 from cloister.runtime.sumsite import SumSite
 from cloister.types import RandomBytes
@@ -186,7 +186,7 @@ class SiteEnd:
                 self._send(message)
 
     def _send(self, message: Message) -> None:
-        self.link.send(encode_message(message))
+        self.link.send(encode_large(message))
 
     def take(self, datagram: Buffer, now: float) -> None:
         """Take a datagram and answer it. Raises as the machine does, where the hub broke the protocol."""

@@ -21,6 +21,7 @@ from cloister.crypto import (
     sign_envelope,
 )
 from cloister.errors import CloisterError, ProtocolError
+from cloister.runtime.bodies import Body, body_of, parts_of
 
 __all__ = ["check_vouchers", "vouch"]
 
@@ -34,11 +35,12 @@ class _Voucher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: str
 
 
-def _statement(plan: bytes, epoch: int, rounds: int, state: Buffer) -> bytes:
-    return canonical_bytes(_Voucher(plan.hex(), epoch, rounds, sha256(state).hex()))
+def _statement(plan: bytes, epoch: int, rounds: int, state: Buffer | Body) -> bytes:
+    digest = sha256(*parts_of(body_of(state)))
+    return canonical_bytes(_Voucher(plan.hex(), epoch, rounds, digest.hex()))
 
 
-def vouch(identity: Identity, plan: bytes, epoch: int, rounds: int, state: Buffer) -> bytes:
+def vouch(identity: Identity, plan: bytes, epoch: int, rounds: int, state: Buffer | Body) -> bytes:
     """Return the signed statement that `state` is the model after `rounds` rounds of the plan."""
     return sign_envelope(_TYPE, _statement(plan, epoch, rounds, state), [identity])
 

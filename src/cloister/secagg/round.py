@@ -30,6 +30,7 @@ import numpy as np
 from cloister.crypto import AgreementKey, Buffer, apply_masks, combine, sha256
 from cloister.crypto.shamir import SHARE_BYTES
 from cloister.errors import IntegrityError, ProtocolError, RoundBurnt
+from cloister.mapped import forget
 from cloister.secagg import derivation
 from cloister.secagg.derivation import DIGEST_BYTES
 from cloister.secagg.encoding import RingVector, ring_dtype
@@ -38,6 +39,9 @@ from cloister.secagg.messages import Endorsement, Request, Shares, Signature, Up
 from cloister.secagg.setup import Setup
 
 __all__ = ["Round", "RoundSum"]
+
+_BLOCK = 1 << 20
+"""Bytes that are added at once."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,9 @@ class Round:
             raise ProtocolError(
                 f"an upload has a vector of {upload.vector.nbytes} bytes", peer=sender, fix="Left out"
             )
-        vector: RingVector = np.frombuffer(upload.vector, dtype=dtype)
         if self._total is None:
-            self._total = vector.copy()
-        else:
-            np.add(self._total, vector, out=self._total)
+            self._total = np.zeros(elements, dtype)
+        self._add(self._total, upload.vector)
         self._tag, self._size = upload.model, elements
         self._uploaded.add(site)
 
@@ -223,6 +225,15 @@ class Round:
         self._answers.clear()
 
     # --- inside -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def _add(total: RingVector, vector: memoryview) -> None:
+        """Add, a block at a time: a large upload may lie in a file, and is read once."""
+        for start in range(0, vector.nbytes, _BLOCK):
+            block = vector[start : start + _BLOCK]
+            into = total[start // total.itemsize :][: block.nbytes // total.itemsize]
+            np.add(into, np.frombuffer(block, dtype=total.dtype), out=into)
+            forget(block)
 
     def _expect(self, phase: _Phase) -> None:
         if self._phase is not phase:

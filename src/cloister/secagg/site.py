@@ -221,13 +221,21 @@ class SecureSumSite(HoldsSecret):
 
     # --- upload -----------------------------------------------------------------------------------
 
-    def upload(self, attempt: int, vector: RingVector, model: NDArray[np.floating[Any]] | bytes) -> bytes:
+    def upload(
+        self,
+        attempt: int,
+        vector: RingVector,
+        model: NDArray[np.floating[Any]] | bytes,
+        *,
+        spend: bool = False,
+    ) -> bytes:
         """Mask a vector.
 
         Args:
             attempt: its number; not below the last one seen.
-            vector: uint[d] of the ring's width, as `Encoding.encode` makes it; not modified.
+            vector: uint[d] of the ring's width, as `Encoding.encode` makes it; not modified but with `spend`.
             model: the global model it was trained from, which enters every mask.
+            spend: whether `vector` may be masked where it lies: models are large.
 
         Returns:
             The message for the hub; the same bytes if asked again with the same input.
@@ -249,7 +257,7 @@ class SecureSumSite(HoldsSecret):
         keys = upload_keys(setup, attempt, tag, self._me, own.key, own.seed)
         if secrets.epoch_key:
             keys += view_keys(setup, attempt, tag, secrets.epoch_key, [self._me], 1)
-        masked = vector.astype(ring_dtype(self._context.bits), order="C", copy=True)
+        masked = vector.astype(ring_dtype(self._context.bits), order="C", copy=not spend)
         apply_masks(masked, keys)
         message = encode(Upload(setup.digest, attempt, self._identity.name, tag, masked.data))
         if attempt == self._attempt and self._uploaded is not None:

@@ -22,6 +22,7 @@ from typing import Protocol
 import msgspec
 
 from cloister.crypto import Buffer, HoldsSecret
+from cloister.runtime.bodies import Body
 from cloister.secagg import SiteSnapshot
 
 __all__ = ["EpochKept", "KeepsSite", "NoJournal", "SiteKept", "SiteSnapshot"]
@@ -95,16 +96,16 @@ class KeepsSite(Protocol):
             attempts_used: how many the study has used, this one among them.
         """
 
-    def uploaded(self, attempt: int, upload: Buffer) -> None:
+    def uploaded(self, attempt: int, upload: Buffer | Body) -> None:
         """Keep what is handed over for an attempt."""
 
     def chosen(self, attempt: int, choice: Sequence[int] | None) -> None:
         """Keep the list that is supported in an attempt."""
 
-    def applied(self, outcome: Buffer) -> None:
+    def applied(self, outcome: Buffer | Body) -> None:
         """Keep an outcome that the model has taken in."""
 
-    def checkpoint(self, state: Buffer) -> None:
+    def checkpoint(self, state: Buffer | Body) -> None:
         """Keep the model in place of the outcomes so far; on the disk on return."""
 
     def end_epoch(self) -> None:
@@ -139,16 +140,16 @@ class NoJournal:
     def entered(self, attempt: int, attempts_used: int) -> None:
         """Do nothing."""
 
-    def uploaded(self, attempt: int, upload: Buffer) -> None:
+    def uploaded(self, attempt: int, upload: Buffer | Body) -> None:
         """Do nothing."""
 
     def chosen(self, attempt: int, choice: Sequence[int] | None) -> None:
         """Do nothing."""
 
-    def applied(self, outcome: Buffer) -> None:
+    def applied(self, outcome: Buffer | Body) -> None:
         """Do nothing."""
 
-    def checkpoint(self, state: Buffer) -> None:
+    def checkpoint(self, state: Buffer | Body) -> None:
         """Do nothing."""
 
     def end_epoch(self) -> None:

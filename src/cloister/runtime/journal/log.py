@@ -27,6 +27,7 @@ from typing import Final
 from cloister.crypto import NONCE_BYTES, TAG_BYTES, Buffer, HoldsSecret, decrypt, encrypt, hkdf
 from cloister.errors import InputError, IntegrityError, StorageError
 from cloister.files import atomic_file
+from cloister.runtime.bodies import Body, body_of
 from cloister.runtime.journal.lock import locked
 from cloister.runtime.journal.pieces import SALT_BYTES, opened, sealed, sealed_bytes
 
@@ -93,7 +94,12 @@ class EncryptedLog(HoldsSecret):
             log._load()
         return log
 
-    def append(self, record: Buffer, *, label: bytes = b"") -> None:
+    @property
+    def folder(self) -> Path:
+        """Where the file lies."""
+        return self._path.parent
+
+    def append(self, record: Buffer | Body, *, label: bytes = b"") -> None:
         """Add a record; it survives the process when this returns.
 
         Args:
@@ -127,16 +133,19 @@ class EncryptedLog(HoldsSecret):
         for _, record in self.entries():
             yield record
 
-    def entries(self) -> Iterator[tuple[bytes, bytearray]]:
-        """Yield labels and records, oldest first; not to be mixed with `replace`.
+    def entries(self, *, skip: bytes | None = None) -> Iterator[tuple[bytes, bytearray]]:
+        """Yield labels and records, oldest first, but for those labelled `skip`, which are not opened; not to
+        be mixed with `replace`.
 
         Raises:
             IntegrityError: the file was altered since it was opened.
         """
         position = _HEADER_BYTES
         for number in range(self.count):
-            label, record, position = self._record(number, position)
-            yield label, record
+            label, record, position = self._record(number, position, skip=skip)
+            if record is not None:
+                yield label, record
+            del record  # the next one may be as large
 
     def sync(self) -> None:
         """Return when everything appended is on the disk. Raises StorageError."""
@@ -147,7 +156,7 @@ class EncryptedLog(HoldsSecret):
             self._broken = True  # the system may have dropped what it could not write
             raise self._failed(error) from error
 
-    def replace(self, records: Iterable[Buffer | tuple[bytes, Buffer]]) -> None:
+    def replace(self, records: Iterable[Buffer | Body | tuple[bytes, Buffer | Body]]) -> None:
         """Put these in the place of all records, as one step that is on the disk when it returns.
 
         Args:
@@ -218,8 +227,10 @@ class EncryptedLog(HoldsSecret):
             self.count += 1
         self.size = position
 
-    def _record(self, number: int, position: int) -> tuple[bytes, bytearray, int]:
-        """Return a label, its record, and where the next one begins."""
+    def _record(
+        self, number: int, position: int, *, skip: bytes | None = None
+    ) -> tuple[bytes, bytearray | None, int]:
+        """Return a label, its record, None where the label is `skip`, and where the next one begins."""
         prefix = os.pread(self._file, _PREFIX_BYTES, position)
         if len(prefix) < _PREFIX_BYTES:
             raise _TornError
@@ -230,8 +241,9 @@ class EncryptedLog(HoldsSecret):
             end = body + sealed_bytes(length)
             if end > os.fstat(self._file).st_size:
                 raise _TornError
-            record = opened(self._file_key, salt, length, _reader(self._file, body))
-            return label[:size], record, end
+            if label[:size] == skip:
+                return label[:size], None, end
+            return label[:size], opened(self._file_key, salt, length, _reader(self._file, body)), end
         except IntegrityError:
             if self._lost_power(position):
                 raise _TornError from None
@@ -291,10 +303,10 @@ def _new_header(key: bytes, identity: bytes, generation: int) -> tuple[bytes, by
     return file_key, header + encrypt(file_key, b"", header)
 
 
-def _prefix(key: bytes, number: int, record: Buffer, salt: bytes, label: bytes) -> bytes:
+def _prefix(key: bytes, number: int, record: Buffer | Body, salt: bytes, label: bytes) -> bytes:
     if len(label) > LABEL_BYTES:
         raise InputError(f"a label has {len(label)} bytes", fix=f"Take at most {LABEL_BYTES}")
-    plain = _PREFIX.pack(memoryview(record).nbytes, salt, len(label), label)
+    plain = _PREFIX.pack(body_of(record).size, salt, len(label), label)
     return encrypt(key, plain, _number(number))
 
 

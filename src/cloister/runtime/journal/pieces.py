@@ -12,6 +12,7 @@ from typing import Final
 
 from cloister.crypto import TAG_BYTES, Buffer, Opener, Sealer, hkdf
 from cloister.errors import IntegrityError
+from cloister.runtime.bodies import Body, body_of
 
 __all__ = ["SALT_BYTES", "opened", "sealed", "sealed_bytes"]
 
@@ -19,7 +20,7 @@ SALT_BYTES: Final = 16
 _PIECE: Final = 256 << 10
 
 
-def sealed(key: bytes, salt: bytes, record: Buffer) -> Iterator[memoryview]:
+def sealed(key: bytes, salt: bytes, record: Buffer | Body) -> Iterator[memoryview]:
     """Yield the pieces of a record; each is overwritten by the next.
 
     Args:
@@ -27,10 +28,10 @@ def sealed(key: bytes, salt: bytes, record: Buffer) -> Iterator[memoryview]:
         salt: 16 fresh random bytes.
         record: what is sealed; read piece by piece, never copied.
     """
-    view = memoryview(record).cast("B")
-    sealer = Sealer(_record_key(key, salt), max(1, min(len(view), _PIECE)))
-    for start, size, what in _pieces(len(view)):
-        yield sealer.seal(view[start : start + size], what)
+    body = body_of(record)
+    sealer = Sealer(_record_key(key, salt), max(1, min(body.size, _PIECE)))
+    for start, size, what in _pieces(body.size):
+        yield sealer.seal(body.part(start, start + size), what)
 
 
 def sealed_bytes(length: int) -> int:

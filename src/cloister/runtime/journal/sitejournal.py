@@ -35,6 +35,7 @@ from typing import Final
 from cloister.crypto import Buffer, HoldsSecret, Identity, framed, hpke_open, hpke_seal, sha256
 from cloister.errors import InputError, IntegrityError, ProtocolError
 from cloister.files import read_bytes, write_atomic
+from cloister.runtime.bodies import Body, body_of
 from cloister.runtime.journal.epochfile import read_epoch, write_epoch
 from cloister.runtime.journal.kept import EpochKept, SiteKept
 from cloister.runtime.journal.lock import locked
@@ -117,7 +118,7 @@ class SiteJournal(HoldsSecret):
         self._numbers().use(attempts_used)
         self._enter(attempt)
 
-    def uploaded(self, attempt: int, upload: Buffer) -> None:
+    def uploaded(self, attempt: int, upload: Buffer | Body) -> None:
         """See `KeepsSite`. Raises ProtocolError where one is kept for this attempt."""
         ratchet = self._enter(attempt)
         if ratchet is None or self._slot is None:
@@ -147,16 +148,16 @@ class SiteJournal(HoldsSecret):
 
     # --- the model --------------------------------------------------------------------------------
 
-    def applied(self, outcome: Buffer) -> None:
+    def applied(self, outcome: Buffer | Body) -> None:
         """See `KeepsSite`."""
         ratchet = self._ratchet()
         if ratchet is None:
-            self._unkept += memoryview(outcome).nbytes  # could not be opened after a break
+            self._unkept += body_of(outcome).size  # could not be opened after a break
             return
         self._records().append(outcome, label=_OUTCOME + ratchet.epoch)
         self._put(ratchet)
 
-    def checkpoint(self, state: Buffer) -> None:
+    def checkpoint(self, state: Buffer | Body) -> None:
         """See `KeepsSite`."""
         log = self._records()
         log.replace([(_STATE, state), *self._entries.items()])

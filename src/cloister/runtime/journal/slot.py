@@ -13,6 +13,7 @@ from typing import Final
 
 from cloister.crypto import Buffer
 from cloister.errors import IntegrityError, StorageError
+from cloister.runtime.bodies import Body, body_of
 from cloister.runtime.journal.pieces import SALT_BYTES, opened, sealed
 
 __all__ = ["Slot"]
@@ -30,7 +31,7 @@ class Slot:
         except OSError as error:
             raise self._failed(error) from error
 
-    def put(self, key: bytes, record: Buffer) -> bytes:
+    def put(self, key: bytes, record: Buffer | Body) -> bytes:
         """Write a record over the one before; return its receipt. Raises StorageError."""
         salt, position = os.urandom(SALT_BYTES), 0
         try:
@@ -41,7 +42,7 @@ class Slot:
                 position += written
         except OSError as error:
             raise self._failed(error) from error
-        return _RECEIPT.pack(memoryview(record).nbytes, salt)
+        return _RECEIPT.pack(body_of(record).size, salt)
 
     def get(self, key: bytes, receipt: bytes) -> bytes:
         """Return the record of a receipt. Raises IntegrityError where it is not there any more."""

@@ -3,15 +3,18 @@
 A frame is taken once, when its signature has been verified, and decrypted at once: a small payload to bytes
 of its own, a fragment of a large payload straight to its place in the one buffer that holds that payload.
 Small payloads that overtook others wait for their turn, bounded in number and in bytes; fragments never wait,
-since nothing but the payload that was granted has any.
+since nothing but the payload that was granted has any. That buffer is in memory, or, where a folder is given,
+in a file that is mapped there, if the folder has room.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from cloister.crypto.aead import Numbered
-from cloister.errors import ProtocolError
+from cloister.errors import ProtocolError, StorageError
+from cloister.mapped import forget, mapped
 from cloister.runtime.link.wire import (
     ANNOUNCE,
     FRAGMENT,
@@ -26,21 +29,24 @@ from cloister.runtime.link.wire import (
 
 __all__ = ["Incoming", "Payload"]
 
-Payload = bytes | bytearray
+Payload = bytes | bytearray | memoryview
 _TAG: Final = 16
+_ASIDE_BYTES: Final = 4 << 20
+"""What is smaller stays in memory."""
 
 
 class _Large:
     """A large payload: announced by frame `sequence`, its fragments are the frames after that one."""
 
-    __slots__ = ("_buffer", "_step", "missing", "sequence", "size")
+    __slots__ = ("_aside", "_buffer", "_step", "missing", "sequence", "size")
 
-    def __init__(self, sequence: int, size: int) -> None:
+    def __init__(self, sequence: int, size: int, aside: Path | None = None) -> None:
         self.sequence = sequence
         self.size = size
+        self._aside = aside if size >= _ASIDE_BYTES else None
         self._step = fragment_bytes(size)
         self.missing = -(-size // self._step)
-        self._buffer: bytearray | None = None
+        self._buffer: bytearray | memoryview | None = None
 
     @property
     def granted(self) -> bool:
@@ -52,7 +58,15 @@ class _Large:
 
     def grant(self) -> None:
         if self._buffer is None:
-            self._buffer = bytearray(self.size)
+            self._buffer = self._room()
+
+    def _room(self) -> bytearray | memoryview:
+        if self._aside is not None:
+            try:
+                return mapped(self._aside, self.size)
+            except StorageError:
+                pass  # there is memory yet
+        return bytearray(self.size)
 
     def length(self, sequence: int) -> int:
         return min(self._step, self.size - (sequence - self.sequence - 1) * self._step)
@@ -61,7 +75,7 @@ class _Large:
         start = (sequence - self.sequence - 1) * self._step
         return memoryview(self.take())[start : start + self.length(sequence)]
 
-    def take(self) -> bytearray:
+    def take(self) -> bytearray | memoryview:
         if self._buffer is None:
             raise ProtocolError("sent a large payload that was not granted")
         return self._buffer
@@ -70,11 +84,11 @@ class _Large:
 class Incoming:
     """Order, buffers and grants of one direction."""
 
-    def __init__(self, *, auto_grant: bool) -> None:
+    def __init__(self, *, auto_grant: bool, aside: Path | None = None) -> None:
         self.next = 0  # the first sequence that has not arrived
         self.grants = 0
         self.waiting = 0  # bytes of small payloads that overtook others
-        self._auto_grant = auto_grant
+        self._auto_grant, self._aside = auto_grant, aside
         self._held: dict[int, tuple[int, int, bytes]] = {}  # kind, size, plaintext
         self._large: _Large | None = None
 
@@ -147,7 +161,9 @@ class Incoming:
         """
         large = self._large
         if frame.kind == FRAGMENT and large is not None:
-            cipher.open_into(frame.sequence, frame.ciphertext, associated, large.place(frame.sequence))
+            place = large.place(frame.sequence)
+            cipher.open_into(frame.sequence, frame.ciphertext, associated, place)
+            forget(place)
             large.missing -= 1
             plaintext = b""
         else:
@@ -170,7 +186,7 @@ class Incoming:
         if kind == WHOLE:
             return [plaintext]
         if kind == ANNOUNCE:
-            self._large = _Large(sequence, size)
+            self._large = _Large(sequence, size, self._aside)
             if self._auto_grant:
                 self.grant()
         if kind == FRAGMENT and self._large is not None and sequence == self._large.last:

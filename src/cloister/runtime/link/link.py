@@ -6,10 +6,12 @@ import math
 import os
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from cloister.crypto import AgreementKey, Buffer, HoldsSecret, Identity, PublicIdentity
 from cloister.errors import InputError, ProtocolError
+from cloister.runtime.bodies import Body
 from cloister.runtime.link import handshake
 from cloister.runtime.link.handshake import Parties, common_version, derive_keys, digest
 from cloister.runtime.link.incoming import Payload
@@ -64,6 +66,7 @@ class Link(HoldsSecret):
         term: told to the peer in every hello; a hub's grows whenever another machine takes its place.
         least_term: a hello of the peer under a lower term is refused, as is one below the highest seen.
         auto_grant: whether large payloads may come without `grant`.
+        aside: folder where what is large lies while it comes, as the peer sent it; None for memory.
         insecure_test_random: source of randomness in tests.
     """
 
@@ -77,6 +80,7 @@ class Link(HoldsSecret):
         term: int = 0,
         least_term: int = 0,
         auto_grant: bool = True,
+        aside: Path | None = None,
         insecure_test_random: RandomBytes | None = None,
     ) -> None:
         if len(study) != 32:
@@ -84,7 +88,7 @@ class Link(HoldsSecret):
         self._parties = Parties(identity, peer, study)
         self._initiator = initiator
         self._term, self._least_term = term, least_term
-        self._auto_grant = auto_grant
+        self._auto_grant, self._aside = auto_grant, aside
         self._random = insecure_test_random or os.urandom
         self._versions = handshake.VERSIONS
         self._hello_route = self._parties.route_in()
@@ -149,8 +153,9 @@ class Link(HoldsSecret):
         if self._session is not None and self.peer_term < term:
             self.close()
 
-    def send(self, payload: Buffer) -> None:
-        """Queue a payload. It must not change until it is acknowledged: no copy is made.
+    def send(self, payload: Buffer | Body) -> None:
+        """Queue a payload. It must not change until it is acknowledged: no copy is made, and a body is read
+        as it goes.
 
         Raises:
             ProtocolError: no session is open.
@@ -270,7 +275,9 @@ class Link(HoldsSecret):
             self._answer(answer)  # which names our versions, so the peer can say the same
             raise
         keys = derive_keys(key, hello.key, encoded, answer, version, self._parties.study)
-        session = Session(self._parties, keys, initiator=False, auto_grant=self._auto_grant)
+        session = Session(
+            self._parties, keys, initiator=False, auto_grant=self._auto_grant, aside=self._aside
+        )
         if len(self._candidates) >= _CANDIDATES:
             del self._candidates[next(iter(self._candidates))]
         self._candidates[keys.session] = _Candidate(asked, answer, session, hello.term)
@@ -285,7 +292,9 @@ class Link(HoldsSecret):
         self._asked = None
         version = common_version(self._versions, hello.versions)
         keys = derive_keys(asked.key, hello.key, asked.hello, encoded, version, self._parties.study)
-        self._session = Session(self._parties, keys, initiator=True, auto_grant=self._auto_grant)
+        self._session = Session(
+            self._parties, keys, initiator=True, auto_grant=self._auto_grant, aside=self._aside
+        )
         self._answered = (hello.answers, digest(encoded))
         self._confirm_by = now + CONFIRM_WITHIN
         self.peer_term = hello.term

@@ -19,6 +19,7 @@ from typing import Final
 
 from cloister.crypto import Buffer
 from cloister.errors import InputError, ProtocolError
+from cloister.runtime.bodies import Body, body_of
 from cloister.runtime.link.wire import (
     ANNOUNCE,
     CONFIRM,
@@ -43,21 +44,43 @@ _AGAIN_BYTES: Final = (
 
 
 class Flight:
-    """A frame that was numbered and is not acknowledged yet."""
+    """A frame that was numbered and is not acknowledged yet: bytes [start, stop) of a payload, which are read
+    whenever it goes."""
 
-    __slots__ = ("at", "data", "held", "kind", "lost", "seal", "sequence", "size", "stamp", "tries")
+    __slots__ = (
+        "_payload",
+        "at",
+        "held",
+        "kind",
+        "lost",
+        "seal",
+        "sequence",
+        "size",
+        "stamp",
+        "start",
+        "stop",
+        "tries",
+    )
 
-    def __init__(self, sequence: int, kind: int, size: int, data: memoryview) -> None:
+    def __init__(self, sequence: int, kind: int, size: int, payload: Body, start: int, stop: int) -> None:
         self.sequence = sequence
         self.kind = kind
         self.size = size
-        self.data = data
+        self._payload, self.start, self.stop = payload, start, stop
         self.seal = b""  # tag of its ciphertext, once there was one
         self.stamp = -1
         self.at = 0.0
         self.tries = 0
         self.lost = False
         self.held = False
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def data(self) -> Buffer:
+        """What it carries."""
+        return self._payload.part(self.start, self.stop)
 
 
 class Outgoing:
@@ -68,9 +91,9 @@ class Outgoing:
         self.acknowledged = 0  # the first sequence the peer lacks
         self._numbered = 0
         self._stamp = -1
-        self._queue: deque[memoryview] = deque()
+        self._queue: deque[Body] = deque()
         self._confirm = confirm
-        self._large: memoryview | None = None  # announced
+        self._large: Body | None = None  # announced
         self._position = 0
         self._announced = self._granted = 0
         self._flights: dict[int, Flight] = {}
@@ -81,13 +104,13 @@ class Outgoing:
         self._timeouts = 0
         self._round_trip: tuple[float, float] | None = None  # smoothed, deviation (RFC 6298)
 
-    def queue(self, payload: Buffer) -> None:
+    def queue(self, payload: Buffer | Body) -> None:
         """Take a payload; a reference is kept until it is acknowledged. Raises InputError above the limit."""
-        view = memoryview(payload).cast("B").toreadonly()
-        if len(view) > MAX_PAYLOAD:
+        body = body_of(payload)
+        if body.size > MAX_PAYLOAD:
             raise InputError(f"a payload is longer than {MAX_PAYLOAD} bytes", fix="Send it in parts")
-        self.size += len(view)
-        self._queue.append(view)
+        self.size += body.size
+        self._queue.append(body)
 
     def next(self, now: float) -> Flight | None:
         """Return the frame to transmit now, or None."""
@@ -142,8 +165,8 @@ class Outgoing:
         news = False
         for sequence in range(self.acknowledged, frame.ack):
             flight = self._flights.pop(sequence)
-            self.size -= len(flight.data)
-            self._travelling -= len(flight.data)
+            self.size -= len(flight)
+            self._travelling -= len(flight)
             news |= self._arrived(flight, frame.echo, now)
         self.acknowledged = frame.ack
         held, sequence = frame.held, frame.ack + 1
@@ -166,29 +189,29 @@ class Outgoing:
     def _fresh(self) -> Flight:
         if self._confirm:
             self._confirm = False
-            return self._number(CONFIRM, 0, memoryview(b""))
+            return self._number(CONFIRM, 0, body_of(b""), 0, 0)
         if self._large is not None:
             return self._fragment(self._large)
         payload = self._queue.popleft()
-        if len(payload) <= MAX_SMALL:
-            return self._number(WHOLE, 0, payload)
+        if payload.size <= MAX_SMALL:
+            return self._number(WHOLE, 0, payload, 0, payload.size)
         self._large, self._position = payload, 0
         self._announced += 1
-        return self._number(ANNOUNCE, len(payload), payload[:0])
+        return self._number(ANNOUNCE, payload.size, payload, 0, 0)
 
-    def _fragment(self, payload: memoryview) -> Flight:
-        end = self._position + fragment_bytes(len(payload))
-        flight = self._number(FRAGMENT, 0, payload[self._position : end])
+    def _fragment(self, payload: Body) -> Flight:
+        end = min(self._position + fragment_bytes(payload.size), payload.size)
+        flight = self._number(FRAGMENT, 0, payload, self._position, end)
         self._position = end
-        if end >= len(payload):
+        if end >= payload.size:
             self._large = None
         return flight
 
-    def _number(self, kind: int, size: int, data: memoryview) -> Flight:
-        flight = Flight(self._numbered, kind, size, data)
+    def _number(self, kind: int, size: int, payload: Body, start: int, stop: int) -> Flight:
+        flight = Flight(self._numbered, kind, size, payload, start, stop)
         self._flights[flight.sequence] = flight
         self._numbered += 1
-        self._travelling += len(data)
+        self._travelling += len(flight)
         return flight
 
     def _arrived(self, flight: Flight, echo: int, now: float) -> bool:
@@ -216,8 +239,8 @@ class Outgoing:
         self._deadline = now + self._timeout()
         again = 0
         for flight in self._flights.values():
-            again += len(flight.data)
-            if len(flight.data) > MAX_SMALL or again > _AGAIN_BYTES:
+            again += len(flight)
+            if len(flight) > MAX_SMALL or again > _AGAIN_BYTES:
                 break
             self._lose(flight)
         self._probe = not any(flight.lost for flight in self._lost)

@@ -22,6 +22,7 @@ their difference).
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Final
 
 from cloister.crypto import HoldsSecret
@@ -53,11 +54,19 @@ _NOTHING: Final = memoryview(b"")
 class Session(HoldsSecret):
     """Both directions of one session, at one end."""
 
-    def __init__(self, parties: Parties, keys: SessionKeys, *, initiator: bool, auto_grant: bool) -> None:
+    def __init__(
+        self,
+        parties: Parties,
+        keys: SessionKeys,
+        *,
+        initiator: bool,
+        auto_grant: bool,
+        aside: Path | None = None,
+    ) -> None:
         self.id = keys.session
         self.route_in = parties.route_in(keys.version)
         self.outgoing = Outgoing(confirm=initiator)
-        self.incoming = Incoming(auto_grant=auto_grant)
+        self.incoming = Incoming(auto_grant=auto_grant, aside=aside)
         self._identity, self._peer = parties.identity, parties.peer
         self._route_out = parties.route_out(keys.version)
         mine, theirs = (keys.initiator, keys.responder)[:: 1 if initiator else -1]

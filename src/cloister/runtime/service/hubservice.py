@@ -187,6 +187,7 @@ class HubService:
                 trusted=self._trusted,
                 silence_seconds=self._plan.study.deadline_seconds,
                 attesting=self._attesting,
+                aside=log.folder,
             )
 
             def over() -> bool:

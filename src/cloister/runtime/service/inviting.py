@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 
 from cloister.crypto import Buffer, Identity, PublicIdentity
 from cloister.errors import CloisterError
@@ -33,7 +34,7 @@ class InvitingEnd(HubEnd):
         term: of the hub's lease.
         trusted: returns the fingerprints that are trusted now, another object whenever they change; asked
             before every message.
-        attesting: as in `HubEnd`.
+        attesting, aside: as in `HubEnd`.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class InvitingEnd(HubEnd):
         trusted: Callable[[], Collection[str]],
         silence_seconds: float,
         attesting: Attesting | None = None,
+        aside: Path | None = None,
     ) -> None:
         super().__init__(
             machine,
@@ -57,6 +59,7 @@ class InvitingEnd(HubEnd):
             silence_seconds=silence_seconds,
             largest=machine.largest,
             attesting=attesting,
+            aside=aside,
         )
         self._identity = identity
         self._sites = dict(sites)
