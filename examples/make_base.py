@@ -109,7 +109,8 @@ def make_base(
             f"A small base made by examples/make_base.py from {len(texts)} texts.\n\n{recipe}\n\n{told}\n"
         )
         unfinished.chmod(0o755)
-        unfinished.rename(place)
+        if not place.is_dir():  # somebody else may have made it meanwhile
+            unfinished.rename(place)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return place
