@@ -3,8 +3,9 @@
     audit_html(report, lang)      one self-contained page: nothing is loaded, nothing runs
     audit_summary(report, lang)   lines of text
 
-Order of the page: the verdict in words, three figures, what the canaries showed, whether it is the mechanism
-that was accounted for, rows read back, membership, conditions, facts. Sentences follow from the report's
+Order of the page: the verdict in words, three figures, what was remembered of planted secrets (language
+models), what the canaries showed, whether it is the mechanism that was accounted for, rows read back and
+membership (tables), conditions, facts. Sentences follow from the report's
 fields; none says that a study is private.
 """
 
@@ -13,8 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 
-from cloister.governance.audit import VIOLATES, AuditReport
+from cloister.governance.audit import MEMORISED, VIOLATES, AuditReport, LanguageFindings
 from cloister.report.auditcharts import bounds_chart, inversion_chart
+from cloister.report.auditlanguage import (
+    exposure_figure,
+    language_conditions,
+    language_lines,
+    language_section,
+    whose,
+)
 from cloister.report.auditwords import say_audit
 from cloister.report.markup import Markup, element, join
 from cloister.report.texts import Language
@@ -38,11 +46,12 @@ def audit_html(report: AuditReport, lang: Language = "en") -> str:
         element("title", f"{say_audit(lang, 'title')} {report.study} · Cloister"),
         element("style", Markup(style + _MORE_STYLE)),
     )
+    texts = isinstance(report.language, LanguageFindings)
     sections = (
+        language_section(report, lang),
         _bounds(report, lang),
         _checks(report, lang),
-        _inversion(report, lang),
-        _membership(report, lang),
+        *(() if texts else (_inversion(report, lang), _membership(report, lang))),
         _conditions(report, lang),
         _about(report, lang),
     )
@@ -74,7 +83,8 @@ def audit_summary(report: AuditReport, lang: Language = "en") -> str:
             f"  {say_audit(lang, 'membership')}: {percent(found.auc, lang)} "
             f"({say_audit(lang, 'guessing', value=percent(0.5, lang))})"
         )
-    lines.append(say_audit(lang, f"{report.rows} rows"))
+    lines += [f"  {line}" for line in language_lines(report, lang)]
+    lines.append(say_audit(lang, whose(report)))
     return "\n".join(lines)
 
 
@@ -83,22 +93,24 @@ def _headline(report: AuditReport, lang: Language) -> str:
 
 
 def _lead(report: AuditReport, lang: Language) -> str:
+    memorised = report.verdict == MEMORISED
     if report.claimed is None or report.bound is None:
-        return say_audit(lang, "lead none", study=report.study)
+        return say_audit(lang, "lead memorised none" if memorised else "lead none", study=report.study)
     facts = {
         "bound": f"{report.bound:.3f}",
         "claimed": f"{report.claimed:.4g}",
         "confidence": f"{report.confidence:g}",
         "study": report.study,
     }
-    said = say_audit(lang, "lead violates" if report.verdict == VIOLATES else "lead consistent", **facts)
+    kind = "violates" if report.verdict == VIOLATES else "memorised" if memorised else "consistent"
+    said = say_audit(lang, f"lead {kind}", **facts)
     failed = [say_audit(lang, check.name) for check in report.failed]
     return said + (say_audit(lang, "lead failed", checks="; ".join(failed)) if failed else "")
 
 
 def _opening(report: AuditReport, lang: Language) -> Markup:
     own = report.rows == "own"
-    said = say_audit(lang, f"{report.rows} rows")
+    said = say_audit(lang, whose(report))
     return element(
         "header",
         element("a", say_audit(lang, "skip"), class_="skip", href="#results"),
@@ -139,7 +151,8 @@ def _figures(report: AuditReport, lang: Language) -> Markup:
         "dl",
         _figure(say_audit(lang, "claimed"), claimed, note, "together"),
         _figure(say_audit(lang, "bound"), bound, shown, "alone"),
-        _figure(say_audit(lang, "membership"), ranked, say_audit(lang, "membership note"), "centralised"),
+        exposure_figure(report, lang)
+        or _figure(say_audit(lang, "membership"), ranked, say_audit(lang, "membership note"), "centralised"),
         class_="figures",
     )
 
@@ -164,6 +177,8 @@ def _bounds(report: AuditReport, lang: Language) -> Markup:
         for bound in report.bounds
     ]
     table = _table("bounds", lang, ("attack", "method", "epsilon", "confidence", "guesses"), rows)
+    if not report.bounds:
+        return Markup("")
     facts = {"each": report.canaries.each, "runs": report.canaries.runs}
     return _section("bounds", lang, bounds_chart(report, lang), table, **facts)
 
@@ -220,8 +235,8 @@ def _membership(report: AuditReport, lang: Language) -> Markup:
 
 
 def _conditions(report: AuditReport, lang: Language) -> Markup:
-    said = [say_audit(lang, "condition mechanism")]
-    if report.claim is not None:
+    said = language_conditions(report, lang) or [say_audit(lang, "condition mechanism")]
+    if report.claim is not None and not isinstance(report.language, LanguageFindings):
         facts = {"steps": report.claim.steps, "shares": report.claim.shares}
         said += [say_audit(lang, "condition adversary", **facts), say_audit(lang, "condition weak")]
     if report.hub_view == "none":

@@ -1,4 +1,4 @@
-"""An audit's two charts, as inline SVG made here: a bar each, and a line where the claim is.
+"""An audit's charts, as inline SVG made here: a bar each, and a line where the claim is.
 
 As the report's other charts: text stays text, colours are the page's CSS variables, each chart comes wide and
 narrow, ids are its own, and a title says what it shows.
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.governance.audit import AuditReport
+from cloister.governance.audit import AuditReport, LanguageFindings
+from cloister.learning.attacks.languageexposure import CHANCE_BITS
 from cloister.report.auditwords import say_audit
 from cloister.report.markup import Markup, element, join
 from cloister.report.texts import Language
 
-__all__ = ["bounds_chart", "inversion_chart"]
+__all__ = ["bounds_chart", "exposure_chart", "inversion_chart"]
 
 _WIDE, _NARROW = 860, 350
 _ROW, _TOP, _BOTTOM = 34, 26, 30
@@ -61,6 +62,23 @@ def inversion_chart(report: AuditReport, lang: Language) -> Markup:
     return _responsive(
         "audit-inversion", say_audit(lang, "c inversion"), bars, 1.0, None, say_audit(lang, "chance")
     )
+
+
+def exposure_chart(report: AuditReport, lang: Language) -> Markup:
+    """Return mean exposure of each model and number of copies as a bar, chance as a mark on it."""
+    if not isinstance(report.language, LanguageFindings):
+        return Markup("")
+    bars, top = [], CHANCE_BITS
+    for run in report.language.runs:
+        for copies in dict.fromkeys(each.copies for each in run.exposures):
+            label = say_audit(lang, "planted", run=say_audit(lang, run.run), copies=copies)
+            bars.append(_Bar(label, run.mean(copies), f"{run.mean(copies):.1f}", CHANCE_BITS))
+        top = max([top, *(each.space for each in run.exposures)])
+    if not bars:
+        return Markup("")
+    claimed = say_audit(lang, "none") if report.claimed is None else f"{report.claimed:.4g}"
+    title = say_audit(lang, "c exposure", claimed=claimed)
+    return _responsive("audit-exposure", title, bars, top, None, say_audit(lang, "chance"))
 
 
 def _responsive(

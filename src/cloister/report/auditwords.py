@@ -23,6 +23,19 @@ AUDIT_TEXTS: Final[dict[str, Text]] = {
     "skip": Text("Skip to the findings", "跳到结果"),
     "consistent with the claim": Text("Consistent with the claim", "与声明一致"),
     "violates the claim": Text("Violates the claim", "违反声明"),
+    "memorised": Text("Remembers what was planted", "记住了植入的内容"),
+    "lead memorised": Text(
+        "Secrets that were planted among the rows of “{study}” can be told from others by its model. Epsilon "
+        "{claimed} is claimed, and the attacks show that it is above {bound} (confidence {confidence}), "
+        "which is no contradiction: a claim per row does not speak of a secret that stands in many rows.",
+        "植入“{study}”数据行中的秘密可以从其模型中被辨认出来。研究声明 epsilon 为 {claimed}，"
+        "攻击表明其大于 {bound}（置信度 {confidence}），两者并不矛盾：按行的声明并不涵盖出现在多行中的秘密。",
+    ),
+    "lead memorised none": Text(
+        "Secrets that were planted among the rows of “{study}” can be told from others by its model. No "
+        "privacy was claimed.",
+        "植入“{study}”数据行中的秘密可以从其模型中被辨认出来。研究没有声明任何隐私保护。",
+    ),
     "no claim": Text("No privacy was claimed", "没有声明任何隐私保护"),
     "lead consistent": Text(
         "The attacks show that epsilon is above {bound} (confidence {confidence}). The study “{study}” "
@@ -115,6 +128,71 @@ AUDIT_TEXTS: Final[dict[str, Text]] = {
     "noise shares": Text("Least noise of one site, in sensitivities", "单个站点的最小噪声（以敏感度为单位）"),
     "summed noise": Text("Noise of a sum, in sensitivities", "总和的噪声（以敏感度为单位）"),
     "divisor": Text("Length of the step on a known sum", "对已知总和所走的步长"),
+    "h language": Text("What was remembered", "记住了什么"),
+    "h language note rehearsed": Text(
+        "Made-up secrets were planted among {rows} rows, and the plan's training was run anew. Exposure says "
+        "in bits how much easier the model makes it to guess a planted secret; at chance it is 1.44 bits on "
+        "average, whatever the model.",
+        "在 {rows} 行数据中植入了虚构的秘密，并重新运行了方案的训练。"
+        "暴露度以比特表示模型使猜中植入秘密容易了多少；"
+        "若模型一无所知，平均为 1.44 比特。",
+    ),
+    "h language note planted": Text(
+        "The finished model was asked for secrets that its owner had planted. Exposure says in bits how much "
+        "easier the model makes it to guess one; at chance it is 1.44 bits on average, whatever the model.",
+        "向训练完成的模型询问了其所有者植入的秘密。暴露度以比特表示模型使猜中植入秘密容易了多少；"
+        "若模型一无所知，平均为 1.44 比特。",
+    ),
+    "c exposure": Text(
+        "Mean exposure of planted secrets in bits, beside chance; claimed epsilon: {claimed}",
+        "植入秘密的平均暴露度（比特），与偶然水平对照；声明的 epsilon：{claimed}",
+    ),
+    "planted": Text("{run}, in {copies} rows", "{run}，出现在 {copies} 行"),
+    "as planned": Text("as planned", "按方案"),
+    "without noise": Text("without noise", "不加噪声"),
+    "the model": Text("the model", "该模型"),
+    "at chance": Text("at chance", "处于偶然水平"),
+    "run": Text("Model", "模型"),
+    "copies": Text("Rows of each", "每个的行数"),
+    "secrets": Text("Secrets", "秘密数"),
+    "exposure": Text("Exposure, bits", "暴露度（比特）"),
+    "exposure note": Text("of at most {space} bits; 1.44 is chance", "最大 {space} 比特；1.44 为偶然水平"),
+    "most bits": Text("At most", "最大"),
+    "fitted": Text("By a fitted law", "按拟合分布"),
+    "p value": Text("Chance of that", "偶然发生的概率"),
+    "said": Text(
+        "{run}: asked for {asked} secrets, it said {extracted} of them in {texts} texts, which held {found} "
+        "identifiers in all. {verdict}, p {p}.",
+        "{run}：询问了 {asked} 个秘密，在 {texts} 段文本中说出了其中 {extracted} 个，"
+        "文本共含 {found} 个标识符。{verdict}，p {p}。",
+    ),
+    "said nothing": Text("{run}: {verdict}, p {p}.", "{run}：{verdict}，p {p}。"),
+    "condition copies": Text(
+        "A secret that stands in k rows is protected by about k times the epsilon of a row: its exposure is "
+        "measured, not promised.",
+        "出现在 k 行中的秘密所受的保护约为单行 epsilon 的 k 倍：其暴露度是测得的，而非承诺的。",
+    ),
+    "condition others": Text(
+        "A model that knows none of the planted secrets may still know rows that are easier to remember.",
+        "不知道任何植入秘密的模型仍可能知道更容易记住的数据行。",
+    ),
+    "condition model": Text(
+        "The finished model was asked. What was planted was among one owner's rows.",
+        "询问的是训练完成的模型。植入的内容位于某一所有者的数据行中。",
+    ),
+    "condition losses": Text(
+        "The adversary of the canaries sees the final model's losses alone, in one run.",
+        "金丝雀的对手只看到一次运行中最终模型的损失。",
+    ),
+    "own texts": Text(
+        "Owners' rows were trained on beside what was planted. The findings below depend on them: keep this "
+        "page with their owner.",
+        "除植入内容外，还用数据所有者的真实数据进行了训练。以下结果依赖于这些数据：请只由其所有者保存本页。",
+    ),
+    "synthetic texts": Text(
+        "No row of anybody was looked at: what was planted is made up.",
+        "没有查看任何人的数据：植入的内容是虚构的。",
+    ),
     "h inversion": Text("Rows read back", "数据还原"),
     "h inversion note": Text(
         "What an attacker could read back if it saw each of these: similarity to the nearest true row, "
