@@ -5,14 +5,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
-from cloister.crypto import encrypt
+from cloister.crypto import decrypt, encrypt
 from cloister.errors import InputError, IntegrityError
 from cloister.learning import checkpoint, load_checkpoint, save_checkpoint
 
 KEY, PLAN = bytes(range(32)), b"\x07" * 32
 ARRAYS = {"params": np.arange(5.0), "tail": np.ones((2, 3))}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_file_is_what_the_library_and_one_call_make(tmp_path: Path, dtype: type) -> None:
+    arrays = {"b": np.arange(700_000, dtype=dtype).reshape(2, -1), "a": np.ones(3, dtype=np.float64)}
+    save_checkpoint(tmp_path / "x", KEY, plan_digest=PLAN, round=1, arrays=arrays)
+    data = (tmp_path / "x").read_bytes()[len(checkpoint._MAGIC) :]
+    plain = decrypt(KEY, data, checkpoint._bound_to(PLAN, 1))
+    for name, array in load(plain).items():
+        np.testing.assert_array_equal(array, arrays[name])
+        assert array.dtype == arrays[name].dtype
+    (tmp_path / "x").write_bytes(
+        checkpoint._MAGIC + encrypt(KEY, save(arrays), checkpoint._bound_to(PLAN, 1))
+    )
+    again = load_checkpoint(tmp_path / "x", KEY, plan_digest=PLAN, round=1)
+    assert {name: array.dtype for name, array in again.items()} == {"b": dtype, "a": np.float64}
+    np.testing.assert_array_equal(again["b"], arrays["b"])
 
 
 @pytest.fixture
@@ -61,14 +78,14 @@ def test_no_byte_may_change_and_none_may_be_missing(path: Path) -> None:
 def test_what_a_member_wrote_wrongly_is_refused(path: Path) -> None:
     """The key is shared by all members: content is checked even where it decrypts."""
     bound = checkpoint._bound_to(PLAN, 9)
-    for plain in (b"not safetensors", save({"params": np.zeros(3, dtype=np.float32)})):
+    for plain in (b"not safetensors", save({"params": np.zeros(3, dtype=np.int32)})):
         path.write_bytes(checkpoint._MAGIC + encrypt(KEY, plain, bound))
         with pytest.raises(IntegrityError):
             load_checkpoint(path, KEY, plan_digest=PLAN, round=9)
 
 
-def test_float64_alone_is_written_and_a_missing_file_is_bad_input(tmp_path: Path) -> None:
+def test_floats_alone_are_written_and_a_missing_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        save_checkpoint(tmp_path / "x", KEY, plan_digest=PLAN, round=0, arrays={"a": np.zeros(2, np.float32)})
+        save_checkpoint(tmp_path / "x", KEY, plan_digest=PLAN, round=0, arrays={"a": np.zeros(2, np.int64)})
     with pytest.raises(InputError):
         load_checkpoint(tmp_path / "none", KEY, plan_digest=PLAN, round=0)

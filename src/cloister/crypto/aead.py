@@ -3,6 +3,7 @@
 Three ways in, never mixed under one key:
 
 - `encrypt` and `decrypt`: independent messages, a random nonce in front. At most 2**32 messages a key.
+  `encrypt_parts` and `decrypt_parts` make and open the same bytes of what is too large to hold twice.
 - `Sealer` and `Opener`: an ordered stream under a key made for it alone. The nonce is the message's number
   and does not travel, so a message that is dropped, repeated, moved or altered does not open. The end of the
   stream is not marked; whoever needs that says "final" in the associated data.
@@ -17,21 +18,35 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, Final
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cloister.crypto._base import Buffer, HoldsSecret, check_length
 from cloister.errors import InputError, IntegrityError
 
-__all__ = ["KEY_BYTES", "NONCE_BYTES", "TAG_BYTES", "Numbered", "Opener", "Sealer", "decrypt", "encrypt"]
+__all__ = [
+    "KEY_BYTES",
+    "NONCE_BYTES",
+    "TAG_BYTES",
+    "Numbered",
+    "Opener",
+    "Sealer",
+    "decrypt",
+    "decrypt_parts",
+    "encrypt",
+    "encrypt_parts",
+]
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 _MAX_MESSAGE: Final = 2**31 - 1 - TAG_BYTES  # what the library takes in one call
 _MAX_MESSAGES: Final = 2**32
+_PART: Final = 1 << 20
 
 
 def _cipher(key: bytes, associated_data: bytes) -> AESGCM:
@@ -90,6 +105,54 @@ def decrypt(key: bytes, sealed: Buffer, associated_data: bytes) -> bytes:
     try:
         return cipher.decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], associated_data)
     except InvalidTag:
+        raise _altered() from None
+
+
+def encrypt_parts(key: bytes, parts: Iterable[Buffer], associated_data: bytes) -> Iterator[bytes]:
+    """Yield what `encrypt` returns for the parts one after another, in pieces; of up to 2**36 - 32 bytes.
+
+    Raises:
+        InputError: wrong key length or empty associated data.
+    """
+    check_length(key, KEY_BYTES, "an AES-256 key")
+    _check_associated_data(associated_data)
+    nonce = os.urandom(NONCE_BYTES)
+    stream = Cipher(algorithms.AES(key), modes.GCM(nonce)).encryptor()
+    stream.authenticate_additional_data(associated_data)
+    yield nonce
+    for part in parts:
+        yield stream.update(_as_bytes(part))
+    stream.finalize()
+    yield stream.tag
+
+
+def decrypt_parts(key: bytes, sealed: BinaryIO, associated_data: bytes, out: memoryview) -> None:
+    """Write to `out` the plaintext of what `encrypt` made, read from a file that stands at its beginning.
+    Where it does not open, or has another length, `out` is zeros.
+
+    Raises:
+        InputError: wrong key length or empty associated data.
+        IntegrityError: anything else is not as it was.
+    """
+    check_length(key, KEY_BYTES, "an AES-256 key")
+    _check_associated_data(associated_data)
+    try:
+        nonce = sealed.read(NONCE_BYTES)
+        if len(nonce) != NONCE_BYTES:
+            raise _altered()
+        stream = Cipher(algorithms.AES(key), modes.GCM(nonce)).decryptor()
+        stream.authenticate_additional_data(associated_data)
+        done = 0
+        while done < len(out):
+            part = sealed.read(min(_PART, len(out) - done))
+            if not part:
+                raise _altered()
+            plain = stream.update(part)
+            out[done : done + len(plain)] = plain
+            done += len(plain)
+        stream.finalize_with_tag(sealed.read(TAG_BYTES + 1))
+    except (InvalidTag, ValueError, IntegrityError):
+        out[:] = bytes(len(out))
         raise _altered() from None
 
 
