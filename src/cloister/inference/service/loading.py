@@ -121,13 +121,13 @@ def _language(boot: Boot, files: ModelFiles, kv_tokens: int, scratch: Path) -> L
 def _adapter(boot: Boot, data: bytes, base: Path, digest: str, kv_tokens: int, scratch: Path) -> Loaded:
     """Load a released language model. `digest` stands for its base, too, which its card names."""
     import pyarrow as pa
-    import torch
 
     from cloister.inference.adapter import AdapterArtifact
     from cloister.inference.language.answers import LanguagePredictor
     from cloister.inference.language.load import load_engine
     from cloister.inference.openai import OpenAIApp, TableApp
     from cloister.learning.modelfiles.files import PlainFolder
+    from cloister.learning.torch.threads import use_threads
 
     artifact, files = AdapterArtifact.from_bytes(data), PlainFolder(base)
     if artifact.generates:
@@ -141,7 +141,7 @@ def _adapter(boot: Boot, data: bytes, base: Path, digest: str, kv_tokens: int, s
         )
         return Loaded(OpenAIApp(engine), digest, "language", lambda: engine.running)
     pa.set_cpu_count(boot.threads)
-    torch.set_num_threads(boot.threads)
+    use_threads(boot.threads)
     predictor = LanguagePredictor.of(artifact, files, scratch=scratch, device="cpu")
     return Loaded(TableApp(predictor, boot.name), digest, "table")
 
