@@ -243,11 +243,11 @@ def test_an_interrupted_study_leaves_nothing_and_the_vault_verifies(
     kind = LocalWorker if where == "inside" else SandboxedWorker
     train, pressed = kind.train, list[bool]()
 
-    def interrupted(self: object, params: object) -> object:
+    def interrupted(self: object, *given: object) -> object:
         if not pressed:
             pressed.append(True)
             signal.raise_signal(signal.SIGINT)
-        return train(self, params)  # type: ignore[arg-type]
+        return train(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(kind, "train", interrupted)
     assert run(["study", "run", str(plan), *sites(made), "--worker", where]) == 130
