@@ -82,6 +82,8 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, eq=Fal
             and _finite(np.frombuffer(self.start, self._dtype))
         ):
             raise InputError("the stated facts of a model contradict each other")
+        if self.single and not np.frombuffer(self.start, np.uint8).any():
+            msgspec.structs.force_setattr(self, "start", b"")  # adapters start at zero, and are large
 
     @classmethod
     def of(cls, plan: Plan, model: Model | TorchPrivate) -> ModelFacts:

@@ -12,6 +12,7 @@ import os
 import secrets
 import tempfile
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,12 +98,14 @@ class SealedBody(Body, HoldsSecret):
         self._last: tuple[int, bytes] = (-1, b"")
         self._lock = threading.Lock()
         try:
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # lives as long as this
+            with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+                self._file = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._file)
             for number, part in enumerate(parts_of(body)):
                 sealed = self._cipher.seal(number, part, b"body")
                 written = 0
                 while written < len(sealed):
-                    written += os.write(self._file.fileno(), memoryview(sealed)[written:])
+                    written += os.write(self._file, memoryview(sealed)[written:])
         except OSError as error:
             raise self._failed(error) from error
 
@@ -127,7 +130,7 @@ class SealedBody(Body, HoldsSecret):
             if self._last[0] != number:  # readers at one pace want the same one
                 length = min(PART_BYTES, self._size - number * PART_BYTES) + TAG_BYTES
                 try:
-                    sealed = os.pread(self._file.fileno(), length, number * (PART_BYTES + TAG_BYTES))
+                    sealed = os.pread(self._file, length, number * (PART_BYTES + TAG_BYTES))
                     self._last = number, self._cipher.open(number, sealed, b"body")
                 except OSError as error:
                     raise self._failed(error) from error

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from tests.runtime.link.wires import Faults, World, connected, hub_link, never, session_of, site_link
 
 from cloister.errors import InputError, ProtocolError
-from cloister.runtime.link import MAX_PAYLOAD, MAX_SMALL, Link, outgoing, peek
+from cloister.mapped import mapped
+from cloister.runtime.bodies import Joined
+from cloister.runtime.link import MAX_PAYLOAD, MAX_SMALL, Link, incoming, outgoing, peek
 from cloister.runtime.link.wire import MAX_FRAGMENT, WINDOW_BYTES, fragment_bytes, parse
 
 
@@ -326,3 +330,26 @@ def test_a_study_is_named_by_32_bytes() -> None:
     with pytest.raises(InputError, match="32 bytes"):
         site_link(bytes(31))
     assert isinstance(site_link(bytes(32)), Link)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_large_payload_may_lie_in_a_file_while_it_comes(
+    tmp_path: Path, room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(
+        incoming, "mapped", lambda *given: (made.append(mapped(*given).nbytes), mapped(*given))[1]
+    )
+    folder = tmp_path if room else tmp_path / "none"  # without room it lies in memory
+    world = World(site_link(), hub_link(aside=folder))
+    world.open()
+    data = os.urandom(6_000_001)
+    world.site.send(Joined([data[:5], data[5:]]))
+    world.site.send(b"behind it")
+    world.run()
+    while not world.at_hub:
+        world.hub.grant()
+        world.run()
+    assert [bytes(payload) for payload in world.at_hub] == [data, b"behind it"]
+    assert made == [len(data)] * room
+    assert list(tmp_path.iterdir()) == []
