@@ -15,6 +15,8 @@ from tests.governance.languagereleases import make_language_world
 from tests.governance.releases import World, identity, make_world
 from tests.inference.adapters import text_schema
 from tests.inference.language.models import make_tiny_model
+from tests.runtime.languageparties import base as small_base
+from tests.runtime.languageparties import parties, plan_for
 from tests.runtime.workers.walls import needs_walls
 
 from cloister.cli.main import run
@@ -26,6 +28,7 @@ from cloister.inference.language.answers import LanguagePredictor
 from cloister.inference.models.sealed import SealedModel, read_envelope
 from cloister.learning.modelfiles.files import PlainFolder
 from cloister.policy import sign_toml
+from cloister.runtime import Study, save_study
 from cloister.vault import Vault
 
 PURPOSE = "answers to customers"
@@ -226,3 +229,26 @@ def test_it_is_served_beside_its_base(world: World, tmp_path: Path, sealed: bool
             process.communicate(timeout=60)
     (tmp_path / "rows.csv").write_bytes(CSV)
     assert said == expected(world, "answers", tmp_path / "rows.csv", most=9).column(0)[0].as_py()
+
+
+def test_a_finished_study_is_released_beside_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, hub = small_base(tmp_path), Identity.generate("hub")
+    members = parties(tmp_path / "vaults", "text-classifier", [6, 6, 6], base)
+    people = {each.name: each for each in (hub, *(each.identity for each in members))}
+    make_homes(tmp_path, people)
+    be(monkeypatch, tmp_path, "hub")
+    plan = plan_for(hub, members, "text-classifier", base, training={"rounds": 1})
+    save_study(tmp_path / "hub" / "studies", Study(plan, hub, members).run(), hub)
+    out = str(tmp_path / "release")
+    sites = [text for name in people if name != "hub" for text in ("--site", str(tmp_path / name))]
+    assert run(["release", "test", "--out", out, *sites]) == 2
+    assert "--base DIR" in capsys.readouterr().err
+    assert run(["release", "test", "--out", out, "--base", str(base), *sites]) == 0
+    assert "adapter of rank 2" in capsys.readouterr().out
+    assert run(["verify", out]) == 0
+    (tmp_path / "rows.csv").write_bytes(b"text\nmy bill is wrong\n")
+    command = ["predict", out, str(tmp_path / "rows.csv"), "--base", str(base), "--worker", "inside"]
+    assert run([*command, "--plaintext", "--out", str(tmp_path / "found.csv")]) == 0
+    assert (tmp_path / "found.csv").read_text().startswith('"prediction","probability=bill"')
