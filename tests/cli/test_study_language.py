@@ -168,7 +168,8 @@ def test_a_study_over_nats_whose_hub_sees_nothing(
     text = plan.read_text().replace('name = "texts-text-classifier"', 'name = "far"')
     plan.write_text(text)
     assert run(["up", str(plan), *sites(made), "--base", str(made / "base"), "--json"]) == 0
-    assert '"rounds": 2' in capfd.readouterr().out
+    printed = capfd.readouterr()
+    assert '"rounds": 2' in printed.out, printed.err
     for name in NAMES:
-        assert (made / name / "studies" / "far").exists()
+        assert (made / name / "studies" / "far").exists(), printed.err
     assert not (made / "hub" / "studies" / "far").exists()

@@ -184,13 +184,14 @@ class _Running:
             "CLOISTER_PASSPHRASE_FILE": str(self._secret),
             "OMP_NUM_THREADS": "1",
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cloister", *arguments, "--nats", self._url],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=None if output else subprocess.DEVNULL,
-            stderr=None if output else self._words_of(home),
-        )
+        with ExitStack() as opened:  # the process has its own copy
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cloister", *arguments, "--nats", self._url],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=None if output else subprocess.DEVNULL,
+                stderr=None if output else opened.enter_context(self._words_of(home)),
+            )
         self._processes.append(process)
         return process
 
