@@ -1,0 +1,103 @@
+"""`cloister audit` and `cloister canaries` for language models: a study of this home, and a finished model."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.homes import be, make_homes
+from tests.runtime.languageparties import base, parties, plan_for
+
+from cloister.cli import common
+from cloister.cli.main import run
+from cloister.crypto import Identity
+from cloister.runtime import Study, save_study
+
+NAMES = ("site0", "site1", "site2")
+SCHEMA = b"""
+[columns.question]
+type = "text"
+[columns.answer]
+type = "text"
+role = "label"
+"""
+SURE = ("--confidence", "0.999999")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Homes of a hub and three sites, and `support`, a finished study of texts."""
+    pytest.importorskip("transformers")
+    root = tmp_path_factory.mktemp("homes")
+    hub = Identity.generate("hub")
+    folder = base(root)
+    members = parties(root / "rows", "causal-lm", (8, 8, 8), folder)
+    make_homes(root, {"hub": hub, **{each.identity.name: each.identity for each in members}})
+    changes = {"study": {"name": "support"}, "training": {"rounds": 1}, "language": {"context": 96}}
+    plan = plan_for(hub, members, "causal-lm", folder, **changes)
+    save_study(root / "hub" / "studies", Study(plan, hub, members).run(), hub)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _as_the_hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    be(monkeypatch, root, "hub")
+    yield
+    common.passphrase.cache_clear()
+
+
+def small(root: Path) -> list[str]:
+    return ["--base", str(root / "base"), "--copies", "1", "--secrets", "1", "--canaries", "10", *SURE]
+
+
+@pytest.mark.slow
+def test_a_study_of_texts(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "audit.html"
+    assert run(["audit", "support", *small(root), "--html", str(page), "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert result["verdict"] is None
+    assert result["language"]["source"] == "rehearsed"
+    assert [each["copies"] for each in result["language"]["runs"][0]["exposures"]] == [1]
+    assert "audit-exposure" in page.read_text()
+    assert run(["audit", "support", *small(root)[2:]]) == 2
+    assert "--base" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_finished_model_is_asked(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    schema, out = tmp_path / "schema.toml", tmp_path / "planted"
+    schema.write_bytes(SCHEMA)
+    assert (
+        run(["canaries", str(schema), "--out", str(out), "--copies", "1,2", "--secrets", "1", "--coins", "6"])
+        == 0
+    )
+    said = capfd.readouterr().out
+    assert "rows in" in said
+    assert {stat.S_IMODE((out / name).stat().st_mode) for name in ("rows.csv", "canaries.json")} == {0o600}
+    planted = [
+        "audit",
+        "support",
+        "--base",
+        str(root / "base"),
+        "--planted",
+        str(out / "canaries.json"),
+        *SURE,
+    ]
+    assert run([*planted, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["language"]["source"] == "planted"
+    assert run([*planted, "--copies", "3"]) == 2
+    assert "--planted says itself" in capfd.readouterr().err
+    schema.write_bytes(SCHEMA + b'[columns.more]\ntype = "text"\n')
+    assert run(["canaries", str(schema), "--out", str(tmp_path / "other")]) == 0
+    other = str(tmp_path / "other" / "canaries.json")
+    assert run(["audit", "support", "--base", str(root / "base"), "--planted", other]) == 2
+    assert "another schema" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("copies", ["0", "x", "1,,2", "99999"])
+def test_copies_are_numbers(root: Path, copies: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", "support", "--base", str(root / "base"), "--copies", copies]) == 2
+    assert "--copies" in capfd.readouterr().err
