@@ -72,8 +72,8 @@ def trained_and_released(root: Path, kind: Kind, folder: Path, **changes: Any) -
     [
         ("causal-lm", {}),
         ("text-classifier", {"aggregation": {"bits": 8, "value_range": 0.5}}),
-        ("causal-lm", {"language": {"method": "lora-alternating"}}),
-        ("causal-lm", {"language": {"method": "full", "rank": 0}}),
+        pytest.param("causal-lm", {"language": {"method": "lora-alternating"}}, marks=pytest.mark.slow),
+        pytest.param("causal-lm", {"language": {"method": "full", "rank": 0}}, marks=pytest.mark.slow),
     ],
 )
 def test_a_study_is_released_and_asked(

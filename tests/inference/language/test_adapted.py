@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.inference.adapters import CLASSES
-from tests.inference.language.models import make_tiny_model
+from tests.inference.language.models import _save, make_tiny_model, make_tokenizer
 from tests.inference.language.released import language_plan, released, trained_vector
 from tests.runtime.workers.walls import needs_walls
 
@@ -69,6 +69,33 @@ def test_a_merged_base_computes_what_was_trained(
     assert torch.allclose(merged, apart, atol=1e-4)
     assert (merged - before).abs().max() > 0.05
     assert list(tmp_path.iterdir()) == []
+
+
+def make_gpt2(folder: Path) -> Path:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    words = make_tokenizer(chat=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(
+            GPT2Config(vocab_size=len(words), n_embd=32, n_layer=2, n_head=2, n_positions=128)
+        )
+    folder.mkdir()
+    _save(model.eval(), words, folder, 1)
+    return folder
+
+
+def test_a_layer_that_is_stored_the_other_way_round_is_merged_so(tmp_path: Path) -> None:
+    base = make_gpt2(tmp_path / "gpt2")
+    artifact = released(base, tmp_path, targets=("c_attn", "c_proj"))
+    learner, params = learner_of(artifact, PlainFolder(base), scratch=tmp_path)
+    learner.load(params)
+    model = whole_model(base)
+    before = logits(model, [5, 9, 40, 3])
+    merge(model, artifact)
+    merged = logits(model, [5, 9, 40, 3])
+    assert torch.allclose(merged, logits(learner.module.base, [5, 9, 40, 3]), atol=1e-4)
+    assert (merged - before).abs().max() > 0.05
 
 
 def test_a_base_in_half_precision_is_rounded_once(tmp_path: Path) -> None:

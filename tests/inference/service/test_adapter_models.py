@@ -7,22 +7,24 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.enclave.broker.world import InsecureAttesterDouble
+from tests.enclave.broker.world import Home, InsecureAttesterDouble, identity, permission
 from tests.enclave.sandbox.inside import need_walls
 from tests.inference.language.models import make_tiny_model
 from tests.inference.language.released import released
 from tests.inference.modelworld import Keys, person
 from tests.inference.service.real import running
 
-from cloister.errors import InputError, IntegrityError
+from cloister.enclave.broker import BrokerKeys
+from cloister.errors import InputError, IntegrityError, PolicyRefused
 from cloister.inference.adapter import AdapterArtifact
 from cloister.inference.language.adapted import learner_of
 from cloister.inference.language.answers import LanguagePredictor
-from cloister.inference.models.keys import ModelHandover, lender
+from cloister.inference.models.keys import PURPOSE, ModelHandover, lender
 from cloister.inference.models.manifest import TABLE_FILE
 from cloister.inference.models.sealing import MemoryFiles, seal_model
 from cloister.inference.service import AdapterModel, SealedFolder, Service
 from cloister.learning.modelfiles.files import PlainFolder
+from cloister.runtime.workers.brokered import BrokerAccess
 
 pytestmark = pytest.mark.slow
 
@@ -107,3 +109,25 @@ def test_on_another_base_it_is_not_served(base: Path, tmp_path: Path) -> None:
         Service(
             AdapterModel(artifact, other), attester=InsecureAttesterDouble(), clients=None, allow_swap=True
         ).start()
+
+
+def test_one_whose_key_a_broker_releases(base: Path, tmp_path: Path) -> None:
+    need_walls()
+    home = Home(tmp_path / "broker")
+    try:
+        owner, broker = identity("alice"), identity("broker").public
+        keys, artifact = BrokerKeys(home.connect, broker, owner=owner), released(base, tmp_path)
+        files = MemoryFiles({TABLE_FILE: artifact.to_bytes()})
+        seal_model(files, tmp_path / "s", owner, name="support", kind="adapter", keys=keys, broker=broker)
+        handed = ModelHandover.of(tmp_path / "s", owner.public)
+        access = BrokerAccess(home.connect, broker, InsecureAttesterDouble(), holds=lambda _: True)
+        source = SealedFolder(handed, lender(handed, access=access), 1024, base=base)
+        with pytest.raises(PolicyRefused, match="granted nothing"):
+            Service(source, attester=InsecureAttesterDouble(), clients=None, allow_swap=True).start()
+        wanted = handed.wanted
+        keys.allow(permission(kek_id=wanted.kek_id, manifest=wanted.manifest, plan=None, purpose=PURPOSE))
+        source = SealedFolder(handed, lender(handed, access=access), 1024, base=base)
+        with running(source, threads=1) as here:
+            assert here.ask("/v1/chat/completions", ask())[0] == 200
+    finally:
+        home.close()
