@@ -7,12 +7,13 @@ import io
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from tests.governance.languageaudits import CREATED, PRIVACY, audit_of, language_plan
 from tests.runtime.languageparties import base, schema
 
 from cloister.crypto import StreamRandom
-from cloister.errors import InputError, VerificationError
+from cloister.errors import InputError, IntegrityError, VerificationError
 from cloister.governance.audit import (
     CONSISTENT,
     MEMORISED,
@@ -155,7 +156,8 @@ def test_a_finished_model_is_asked_for_its_owners_list(folder: Path, tmp_path: P
     assert read_plant(path).plant == plant
     from cloister.runtime.worker import model_facts
 
-    start = model_facts(plan, own, base=folder).initial
+    facts = model_facts(plan, own, base=folder)
+    start = facts.initial
     rows = {site.name: 20 for site in plan.sites}
     report = ask_model(
         plan, own, folder, start, plant, created=CREATED, rows=rows, others=60, confidence=0.999999
@@ -165,6 +167,13 @@ def test_a_finished_model_is_asked_for_its_owners_list(folder: Path, tmp_path: P
     assert report.verdict is None
     assert "finished model" in report.conditions[0]
     assert audit_summary(report)
+    ends = np.cumsum([tensor.size for tensor in facts.tensors])
+    parts = zip(facts.tensors, np.split(start, ends[:-1]), strict=True)
+    released = {tensor.name: part.reshape(tensor.shape) for tensor, part in parts}
+    options = {"created": CREATED, "rows": rows, "others": 20}
+    assert ask_model(plan, own, folder, released, plant, **options).language
+    with pytest.raises(IntegrityError, match="does not fit this base"):
+        ask_model(plan, own, folder, dict(list(released.items())[1:]), plant, **options)
     phrases = make_plant(copies=(1,), each=1, coins=0, classes=3)
     with pytest.raises(InputError, match="another kind of model"):
         ask_model(plan, own, folder, start, phrases, created=CREATED, rows=rows)
