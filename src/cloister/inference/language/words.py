@@ -8,6 +8,7 @@ from typing import Any, Final
 from jinja2.exceptions import TemplateError
 
 from cloister.errors import InputError
+from cloister.learning.torch.language.tokenising import is_failure
 
 __all__ = ["Words"]
 
@@ -56,7 +57,9 @@ class Words:
                 add_generation_prompt=True,
                 return_dict=False,
             )
-        except Exception as error:  # noqa: BLE001 - a template is a program, and may fail in any way
+        except BaseException as error:  # a template is a program, and may fail in any way
+            if not is_failure(error):
+                raise
             told = str(error)[:_LONGEST] if type(error) is TemplateError else "it failed"
             raise InputError(
                 f"the model's chat template refuses these messages: {told}", fix="Check roles and contents"
@@ -67,7 +70,9 @@ class Words:
         """Return the tokens of a text, with what the model begins and ends texts with. Raises InputError."""
         try:
             tokens: list[int] = self._backend.encode(text, add_special_tokens=True).ids
-        except (TypeError, ValueError, UnicodeError):
+        except BaseException as error:  # a panic of the tokenizer's is no Exception
+            if not is_failure(error):
+                raise
             raise InputError("the text cannot be encoded", fix="Send it as UTF-8") from None
         return tokens
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cloister.errors import InputError
 from cloister.learning.language.chats import Chat
+from cloister.learning.torch.language.tokenising import encodings
 
 __all__ = ["ChatTemplate", "Turns"]
 
@@ -34,6 +35,7 @@ _CONTROL: Final = "that spells a control token of the base"
 _UNEVEN: Final = "in which the base's chat template writes a turn differently once others follow"
 _BATCH: Final = 256
 _NOTHING: Final[tuple[str, list[tuple[int, int]]]] = ("", [])
+_NO_TURNS: Final[Turns] = (np.zeros(0, np.int32), np.zeros(0, np.bool_))
 
 
 class _Unfit(Exception):
@@ -96,10 +98,11 @@ class ChatTemplate:
         backend.encode_special_tokens = False
         for at in range(0, len(written), _BATCH):
             some = written[at : at + _BATCH]
-            encodings = backend.encode_batch([text for text, _ in some], add_special_tokens=False)
             found += [
-                self._counted(encoding, text, spans)
-                for encoding, (text, spans) in zip(encodings, some, strict=True)
+                _NO_TURNS if encoding is None else self._counted(encoding, text, spans)
+                for encoding, (text, spans) in zip(
+                    encodings(backend.encode_batch, [text for text, _ in some]), some, strict=True
+                )
             ]
         return found, broken
 

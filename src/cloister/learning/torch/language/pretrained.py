@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cloister.errors import InputError
 from cloister.learning.modelfiles.files import ModelFiles
 from cloister.learning.modelfiles.folder import CONFIG, LanguageModel
+from cloister.learning.torch.language.tokenising import is_failure
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,9 @@ def tokenizer(files: ModelFiles, found: LanguageModel, scratch: Path) -> Any:
         )
         if not loaded.is_fast:
             raise ValueError
-    except Exception as error:
+    except BaseException as error:  # a panic of the tokenizer's is no Exception
+        if not is_failure(error):
+            raise
         raise InputError(
             "the model's tokenizer cannot be loaded",
             fix="Save it with AutoTokenizer.from_pretrained(...).save_pretrained(...)",

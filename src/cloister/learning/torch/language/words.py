@@ -31,6 +31,7 @@ from cloister.learning.torch.language.cutting import Row
 from cloister.learning.torch.language.examples import Examples, joined
 from cloister.learning.torch.language.packing import packed
 from cloister.learning.torch.language.pretrained import tokenizer as load_tokenizer
+from cloister.learning.torch.language.tokenising import encodings
 
 __all__ = ["Words"]
 
@@ -122,7 +123,8 @@ class Words:
         )
         empty = int(((examples.lengths if classifier else examples.counts) == 0).sum())
         if empty and not forgiving:
-            raise _refusal(rows, "of no token", empty, site, "Leave such rows out")
+            what = "of no token, or of a text that the base's tokenizer fails on"
+            raise _refusal(rows, what, empty, site, "Leave such rows out")
         return packed(examples, language.context) if language.packing else examples
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]], *, special: bool = False) -> str:
@@ -138,11 +140,12 @@ class Words:
             format: of the plan; a conversation is one whatever it says.
 
         Raises:
-            InputError: there is no chat template, or it refuses the conversation.
+            InputError: there is no chat template, it refuses the conversation, or the tokenizer fails on it.
         """
-        if isinstance(given, str):
-            return self._begun([given], format)[0]
-        return self._opened([given])[0]
+        found = self._begun([given], format)[0] if isinstance(given, str) else self._opened([given])[0]
+        if given and not found:
+            raise InputError("the base's tokenizer fails on this text", fix="Write it otherwise")
+        return found
 
     def prompts(self, rows: TextRows, *, format: TextFormat = "pairs") -> list[list[int]]:
         """Return what a model is given for each of n rows (`TextMap.prompts`); raises as `prompt`."""
@@ -151,16 +154,18 @@ class Words:
     def _begun(self, texts: Sequence[str], format: TextFormat) -> list[list[int]]:
         behind = _LINE_END if format == "pairs" else ""
         found = self._tokens([text + behind for text in texts])
-        return [[*self._opening.tolist(), *ids.tolist()] for ids in found]
+        return [[] if ids is None else [*self._opening.tolist(), *ids.tolist()] for ids in found]
 
     def _opened(self, chats: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
         found = self._tokens([self._chats.opened(chat) for chat in chats], control=True)
-        return [ids.tolist() for ids in found]
+        return [[] if ids is None else ids.tolist() for ids in found]
 
     def _classified(self, rows: TextRows) -> list[Row]:
         """Return a classifier's rows, of which nothing is learnt as text."""
         return [
-            Row(self._opening, _NONE, ids, np.zeros(len(ids), np.bool_), self._ending, end_counts=False)
+            _EMPTY
+            if ids is None
+            else Row(self._opening, _NONE, ids, np.zeros(len(ids), np.bool_), self._ending, end_counts=False)
             for ids in self._tokens(rows.prompts)
         ]
 
@@ -179,7 +184,9 @@ class Words:
         end = np.array([self.end], dtype=np.int32)
         prompts = self._tokens([text + _LINE_END if text else "" for text in rows.prompts])
         return [
-            Row(self._opening, prompt, answer, np.ones(len(answer), np.bool_), end) if len(answer) else _EMPTY
+            _EMPTY
+            if prompt is None or answer is None or not len(answer)
+            else Row(self._opening, prompt, answer, np.ones(len(answer), np.bool_), end)
             for prompt, answer in zip(prompts, self._tokens(rows.answers), strict=True)
         ]
 
@@ -199,13 +206,14 @@ class Words:
             made.append(Row(ids[:opening], ids[opening:begin], ids[begin:], counted[begin:], _NONE))
         return made
 
-    def _tokens(self, texts: Sequence[str], *, control: bool = False) -> list[Ids]:
-        """Return the tokens of texts, in which control tokens are spelled or, with `control`, meant."""
+    def _tokens(self, texts: Sequence[str], *, control: bool = False) -> list[Ids | None]:
+        """Return the tokens of texts, in which control tokens are spelled or, with `control`, meant; None for
+        one that the tokenizer fails on."""
         self._backend.encode_special_tokens = not control
-        made: list[Ids] = []
+        made: list[Ids | None] = []
         for at in range(0, len(texts), _BATCH):
-            some = self._backend.encode_batch_fast(list(texts[at : at + _BATCH]), add_special_tokens=False)
-            made += [np.asarray(one.ids, dtype=np.int32) for one in some]
+            some = encodings(self._backend.encode_batch_fast, texts[at : at + _BATCH])
+            made += [None if one is None else np.asarray(one.ids, dtype=np.int32) for one in some]
         return made
 
 
