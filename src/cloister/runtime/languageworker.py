@@ -8,8 +8,7 @@ adapters); the base stays in the worker, and so do texts and tokens. In this ord
 3. the start that the seed gives is the one that the plan pins;
 4. when the first model arrives, and not before, the base's weights are loaded, the rows are opened, and every
    row is tokenised, or refused with a number of rows and never a value (under privacy none is: a row that
-   does not fit is cut, or contributes nothing). Tokens are kept until `close`, in
-   memory alone.
+   does not fit is cut, or contributes nothing). Tokens are kept until `close`, in memory alone.
 
 It may run behind walls or in a site's own process, on whatever device the learner finds. What goes wrong says
 whose site it is: the memory that a pass takes, another tokenizer, a row that is too long.
@@ -136,7 +135,8 @@ class LanguageWorker:
         rows: opens the training rows; called once, when the first model arrives.
         base: folder of the base.
         scratch: a folder for what lies there for a moment, in memory; a temporary one by default.
-        evaluation: opens held-out rows, or None where the site has none.
+        evaluation: opens held-out rows, or None where the site has none. They are opened where the plan has
+            public rows: elsewhere nothing of them leaves.
         site: whose rows they are, for errors.
         device: "cpu", "cuda", or "auto" for what is there.
         ranks: processes of this machine that share rows out; not behind walls.
@@ -346,7 +346,10 @@ class LanguageWorker:
             privacy, units = self._plan.privacy, []
             if privacy is not None and not privacy.by_record:
                 units = unit_rows(table.column(privacy.unit), privacy.unit)
-            held_out = None if self._open_evaluation is None else self._encoded(self._open_evaluation())
+            held_out = None
+            # where nothing of them may leave, neither may a refusal
+            if self._open_evaluation is not None and self._plan.data.public_rows:
+                held_out = self._encoded(self._open_evaluation())
             # a refusal would tell of a row what no ledger is charged for
             train = self._encoded(table, forgiving=privacy is not None)
             self._rows = _Rows(train, units, held_out)
@@ -356,8 +359,10 @@ class LanguageWorker:
         kind = self._plan.model.kind
         assert kind == "causal-lm" or kind == "text-classifier"  # noqa: S101  # plan_texts has looked
         rows = self._texts.rows(table, forgiving=forgiving)
-        words = self._loaded().words
-        return words.encode(rows, self._language, kind, site=self._site, forgiving=forgiving)
+        learner = self._loaded()
+        examples = learner.words.encode(rows, self._language, kind, site=self._site, forgiving=forgiving)
+        # the base has no vector for such a token, and the learner would say so
+        return examples.emptied(examples.beyond(learner.vocabulary)) if forgiving else examples
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -77,6 +77,19 @@ class Examples:
             places=None if self.places is None else self.places[at],
         )
 
+    def emptied(self, rows: Flags) -> Examples:
+        """Return as many rows, of which those flagged, bool[n], have no tokens; packed rows stay together."""
+        keep = np.repeat(~rows, self.lengths)
+        starts = np.concatenate([[0], np.cumsum(np.where(rows, 0, self.lengths), dtype=np.int64)])
+        places = None if self.places is None else self.places[keep]
+        return replace(self, ids=self.ids[keep], starts=starts, counted=self.counted[keep], places=places)
+
+    def beyond(self, vocabulary: int) -> Flags:
+        """Return which rows have a token that is not one of the first `vocabulary`, bool[n]."""
+        unknown = (self.ids < 0) | (self.ids >= vocabulary)
+        before = np.concatenate([[0], np.cumsum(unknown, dtype=np.int64)])
+        return np.diff(before[self.starts]) > 0
+
     def padded(self, index: Integers, length: int | None = None) -> tuple[Integers, Flags]:
         """Return rows as rectangles, padded at their right.
 
