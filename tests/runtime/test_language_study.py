@@ -180,17 +180,18 @@ def test_every_way_of_a_plan_ends_with_one_model(
 # --- privacy ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        pytest.param({"mode": "local"}, marks=pytest.mark.slow),
-        pytest.param(PERSON, marks=pytest.mark.slow),
-        pytest.param(PERSON | {"adaptive_quantile": 0.5}, marks=pytest.mark.slow),
+        {"mode": "local"},
+        PERSON,
+        PERSON | {"adaptive_quantile": 0.5},
     ],
     ids=["distributed", "local", "person", "adaptive"],
 )
-@pytest.mark.parametrize("method", ["lora", pytest.param("lora-alternating", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["lora", "lora-alternating"])
 def test_a_private_study_of_texts(
     tmp_path: Path, hub: Identity, folder: Path, changes: dict[str, Any], method: str
 ) -> None:
