@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from tests.runtime.languageparties import Kind, base, plan_for, schema, table
+from tests.runtime.languageparties import Kind, base, plan_for, schema, table, unpinned
 
 from cloister.crypto import Identity, StreamRandom
 from cloister.errors import CloisterError, InputError, SchemaError
@@ -24,7 +24,7 @@ from cloister.learning import Plan
 from cloister.learning.privacy import PrivacyTerms
 from cloister.learning.torch.language.words import Words
 from cloister.runtime import Party
-from cloister.runtime.languageworker import LanguageWorker
+from cloister.runtime.languageworker import LanguageWorker, facts_of_base
 
 SECRET = "zebra"
 RECORD = {"noise_multiplier": 1.0, "delta": 1e-4, "clip": 1.0, "rate": 1.0, "microbatch": 16}
@@ -173,3 +173,27 @@ def test_a_client_cannot_make_the_tokenizer_of_a_served_base_panic(made: Any) ->
             ask()
         assert SECRET not in str(refused.value)
     assert words.text("hello")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"intermediate_size": 1 << 26}, {"vocab_size": 1 << 26}, {"num_hidden_layers": 1 << 20}],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_a_configuration_that_asks_for_more_than_the_files_hold_is_refused_before_memory_is_taken(
+    made: Any, asked: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | asked))
+
+    folder = made(spoil)
+    plan = unpinned(Identity.generate("hub"), members(), "causal-lm", folder)
+    from cloister.learning.torch.language import parameters
+
+    def drawn(seed: int, name: str, shape: tuple[int, ...]) -> Any:
+        raise AssertionError(f"A of {shape} was drawn")
+
+    monkeypatch.setattr(parameters, "draw_a", drawn)
+    with pytest.raises(CloisterError, match="not those of the configuration"):
+        facts_of_base(plan, schema("causal-lm"), folder)

@@ -21,7 +21,7 @@ from msgspec import Meta
 from cloister.errors import InputError
 from cloister.learning.modelfiles.files import ModelFiles
 
-__all__ = ["read_weights"]
+__all__ = ["read_weights", "stored"]
 
 _MAX_HEADER: Final = 100_000_000
 _MAX_ELEMENTS: Final = 1 << 48
@@ -60,7 +60,20 @@ def read_weights(files: ModelFiles, names: tuple[str, ...]) -> dict[str, torch.T
     return tensors
 
 
-def _tensors(files: ModelFiles, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+def stored(files: ModelFiles, names: tuple[str, ...]) -> tuple[int, int]:
+    """Return how many tensors these files hold, and how many numbers; only headers are read.
+
+    Raises:
+        InputError: a header breaks the format, or a type cannot be computed with.
+        IntegrityError: as reading does.
+    """
+    found = [entry for name in names for entry, _, _ in _entries(files, name).values()]
+    return len(found), sum(math.prod(entry.shape) for entry in found)
+
+
+def _entries(files: ModelFiles, name: str) -> dict[str, tuple[_Entry, torch.dtype, int]]:
+    """Return a file's tensors by name, in the order they lie in: as its header says, of which type, and from
+    which byte on. Together they are all of the file."""
     size = files.size(name)
     length = int.from_bytes(files.read_at(name, 0, 8), "little") if size >= 8 else 0
     if not 2 <= length <= min(_MAX_HEADER, size - 8):
@@ -71,7 +84,7 @@ def _tensors(files: ModelFiles, name: str) -> Iterator[tuple[str, torch.Tensor]]
         entries = {key: msgspec.json.decode(raw, type=_Entry) for key, raw in header.items()}
     except (msgspec.DecodeError, RecursionError):
         raise _broken(name) from None
-    data, reached = 8 + length, 0
+    found, data, reached = {}, 8 + length, 0
     for key, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         start, end = entry.data_offsets
         dtype = _TYPES.get(entry.dtype)
@@ -85,10 +98,17 @@ def _tensors(files: ModelFiles, name: str) -> Iterator[tuple[str, torch.Tensor]]
         if start != reached or not whole or math.prod(filter(None, entry.shape)) > _MAX_ELEMENTS:
             raise _broken(name)
         reached = end
-        tensor = _read(files, name, data + start, end - start).view(dtype).reshape(entry.shape)
-        yield key, tensor.to(torch.float32) if dtype in _SINGLE else tensor
+        found[key] = entry, dtype, data + start
     if data + reached != size:
         raise _broken(name)
+    return found
+
+
+def _tensors(files: ModelFiles, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    for key, (entry, dtype, begin) in _entries(files, name).items():
+        start, end = entry.data_offsets
+        tensor = _read(files, name, begin, end - start).view(dtype).reshape(entry.shape)
+        yield key, tensor.to(torch.float32) if dtype in _SINGLE else tensor
 
 
 def _read(files: ModelFiles, name: str, offset: int, length: int) -> torch.Tensor:

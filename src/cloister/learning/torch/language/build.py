@@ -1,6 +1,8 @@
 """From a base's files to the module that is trained, and its parameters in the vector's order.
 
-1. Base, with its output layer for next tokens, without for classes; an encoder's pooler is left out.
+1. Base, with its output layer for next tokens, without for classes; an encoder's pooler is left out. Its
+   configuration asks for no more numbers than its files hold (twice over: tensors may be shared): a few bytes
+   of JSON would else take all memory.
 2. Adapters, where the method has them; the rank fits every layer.
 3. Head, at zero.
 4. The order of the vector (see `learner`), and A as the seed draws it.
@@ -9,6 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +30,7 @@ from cloister.learning.torch.language.base import Base
 from cloister.learning.torch.language.module import LanguageModule
 from cloister.learning.torch.language.pretrained import outlined, pretrained
 from cloister.learning.torch.language.quantised import check_quantised, quantise
+from cloister.learning.torch.weights import stored
 
 __all__ = ["Built", "build", "device_of"]
 
@@ -94,7 +98,9 @@ def build(
     full = language.method == "full"
     narrow = language.precision == "bfloat16" and not full  # what is trained is float32
     dtype = torch.bfloat16 if narrow else torch.float32
-    model = pretrained(files, found, config, dtype=dtype) if weights else outlined(found, config, dtype)
+    model = _outlined(files, base, dtype)
+    if weights:
+        model = pretrained(files, found, config, dtype=dtype)
     if section.kind == "text-classifier":  # 1
         model = model.base_model
         if getattr(model, "pooler", None) is not None:
@@ -115,6 +121,25 @@ def build(
     if language.checkpointing:
         module.checkpoint_layers()
     return _ordered(module, language, layers)
+
+
+def _outlined(files: ModelFiles, base: Base, dtype: torch.dtype) -> Any:
+    """Return the base on torch's meta device.
+
+    Raises:
+        InputError: it would be larger than its files.
+    """
+    tensors, numbers = stored(files, base.found.weights)
+    layers = getattr(base.config.get_text_config(), "num_hidden_layers", None) or 0
+    if layers <= tensors:
+        model = outlined(base.found, base.config, dtype)
+        if sum(each.numel() for each in model.parameters()) <= 2 * numbers:
+            return model
+    raise InputError(
+        "the weights are not those of the configuration, which asks for far more than there are",
+        where="config.json",
+        fix="Copy the model again",
+    )
 
 
 def _ordered(module: LanguageModule, language: LanguageSection, layers: tuple[str, ...]) -> Built:
