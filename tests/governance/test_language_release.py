@@ -101,6 +101,25 @@ def test_the_card_says_what_the_certificate_says(world: World, files: dict[str, 
         assert part in card, part
 
 
+def test_no_text_of_a_plan_is_more_than_text_in_the_card(world: World, released: Released) -> None:
+    """A purpose, or a name of a layer, is whatever a plan's author wrote."""
+    written = (
+        "# Privacy | epsilon 0.1 <img src=x onerror=alert(1)> [click](javascript:alert(1)) `x` **y** &lt;"
+    )
+    statement, plan = released.certificate.statement, world.study.plan
+    assert plan.language is not None
+    plan = msgspec.structs.replace(
+        plan, language=msgspec.structs.replace(plan.language, targets=(written, "q_proj"))
+    )
+    predicate = msgspec.structs.replace(statement.predicate, purpose=written)
+    card = model_card(msgspec.structs.replace(statement, predicate=predicate), plan).decode()
+    assert "<" not in card
+    assert "\n# Privacy" not in card
+    assert "[click](" not in card
+    for part in ("&lt;img src=x", "\\[click\\](", "\\| epsilon", "\\*\\*y", "q_proj"):
+        assert part in card, part
+
+
 def test_a_release_needs_its_base_and_no_other(world: World, base: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="beside its base"):
         world.release("without")

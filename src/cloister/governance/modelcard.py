@@ -2,7 +2,8 @@
 
 It is made from the certificate's facts and the plan alone, and lies among the files that the certificate
 covers; whoever verifies a release makes it again and compares. So it says nothing that nobody vouches for: no
-accuracy, no praise, no advice that hangs on who released it.
+accuracy, no praise, no advice that hangs on who released it. What a plan's author could choose (a purpose,
+names of layers) stands in it as text: no heading, link or tag comes of it wherever the file is shown.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from cloister.learning.sections import LanguageSection
 __all__ = ["language_of", "model_card"]
 
 _NAMED: Final = 200
+_TEXT: Final = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: f"\\{mark}" for mark in "\\`*[]#|!~"}
+)
 _EDGES: Final = (
     "It is made for exactly this base and tokenizer. On any other it is refused, and would answer nonsense.",
     "It inherits what the base is: its licence, its language, its errors and its prejudices. The certificate "
@@ -62,19 +66,25 @@ def model_card(statement: Statement, plan: Plan) -> bytes:
     if plan.language is None or isinstance(facts.language, UnsetType):
         raise VerificationError("a model card is for language models", fix="Leave it out")
     parts = [
-        [f"# {facts.study}", "", facts.purpose],
+        [f"# {facts.study}", "", _text(facts.purpose)],
         ["## What it is", "", *_table(_model(facts, facts.language, plan, plan.language))],
         ["## Who trained it", "", *_table(_training(facts, plan))],
         ["## Privacy", "", *_table(_privacy(facts))],
-        ["## The certificate in words", "", *(f"- {line}" for line in in_words(statement))],
+        ["## The certificate in words", "", *(f"- {_text(line)}" for line in in_words(statement))],
         ["## Sharp edges", "", *(f"- {line}" for line in _edges(facts, plan.language))],
         ["## How to use it", "", *_usage(plan)],
     ]
     return ("\n\n".join("\n".join(part) for part in parts) + "\n").encode()
 
 
+def _text(written: str) -> str:
+    """Return one line of Markdown that shows these characters."""
+    line = " ".join(written.split()).translate(_TEXT)
+    return f"\\{line}" if line[:1] in ("-", "+", "=") else line
+
+
 def _table(rows: dict[str, str]) -> list[str]:
-    cells = [f"| {key} | {' '.join(value.split()).replace('|', '/')} |" for key, value in rows.items()]
+    cells = [f"| {key} | {_text(value)} |" for key, value in rows.items()]
     return ["| | |", "|---|---|", *cells]
 
 
