@@ -150,6 +150,17 @@ def test_an_export_loads_in_peft(world: World, tmp_path: Path, capsys: pytest.Ca
     assert run(["model", "export", str(world.root / "answers"), "--out", str(out)]) == 2
 
 
+def test_what_was_sealed_to_a_reader_is_exported_for_no_other_user(world: World, tmp_path: Path) -> None:
+    base, out = world.root / "base", tmp_path / "out"
+    if not (world.root / "kept").exists():
+        world.release("kept", base=base, recipients=[identity("server").public])
+    assert run(["model", "export", str(world.root / "kept"), "--base", str(base), "--out", str(out)]) == 0
+    assert out.stat().st_mode & 0o777 == 0o700
+    modes = {path.name: path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+    assert "adapter_model.safetensors" in modes
+    assert set(modes.values()) == {0o600}
+
+
 def test_a_sealed_adapter_is_ciphertext_under_a_key_of_the_home(world: World, tmp_path: Path) -> None:
     out, base = tmp_path / "sealed", str(world.root / "base")
     data = (world.root / "answers" / "model.safetensors").read_bytes()

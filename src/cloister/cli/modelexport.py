@@ -6,7 +6,8 @@
    its base (`--base`) and is checked against it.
 3. The folder appears complete or not at all, with the release's MODEL_CARD.md.
 
-What is written is in the clear, and nothing that is done with it later is seen by anybody here.
+What is written is in the clear, for this user alone (mode 0600): the release may be sealed to others' eyes.
+Nothing that is done with it later is seen by anybody here.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ def export(
         )
     files = exported(artifact, None if base is None else PlainFolder(base))
     card = read_bytes(release / MODEL_CARD, limit=4 << 20, what="model card")
-    with new_directory(out) as part:
+    with new_directory(out, mode=0o700) as part:
         for name, content in {**files, MODEL_CARD: card}.items():
             (part / name).parent.mkdir(exist_ok=True)
-            write_atomic(part / name, content)
+            write_atomic(part / name, content, mode=0o600)
     reader = "peft" if ADAPTER_MODEL in files else "transformers"
     facts = {
         "model": artifact.card.name,
