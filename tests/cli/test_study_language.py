@@ -149,9 +149,13 @@ def test_a_study_in_walled_workers(
     options = ("--format", "pairs") if kind == "causal-lm" else ()
     plan = write_plan(made, tmp_path, kind, *options)
     capsys.readouterr()
-    assert run(["study", "run", str(plan), *sites(made), "--base", str(made / "base"), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["rounds"] == 2
+    assert run(["study", "run", str(plan), *sites(made), "--base", str(made / "base")]) == 0
+    printed = capsys.readouterr()
+    assert "2 rounds over 3 sites" in printed.out
+    assert f"cloister release texts-{kind} --out release" in printed.out
+    assert f" --base {made / 'base'}" in printed.out  # or the command that is shown would be refused
+    assert "Round 1: 3 sites" in printed.err
+    assert "Round 2: 3 sites" in printed.err
     assert run(["study", "run", str(plan), *sites(made)]) == 2  # kept already
     other = tmp_path / "other"
     other.mkdir()

@@ -298,7 +298,7 @@ def run(
             agreed, hub, parties, user_code=allow_user_code, sandboxed=sandboxed, attesting=attesting
         ).run(on_event)
     folder = save_study(studies, result, hub)
-    emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder, site))
+    emit(_summary(result, folder), as_json=as_json, text=_ended(result, folder, site, base))
 
 
 app.command()(watch)
@@ -335,7 +335,7 @@ def _party(home: Path, plan: Plan, held_out: str | None, ledgers: ExitStack) -> 
 @contextmanager
 def _watching(plan: Plan, *, shown: bool) -> Iterator[Callable[[Event], None]]:
     """Yield what takes a study's events: a progress bar on a terminal, lines elsewhere, nothing with
-    --json."""
+    --json. A language model's rounds take long, and have a line each where there is no bar."""
     import sys
 
     from rich.console import Console
@@ -356,11 +356,14 @@ def _watching(plan: Plan, *, shown: bool) -> Iterator[Callable[[Event], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("training", total=plan.training.rounds)
+        rounds = plan.language is not None and not console.is_terminal
 
         def on_event(event: Event) -> None:
             if isinstance(event, RoundDone):
                 bar.update(task, completed=event.round + 1)
-            if shown and isinstance(event, told) and (line := in_words(event)):
+            elif not isinstance(event, told):
+                return
+            if shown and (line := in_words(event, rounds=rounds)):
                 say(line)
 
         yield on_event
@@ -405,7 +408,7 @@ def _claim(facts: PrivacyFacts) -> dict[str, Any]:
     }
 
 
-def _ended(result: StudyResult, folder: Path, homes: Sequence[Path]) -> str:
+def _ended(result: StudyResult, folder: Path, homes: Sequence[Path], base: Path | None) -> str:
     lines = [f"{len(result.rounds)} rounds over {len(result.members)} sites, all on this one machine."]
     if result.final_metrics is not None:
         lines += [f"{key}: {value:.4f}" for key, value in result.final_metrics[0].items()]
@@ -422,6 +425,7 @@ def _ended(result: StudyResult, folder: Path, homes: Sequence[Path]) -> str:
     lines += [
         f"The model is kept encrypted in {folder}.",
         f"To let it out: cloister release {result.plan.study.name} --out release"
-        + "".join(f" --site {shlex.quote(str(home))}" for home in homes),
+        + "".join(f" --site {shlex.quote(str(home))}" for home in homes)
+        + ("" if base is None else f" --base {shlex.quote(str(base))}"),
     ]
     return "\n".join(lines)

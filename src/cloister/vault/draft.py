@@ -49,6 +49,8 @@ _HEAD: Final = """\
 # role: feature (default), label, id, unit (whose row it is), consent (only rows that say yes are stored),
 # drop (never stored).
 # missing = "allow" keeps empty fields as missing; without it they are refused.
+#
+# What a language model shall read is of type "text" and a feature; what it shall learn to write, the label.
 """
 _OPEN: Final = "# bounds = [lowest, highest]   # fill in, from knowledge and not from the rows"
 _LISTED: Final = "# check: these values appear in your data and will be visible to all parties"
