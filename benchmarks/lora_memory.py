@@ -44,7 +44,7 @@ from cloister.learning.sections import (
     StudySection,
     TrainingSection,
 )
-from cloister.runtime import Hub, HubEnd, Site, SiteEnd, ends
+from cloister.runtime import Hub, HubEnd, Site, SiteEnd, ends, hubjournal
 from cloister.runtime.globalmodel import GlobalModel
 from cloister.runtime.hubjournal import FileJournal, open_hub_log
 from cloister.runtime.store import save_study
@@ -151,6 +151,7 @@ def run_hub(connection: Connection, folder: str, plan_json: bytes, parameters: i
     """Be the hub until the study lies on the disk; send the peak above idle in bytes, and idle."""
     idle = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    hubjournal.COMPACT_BYTES = 1  # type: ignore[misc]  # a checkpoint after every round: more than a long study needs
     ends.STALL_SECONDS = math.inf  # one process computes for all sites, one after another
     place, clock = Path(folder), time.monotonic
     plan = msgspec.json.decode(plan_json, type=Plan)

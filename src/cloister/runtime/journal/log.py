@@ -29,7 +29,7 @@ from cloister.errors import InputError, IntegrityError, StorageError
 from cloister.files import atomic_file
 from cloister.runtime.bodies import Body, body_of
 from cloister.runtime.journal.lock import locked
-from cloister.runtime.journal.pieces import SALT_BYTES, opened, sealed, sealed_bytes
+from cloister.runtime.journal.pieces import SALT_BYTES, opened, opened_pieces, sealed, sealed_bytes
 
 __all__ = ["EncryptedLog"]
 
@@ -220,7 +220,7 @@ class EncryptedLog(HoldsSecret):
         self.count, position, end = 0, _HEADER_BYTES, os.fstat(self._file).st_size
         while position < end:
             try:
-                *_, position = self._record(self.count, position)
+                position = self._checked(self.count, position)
             except _TornError:
                 self._cut(position)
                 break
@@ -231,19 +231,37 @@ class EncryptedLog(HoldsSecret):
         self, number: int, position: int, *, skip: bytes | None = None
     ) -> tuple[bytes, bytearray | None, int]:
         """Return a label, its record, None where the label is `skip`, and where the next one begins."""
+        with self._whole(position):
+            label, salt, length, body = self._head(number, position)
+            if label == skip:
+                return label, None, body + sealed_bytes(length)
+            record = opened(self._file_key, salt, length, _reader(self._file, body))
+            return label, record, body + sealed_bytes(length)
+
+    def _checked(self, number: int, position: int) -> int:
+        """Return where the next record begins; this one opens, and is not held."""
+        with self._whole(position):
+            _, salt, length, body = self._head(number, position)
+            for _ in opened_pieces(self._file_key, salt, length, _reader(self._file, body)):
+                pass
+            return body + sealed_bytes(length)
+
+    def _head(self, number: int, position: int) -> tuple[bytes, bytes, int, int]:
+        """Return a record's label, salt and length, and where its pieces begin."""
         prefix = os.pread(self._file, _PREFIX_BYTES, position)
         if len(prefix) < _PREFIX_BYTES:
             raise _TornError
+        length, salt, size, label = _PREFIX.unpack(decrypt(self._file_key, prefix, _number(number)))
+        body = position + _PREFIX_BYTES
+        if body + sealed_bytes(length) > os.fstat(self._file).st_size:
+            raise _TornError
+        return label[:size], salt, length, body
+
+    @contextlib.contextmanager
+    def _whole(self, position: int) -> Iterator[None]:
+        """Turn what does not open into a torn tail, or an altered file."""
         try:
-            sealed_prefix = decrypt(self._file_key, prefix, _number(number))
-            length, salt, size, label = _PREFIX.unpack(sealed_prefix)
-            body = position + _PREFIX_BYTES
-            end = body + sealed_bytes(length)
-            if end > os.fstat(self._file).st_size:
-                raise _TornError
-            if label[:size] == skip:
-                return label[:size], None, end
-            return label[:size], opened(self._file_key, salt, length, _reader(self._file, body)), end
+            yield
         except IntegrityError:
             if self._lost_power(position):
                 raise _TornError from None

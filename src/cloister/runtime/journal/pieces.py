@@ -14,7 +14,7 @@ from cloister.crypto import TAG_BYTES, Buffer, Opener, Sealer, hkdf
 from cloister.errors import IntegrityError
 from cloister.runtime.bodies import Body, body_of
 
-__all__ = ["SALT_BYTES", "opened", "sealed", "sealed_bytes"]
+__all__ = ["SALT_BYTES", "opened", "opened_pieces", "sealed", "sealed_bytes"]
 
 SALT_BYTES: Final = 16
 _PIECE: Final = 256 << 10
@@ -51,14 +51,22 @@ def opened(key: bytes, salt: bytes, length: int, read: Callable[[int], bytes]) -
     Raises:
         IntegrityError: it is not the one that was sealed.
     """
-    opener = Opener(_record_key(key, salt), max(1, min(length, _PIECE)))
     record = bytearray(length)
+    for start, piece in opened_pieces(key, salt, length, read):
+        record[start : start + len(piece)] = piece
+    return record
+
+
+def opened_pieces(
+    key: bytes, salt: bytes, length: int, read: Callable[[int], bytes]
+) -> Iterator[tuple[int, memoryview]]:
+    """Yield where each piece of a record begins, and the piece, which the next overwrites; as `opened`."""
+    opener = Opener(_record_key(key, salt), max(1, min(length, _PIECE)))
     for start, size, what in _pieces(length):
         piece = read(size + TAG_BYTES)
         if len(piece) != size + TAG_BYTES:
             raise IntegrityError("a record ends too early", fix="Bring the whole file back")
-        record[start : start + size] = opener.open(piece, what)
-    return record
+        yield start, opener.open(piece, what)
 
 
 def _pieces(length: int) -> Iterator[tuple[int, int, bytes]]:

@@ -27,6 +27,7 @@ from typing import Final
 
 from cloister.crypto import Buffer
 from cloister.errors import ProtocolError
+from cloister.runtime.bodies import Body
 from cloister.runtime.link import MAX_SMALL, Link
 
 __all__ = ["SMALL", "Channel", "Gone", "recv_clear", "send_clear"]
@@ -75,7 +76,7 @@ class Channel:
             self._move(until)
         self.flush()
 
-    def send(self, payload: Buffer) -> None:
+    def send(self, payload: Buffer | Body) -> None:
         """Queue a payload; it travels while this end receives."""
         self._link.send(payload)
 

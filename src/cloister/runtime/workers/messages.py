@@ -33,6 +33,7 @@ from cloister.crypto import Buffer
 from cloister.errors import ProtocolError
 from cloister.learning.facts import ModelFacts
 from cloister.privacy.statistics import Query
+from cloister.runtime.bodies import Joined, as_field, encode_around
 
 __all__ = [
     "MAX_BROKERED",
@@ -67,6 +68,7 @@ __all__ = [
     "decode_answer",
     "decode_question",
     "encode",
+    "encode_large",
 ]
 
 MAX_TEXT: Final = 600
@@ -306,7 +308,14 @@ _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 def as_bytes(values: NDArray[Any]) -> memoryview:
     """Return an array of float64, float32 or int64 as a message carries it, little-endian, where it lies."""
-    return memoryview(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data).cast("B")
+    whole = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    return as_field(memoryview(whole.data).cast("B"))
+
+
+def encode_large(message: Question | Answer) -> bytes | Joined:
+    """Return the msgpack bytes of a message; a large array in it stays where it lies until it has travelled,
+    and must not change."""
+    return encode_around(message)
 
 
 def decode_question(data: Buffer) -> Question:

@@ -64,7 +64,7 @@ from cloister.runtime.workers.messages import (
     Vector,
     as_bytes,
     decode_question,
-    encode,
+    encode_large,
 )
 from cloister.vault import Schema, open_manifest
 from cloister.vault.handover import OpenDataKey, open_handed
@@ -111,7 +111,7 @@ class _Worker:
                 )
             except Exception as error:  # noqa: BLE001  # whatever it is, it ends here, without its text
                 answer = Failed(type(error).__name__[:64], "the work failed inside the worker", "", "")
-            self._channel.send(encode(answer))
+            self._channel.send(encode_large(answer))
             self._channel.flush()
 
     def _answered(self, question: Question) -> Answer:

@@ -37,6 +37,7 @@ from cloister.runtime.workers.messages import (
     Question,
     decode_answer,
     encode,
+    encode_large,
 )
 
 __all__ = ["Running", "Session", "StartWorker", "threads"]
@@ -150,7 +151,7 @@ class Session:
         self._finalizer()
 
     def _carried(self, question: Question, most: int, lenders: Sequence[Lends]) -> Answer:
-        self._channel.send(encode(question))
+        self._channel.send(encode_large(question))
         room = max(most, MAX_BROKERED + SMALL if lenders else SMALL)
         while True:
             answer = decode_answer(self._channel.receive(room))
