@@ -197,3 +197,65 @@ def test_a_configuration_that_asks_for_more_than_the_files_hold_is_refused_befor
     monkeypatch.setattr(parameters, "draw_a", drawn)
     with pytest.raises(CloisterError, match="not those of the configuration"):
         facts_of_base(plan, schema("causal-lm"), folder)
+
+
+def short_of_places(folder: Path) -> None:
+    """An encoder that counts its places from behind its padding, and so has fewer than it says."""
+    from tests.inference.language.models import make_tokenizer
+    from transformers import RobertaConfig, RobertaModel
+    from transformers.utils import logging
+
+    shutil.rmtree(folder)
+    config = RobertaConfig(
+        vocab_size=500,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        pad_token_id=1,
+    )
+    logging.disable_progress_bar()
+    try:
+        RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    finally:
+        logging.enable_progress_bar()
+    make_tokenizer("bert").save_pretrained(folder)
+    written = json.loads((folder / "tokenizer_config.json").read_text())
+    del written["model_max_length"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(written))
+
+
+@pytest.mark.parametrize("said", ["short", "long " * 60])
+def test_a_base_of_too_few_places_is_refused_whatever_rows_there_are(made: Any, said: str) -> None:
+    folder = made(short_of_places)
+    plan = plan_for(Identity.generate("hub"), members(), "text-classifier", folder, privacy=RECORD)
+    worker = worker_of(plan, "text-classifier", rows_with("text-classifier", said, persons=False), folder)
+    with pytest.raises(InputError, match="cannot read rows of 64 tokens"):
+        private_sum(plan, worker)
+    worker.close()
+
+
+def test_a_length_that_the_base_fails_at_is_told_by_no_refusal(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows between the shortest and the longest: whoever waits for one of 33 to 48 tokens learns nothing."""
+    from cloister.learning.torch.language.private import LanguagePrivate
+
+    whole = LanguagePrivate._form
+
+    def failing(private: LanguagePrivate, length: Any) -> Any:
+        if length.tokens == 48:
+            raise InputError("the gradient of one example is not what autograd finds for it alone")
+        return whole(private, length)
+
+    monkeypatch.setattr(LanguagePrivate, "_form", failing)
+    plan = plan_for(Identity.generate("hub"), members(), "text-classifier", plain, privacy=RECORD)
+    found, said = [], ["help"] * 5
+    for last in ("z " * 20, " "):  # 40 tokens, and none
+        rows = pa.table({"text": [*said, last], "y": ["bill", "card", "loan", "bill", "card", "loan"]})
+        worker = worker_of(plan, "text-classifier", rows, plain)
+        found.append(private_sum(plan, worker))
+        worker.close()
+    np.testing.assert_array_equal(*found)
+    assert found[0].any()

@@ -110,6 +110,8 @@ class LanguageParameters:
         if weights and section.classes:
             with self._memory(), self.passes.autocast():
                 stand(self.module, self.vocabulary, section.seed)
+        if weights:
+            self._read_a_longest_row(place)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.kind}, {self.size} parameters>"
@@ -220,6 +222,27 @@ class LanguageParameters:
                 with torch.no_grad():
                     a.copy_(torch.from_numpy(drawn))
         return state.hexdigest()
+
+    @torch.no_grad()
+    def _read_a_longest_row(self, device: torch.device) -> None:
+        """Let the base read as many tokens as the context has, of nobody: a base may have fewer places than
+        it says, and is refused for that here and not at somebody's row."""
+        base: Any = self.module.base
+        pad = getattr(base.config.get_text_config(), "pad_token_id", None)
+        ids = torch.full((1, self.language.context), int(pad == 0), device=device)
+        everything = torch.ones_like(ids, dtype=torch.bool)
+        try:
+            with self._memory(), self.passes.autocast():
+                if self.classes:
+                    self.module.pooled(ids, everything)
+                else:
+                    self.module.token_losses(ids, everything, keep=torch.zeros_like(ids[0, :1]))
+        except (RuntimeError, IndexError) as error:
+            raise InputError(
+                f"the base cannot read rows of {self.language.context} tokens",
+                where="[language] context",
+                fix="Write less: some bases have fewer places than their configuration says",
+            ) from error
 
     def _memory(self) -> contextlib.AbstractContextManager[None]:
         rows = self.language.rows_per_pass

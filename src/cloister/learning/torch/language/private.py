@@ -12,9 +12,12 @@ is there must not show.
 
 **Lengths.** A row goes through the model padded to its rung of `learning.private.ladder`, which follows from
 the row alone. For every length that occurs there is one `Form` over the same module: it was tested that what
-is computed for a row depends, to the last bit, on that row and the parameters alone. A block holds rows of
-one length; a microbatch's sum goes through the lengths in ascending order, each cut from its own first row,
-so that it depends on its own rows alone.
+is computed for a row depends, to the last bit, on that row and the parameters alone. The shortest and the
+longest rows that the context allows are tested whether there are such or not, and a base that fails there is
+refused; rows of a length between, where it fails, contribute nothing: a refusal would tell of them.
+
+A block holds rows of one length; a microbatch's sum goes through the lengths in ascending order, each cut
+from its own first row, so that it depends on its own rows alone.
 
 **The window.** A round moves one window of the vector (`learning.language.layout`); `size`, sums and bounds
 speak of it. What is outside stands still, and is what `hold` was given last.
@@ -24,7 +27,7 @@ Packed rows are refused: they hold several owners' texts, of which none can be c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -75,25 +78,22 @@ class LanguagePrivate:
             raise InputError(
                 "single rows are clipped in one process, and the base lies in parts in several",
                 where="[privacy]",
-                fix="Start without shard",
-            )
-        if getattr(learner, "sharded", False):
-            raise InputError(
-                "rows are clipped one by one in one process, and the base lies in parts in several",
-                fix="Train without shard, or by a unit column",
+                fix="Start without shard, or protect a unit column",
             )
         self._learner, self._examples = learner, examples
         self.window = learner.windows[0] if window is None else window
         self._context, self._vocabulary = learner.language.context, learner.vocabulary
         check_rows(learner, examples)
-        self._lengths, self._length = _numbered(examples, self._context, encoder=learner.module.encoder)
+        encoder = learner.module.encoder
+        self._lengths, self._length = _numbered(examples, self._context, encoder=encoder)
         learner.load(learner.initial(learner.section.seed))
         learner.vector.select(self.window)
         module = RowModule(learner.module, learner.passes.autocast, placed=learner.language.method == "full")
         chosen = {name: each for name, each in learner.vector.names.items() if each.requires_grad}
         self._flat = Flat(module, chosen)
         self._books = Bookkeeping(module, self._flat, check_layers(module))
-        self._forms = [self._form(length) for length in self._lengths]
+        edges = {Length.of(n, self._context, encoder=encoder) for n in (1, self._context - 1, self._context)}
+        self._forms = self._tested(sorted(edges))
 
     def __repr__(self) -> str:
         return f"<LanguagePrivate {self.size} parameters, {len(self._examples)} rows>"
@@ -157,7 +157,8 @@ class LanguagePrivate:
 
     def _add(self, total: torch.Tensor, rows: NDArray[np.int64], number: int, clip: float) -> None:
         """Add the clipped gradients of some rows of one length, given by its number."""
-        length, form, labels = self._lengths[number], self._forms[number], self._examples.labels
+        length, labels = self._lengths[number], self._examples.labels
+        form = self._forms[length]
         sizes = form.sizes()
         for at in range(0, len(rows), sizes[-1]):
             some = rows[at : at + sizes[-1]]
@@ -166,6 +167,21 @@ class LanguagePrivate:
             block = form.block(tokens, labels[some])
             block.clip(clip)
             block.add_into(total, slice(0, len(some)))
+
+    def _tested(self, edges: Sequence[Length]) -> dict[Length, Form]:
+        """Return a form for each length; rows of one that fails are numbered as if they had no tokens.
+
+        Raises:
+            InputError: one of `edges` fails, whatever rows there are.
+        """
+        forms = {length: self._form(length) for length in edges}
+        for number, length in enumerate(self._lengths):
+            if length not in forms:
+                try:
+                    forms[length] = self._form(length)
+                except InputError:
+                    self._length[self._length == number] = -1
+        return forms
 
     def _form(self, length: Length) -> Form:
         samples = TokenSamples(
