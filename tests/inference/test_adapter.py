@@ -159,6 +159,9 @@ def rewritten(change: Callable[[dict[str, Any]], object], data: bytes = GOOD) ->
         lambda card: card["model"].update(classes=3),
         lambda card: card.update(rounds=0),
         lambda card: card.update(plan="A" * 64),
+        lambda card: card.update(name="support\x1b[2Jverified"),  # names are printed, and name models
+        lambda card: card.update(name="../support"),
+        lambda card: card.update(name="support\n# Verified"),
     ],
 )
 def test_a_card_that_does_not_hang_together_is_refused(change: Callable[[dict[str, Any]], object]) -> None:
