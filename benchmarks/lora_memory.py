@@ -4,7 +4,9 @@ parameter.
 50 M float32 parameters, two rounds, from the start of the machine until the finished study lies on the disk.
 The hub runs alone in a fresh process, as `HubService` sets it up: journal and what is set aside in files,
 links, secure sum, model. Its sites run in this process: real links, set-ups, masks and uploads; they train
-nothing, and share one model, which is all the same to the hub. Datagrams go through a pair of sockets.
+nothing, and share one model, which is all the same to the hub. Datagrams go through a pair of sockets. One
+site, with a model and a journal of its own, is measured in the same way in a process of its own; what trains
+is not in it, but what it gives back is.
 
 Idle is the process with everything imported and nothing built. The peak is the kernel's (`VmHWM`), reset
 then; pages of mapped files count while they are in use. FedAvg without averaged models: FedAdam adds two
@@ -15,13 +17,14 @@ vectors of the model's size where hub_view = "sum".
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import queue
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,6 +50,8 @@ from cloister.learning.sections import (
 from cloister.runtime import Hub, HubEnd, Site, SiteEnd, ends, hubjournal
 from cloister.runtime.globalmodel import GlobalModel
 from cloister.runtime.hubjournal import FileJournal, open_hub_log
+from cloister.runtime.journal import SiteJournal
+from cloister.runtime.journal.volatile import volatile_folder
 from cloister.runtime.store import save_study
 from cloister.vault import LocalKeystore, Schema, Vault, load_schema
 
@@ -54,6 +59,9 @@ PARAMETERS = 50_000_000
 _PURPOSE = "benchmark"
 _CHEAP = ScryptCost(n=2**14)
 _NAME_BYTES = 16
+_PEAK = b"peak".ljust(_NAME_BYTES)
+AWAY = "site0"
+"""The site that is measured by itself."""
 _PASSPHRASE = "only in this benchmark"  # noqa: S105  # it guards nothing
 _SCHEMA = b"""
 [columns.x]
@@ -120,15 +128,29 @@ class _Shared:
 class _Trained:
     """A worker that has been told what training gives."""
 
-    def __init__(self, facts: ModelFacts, trained: np.ndarray[Any, Any]) -> None:
+    def __init__(self, facts: ModelFacts, trained: np.ndarray[Any, Any] | None) -> None:
         self.shape = self.bounded = facts
-        self.initial, self._trained = np.zeros(1, np.float32), trained
+        self._trained = trained
+
+    @property
+    def initial(self) -> Any:
+        """A vector of zeros, which takes no memory before it is written to."""
+        return self.shape.initial
 
     def train(self, params: Any, window: Any = None) -> Any:
         return self._trained
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class _Trains(_Trained):
+    """A worker that gives back a new vector each time, as one that trains does."""
+
+    def train(self, params: Any, window: Any = None) -> Any:
+        trained = params.copy()
+        trained += np.float32(0.001)
+        return trained
 
 
 class _Site(Site):
@@ -163,7 +185,7 @@ def run_hub(connection: Connection, folder: str, plan_json: bytes, parameters: i
         hub, identity, public, plan.digest, silence_seconds=1e6, largest=hub.largest, aside=log.folder
     )
     end.start(clock())
-    while not hub.finished and hub.stopped is None:
+    while not (hub.finished and end.idle) and hub.stopped is None:
         for receiver, datagram in end.poll(clock()):
             connection.send_bytes(receiver.encode().ljust(_NAME_BYTES) + datagram)
         if connection.poll(0.02):
@@ -173,7 +195,34 @@ def run_hub(connection: Connection, folder: str, plan_json: bytes, parameters: i
         raise RuntimeError(hub.stopped)
     if hub.model is not None:
         save_study(place / "studies", hub.result(), identity)
-    connection.send_bytes(b"peak".ljust(_NAME_BYTES) + msgspec.json.encode((_memory("VmHWM") - idle, idle)))
+    connection.send_bytes(_PEAK + msgspec.json.encode((_memory("VmHWM") - idle, idle)))
+
+
+def run_site(connection: Connection, folder: str, plan_json: bytes, parameters: int, manifest: bytes) -> None:
+    """Be one site until it has ended; send its peak above idle in bytes, and idle."""
+    idle, clock = _memory("VmRSS"), time.monotonic
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    place, plan = Path(folder), msgspec.json.decode(plan_json, type=Plan)
+    identity = Identity.load(place / f"{AWAY}.json", _PASSPHRASE)
+    public = [Identity.read_public(place / f"{name}.json") for name in ("hub", *(s.name for s in plan.sites))]
+    facts = facts_of(parameters)
+    worker: Any = _Trains(facts, None)
+    journal = SiteJournal(place / "journal", volatile_folder(), identity, plan.digest)
+    options: dict[str, Any] = {"trusted": {each.fingerprint: each for each in public}, "manifest": manifest}
+    site = Site(plan, identity, public[0], rows=1, worker=worker, journal=journal, **options)
+    end = SiteEnd(site, identity, public[0], plan.digest)
+    end.open(clock())
+    told = False
+    with contextlib.suppress(EOFError, OSError):  # it stays until nobody needs an answer of it
+        while True:
+            for datagram in end.poll(clock()):
+                connection.send_bytes(datagram)
+            if site.finished and not told:
+                journal.forget()
+                connection.send_bytes(_PEAK + msgspec.json.encode((_memory("VmHWM") - idle, idle)))
+                told = True
+            if connection.poll(0.02):
+                end.take(connection.recv_bytes(), clock())
 
 
 def _world(folder: Path, case: Case) -> tuple[Plan, list[tuple[Identity, bytes]], PublicIdentity]:
@@ -204,87 +253,105 @@ def _world(folder: Path, case: Case) -> tuple[Plan, list[tuple[Identity, bytes]]
     return plan, sites, hub.public
 
 
-def peak_of(case: Case) -> dict[str, float]:
-    """Return the hub's peak above idle over the adapter's bytes, and both in MB."""
+def peaks_of(case: Case) -> dict[str, dict[str, float]]:
+    """Return, of the hub and of one site, the peak above idle over the adapter's bytes, and both in MB."""
     with tempfile.TemporaryDirectory() as place:
         plan, sites, hub = _world(Path(place), case)
-        here, there = multiprocessing.get_context("spawn").Pipe()
-        process = multiprocessing.get_context("spawn").Process(
-            target=run_hub, args=(there, place, msgspec.json.encode(plan), case.parameters), daemon=True
-        )
-        process.start()
-        there.close()
-        try:
-            peak, idle = _carry(here, plan, sites, hub, case)
-        finally:
-            here.close()
-            process.join(30)
-            process.kill()
+        given = (place, msgspec.json.encode(plan), case.parameters)
+        with _process(run_hub, *given) as at_hub, _process(run_site, *given, sites[0][1]) as away:
+            peaks = _carry(at_hub, away, plan, sites, hub, case)
     adapter = 4 * case.parameters
     return {
-        "over_adapter": round(peak / adapter, 3),
-        "peak_mb": round(peak / 1e6, 1),
-        "adapter_mb": round(adapter / 1e6, 1),
-        "idle_mb": round(idle / 1e6, 1),
+        who: {
+            "over_adapter": round(peak / adapter, 3),
+            "peak_mb": round(peak / 1e6, 1),
+            "adapter_mb": round(adapter / 1e6, 1),
+            "idle_mb": round(idle / 1e6, 1),
+        }
+        for who, (peak, idle) in peaks.items()
     }
 
 
+@contextlib.contextmanager
+def _process(target: Callable[..., None], *given: Any) -> Iterator[Connection]:
+    """Run a function in a fresh process; give this end of the pipe to it."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=target, args=(there, *given), daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield here
+    finally:
+        here.close()
+        process.join(30)
+        process.kill()
+
+
 def _carry(
-    here: Connection,
+    at_hub: Connection,
+    away: Connection,
     plan: Plan,
     sites: Sequence[tuple[Identity, bytes]],
     hub: PublicIdentity,
     case: Case,
-) -> tuple[int, int]:
-    """Be all sites until the hub says what it needed."""
+) -> dict[str, tuple[int, int]]:
+    """Be all sites but one until hub and site have said what they needed."""
     facts = facts_of(case.parameters)
     model = GlobalModel.of(plan, facts.initial, facts, spend=True)
-    trained = np.full(case.parameters, 0.001, np.float32)
+    worker: Any = _Trained(facts, np.full(case.parameters, 0.001, np.float32))
     trusted = {identity.fingerprint: identity.public for identity, _ in sites}
-    machines = {}
-    for identity, manifest in sites:
-        worker: Any = _Trained(facts, trained)
+    links = {}
+    for identity, manifest in sites[1:]:
         options: dict[str, Any] = {"trusted": trusted, "manifest": manifest, "rows": 1, "worker": worker}
-        machines[identity.name] = _Site(plan, identity, hub, **options).share(model)
-    links = {
-        identity.name: SiteEnd(machines[identity.name], identity, hub, plan.digest) for identity, _ in sites
-    }
-    came: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(here, came), daemon=True).start()
+        machine = _Site(plan, identity, hub, **options).share(model)
+        links[identity.name] = SiteEnd(machine, identity, hub, plan.digest)
+    came: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
+    for who, connection in (("hub", at_hub), ("site", away)):
+        threading.Thread(target=_read, args=(who, connection, came), daemon=True).start()
     for end in links.values():
         end.open(time.monotonic())
-    turn = list(links)
-    while True:
+    turn, peaks = list(links), {}
+    while len(peaks) < 2:
         for name in turn:
             for datagram in links[name].poll(time.monotonic()):
-                here.send_bytes(datagram)
+                at_hub.send_bytes(datagram)
         try:
-            data = came.get(timeout=0.02)
+            who, data = came.get(timeout=0.02)
         except queue.Empty:
             turn = list(links)
             continue
+        turn = []
         if data is None:
-            raise RuntimeError("the hub's process ended")
-        name = data[:_NAME_BYTES].rstrip().decode()
-        if name == "peak":
-            return msgspec.json.decode(data[_NAME_BYTES:], type=tuple[int, int])
-        links[name].take(memoryview(data)[_NAME_BYTES:], time.monotonic())
-        turn = [name]
+            if who not in peaks:
+                raise RuntimeError(f"the process of the {who} ended")
+        elif data.startswith(_PEAK):
+            peaks[who] = msgspec.json.decode(data[_NAME_BYTES:], type=tuple[int, int])
+        elif who == "site":
+            if "hub" not in peaks:
+                at_hub.send_bytes(data)
+        elif (name := data[:_NAME_BYTES].rstrip().decode()) == AWAY:
+            away.send_bytes(data[_NAME_BYTES:])
+        else:
+            links[name].take(memoryview(data)[_NAME_BYTES:], time.monotonic())
+            turn = [name]
+    return peaks
 
 
-def _read(here: Connection, came: queue.SimpleQueue[bytes | None]) -> None:
-    """Take whatever comes, so that the hub never waits for this process."""
+def _read(who: str, here: Connection, came: queue.SimpleQueue[tuple[str, bytes | None]]) -> None:
+    """Take whatever comes, so that nobody waits for this process."""
     try:
         while True:
-            came.put(here.recv_bytes())
+            came.put((who, here.recv_bytes()))
     except (EOFError, OSError):
-        came.put(None)
+        came.put((who, None))
 
 
 def measure(*, quick: bool = False) -> dict[str, Any]:
     """Return what `benchmarks.lora` reports: at 8 bits, hub_view = "sum", with 3 and with 30 sites."""
     counts = (3,) if quick else (3, 30)
-    found = {str(count): peak_of(Case(count, 8, "sum"))["over_adapter"] for count in counts}
+    peaks = {str(count): peaks_of(Case(count, 8, "sum")) for count in counts}
+    found = {count: each["hub"]["over_adapter"] for count, each in peaks.items()}
     return {"hub_peak_over_adapter": {"3": None, "30": None} | found}
 
 
@@ -295,15 +362,15 @@ def main() -> None:
     parser.add_argument("--view", nargs="+", default=["sum", "none"], choices=["sum", "none"])
     parser.add_argument("--parameters", type=int, default=PARAMETERS)
     given = parser.parse_args()
-    sites = given.sites[:1] if given.quick else given.sites
+    first = 1 if given.quick else None
     cases = [
         Case(count, bits, view, given.parameters)
-        for count in sites
-        for bits in given.bits
-        for view in given.view
+        for count in given.sites[:first]
+        for bits in given.bits[:first]
+        for view in given.view[:first]
     ]
-    found = {f"{case.sites} sites, {case.bits} bits, {case.hub_view}": peak_of(case) for case in cases}
-    emit("lora_memory", {"parameters": given.parameters, "hub_peak": found})
+    found = {f"{case.sites} sites, {case.bits} bits, {case.hub_view}": peaks_of(case) for case in cases}
+    emit("lora_memory", {"parameters": given.parameters, "peaks": found})
 
 
 if __name__ == "__main__":
