@@ -259,3 +259,14 @@ def test_a_length_that_the_base_fails_at_is_told_by_no_refusal(
         worker.close()
     np.testing.assert_array_equal(*found)
     assert found[0].any()
+
+
+@pytest.mark.parametrize("token", ["eos_token", "pad_token"])
+def test_a_control_token_that_is_none_is_no_traceback(made: Any, token: str) -> None:
+    def spoil(folder: Path) -> None:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {token: ""}))
+
+    folder = made(spoil)
+    plan = unpinned(Identity.generate("hub"), members(), "text-classifier", folder)
+    assert facts_of_base(plan, schema("text-classifier"), folder).size

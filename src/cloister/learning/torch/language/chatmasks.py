@@ -52,7 +52,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         special = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+        special |= {i: text for i, text in named if i is not None}  # a base may name one that it has not
         self._special = np.array(sorted(special), dtype=np.int32)
         spelled = "|".join(re.escape(text) for text in special.values() if text)
         self._control = re.compile(spelled or r"(?!)")
