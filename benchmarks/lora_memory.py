@@ -282,10 +282,9 @@ def _process(target: Callable[..., None], *given: Any) -> Iterator[Connection]:
     there.close()
     try:
         yield here
-    finally:
-        here.close()
-        process.join(30)
+    finally:  # what it had to say was said
         process.kill()
+        process.join()
 
 
 def _carry(
