@@ -30,7 +30,7 @@ KIND = "text-classifier"
 def test_walls_change_no_bit_and_facts_need_no_weights(tmp_path: Path) -> None:
     folder, hub = base(tmp_path), Identity.generate("hub")
     members = parties(tmp_path, KIND, [12, 15, 9], folder)
-    plan = plan_for(hub, members, KIND, folder, privacy=QUIET)
+    plan = plan_for(hub, members, KIND, folder, privacy=QUIET, data={"public_rows": True})
     first, seed = members[0], bytes(32)
     rows = first.vault.hand_over("train", purpose=PURPOSE)
     held_out = first.vault.hand_over("test", purpose=PURPOSE)
