@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from tests.cli.homes import CHEAP, PASSPHRASE, be, make_homes
+from tests.inference.language.models import make_tiny_model
 from tests.runtime.languageparties import Kind, base, digests, schema, table
 from tests.runtime.parties import PURPOSE
 
@@ -113,6 +115,35 @@ def test_options_that_do_not_fit_are_refused(
     arguments += ["--worker", "inside", "--out", str(tmp_path / "plan.toml")]
     assert run([*arguments, *given]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_what_a_label_cannot_be_is_said_by_its_name(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["study", "init", "x", *sites(made), "--purpose", PURPOSE, "--base", str(made / "base")]
+    arguments += ["--worker", "inside", "--out", str(tmp_path / "plan.toml")]
+    for kind, dataset in (("text-classifier", "causal-lm"), ("causal-lm", "text-classifier")):
+        assert run([*arguments, "--model", kind, "--dataset", dataset]) == 2
+        said = capsys.readouterr().err
+        assert re.search(r"column '(answer|y)' is of type (text|category), and a", said), said
+
+
+def test_what_is_given_to_a_causal_model_is_not_dropped_unsaid(made: Path, tmp_path: Path) -> None:
+    plan = read(write_plan(made, tmp_path, "causal-lm"))  # features of text, and no --format
+    assert plan["language"]["format"] == "pairs"
+    assert plan["data"]["features"] == ["question"]
+    (tmp_path / "plan.toml").unlink()
+    assert read(write_plan(made, tmp_path, "causal-lm", "--format", "text"))["data"]["features"] == []
+
+
+def test_a_base_without_a_template_learns_no_conversations(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make_tiny_model(tmp_path / "plain", chat=False)
+    arguments = ["study", "init", "x", *sites(made), "--purpose", PURPOSE, "--base", str(plain)]
+    arguments += ["--worker", "inside", "--out", str(tmp_path / "plan.toml"), "--dataset", "causal-lm"]
+    assert run([*arguments, "--model", "causal-lm", "--format", "chat"]) == 2
+    assert "no chat template" in capsys.readouterr().err
 
 
 def test_check_and_dry_run_say_what_an_adapter_takes(

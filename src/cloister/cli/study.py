@@ -129,7 +129,7 @@ def init(
         Format | None,
         typer.Option(
             help="With --model causal-lm: what a row is, the text itself, an answer to a prompt, or a "
-            "conversation."
+            "conversation; by default pairs where the schema has features of text, else text."
         ),
     ] = None,
     method: Annotated[

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cloister.cli.studyinit import Kind
+from cloister.cli.studyinit import Kind, no_label
 from cloister.errors import InputError, PlanError
 
 if TYPE_CHECKING:
@@ -87,7 +87,14 @@ class LanguageOptions:
             raise InputError(
                 "--format is for --model causal-lm; a text-classifier reads text", where="--format"
             )
-        method, shape = self.method or Method.LORA, self.format or Format.TEXT
+        label = schema.columns[schema.label or no_label()].type
+        if kind is Kind.TEXT_CLASSIFIER and label == "text":
+            raise PlanError(
+                f"column {schema.label!r} is of type text, and a text-classifier tells categories",
+                where="[data] label",
+                fix="Declare a category as the label, or take --model causal-lm",
+            )
+        method, shape = self.method or Method.LORA, self._format(kind, schema)
         language = self._language(self.base, method, shape)
         rate = 0.0002 if method is Method.FULL else 0.002
         training = {"batch": 16, "local_steps": 20, "optimiser": "adam", "learning_rate": rate}
@@ -98,6 +105,13 @@ class LanguageOptions:
             "training": training,
             "value_range": 20 * rate,
         }
+
+    def _format(self, kind: Kind, schema: Schema) -> Format:
+        """Return what a row is: what was said, else an answer where there is something to give before it."""
+        prompted = kind is Kind.CAUSAL_LM and any(
+            schema.columns[name].type in _TEXTS for name in schema.features
+        )
+        return self.format or (Format.PAIRS if prompted else Format.TEXT)
 
     def _nothing(self, kind: Kind) -> dict[str, Any]:
         """Return nothing; raise InputError where an option was given."""

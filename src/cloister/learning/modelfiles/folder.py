@@ -193,9 +193,10 @@ def _weights(names: set[str], index: object) -> tuple[str, ...]:
             raise InputError("the index of the weights names no file", where=_INDEX)
         named = {str(name) for name in weight_map.values()}
     if there != named:
+        missing = sorted(named - there)
         raise InputError(
-            "the weights are not the files there should be",
-            where=", ".join(sorted(there ^ named)[:3]),
+            "weights are missing" if missing else "there are more weights than there should be",
+            where=", ".join((missing or sorted(there - named))[:3]),
             fix="Give model.safetensors alone, or each file the index names and no other",
         )
     return tuple(sorted(there))

@@ -68,7 +68,7 @@ def ask_for_code(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lose_shard, "not the files there should be.*model-00002"),
+        (lose_shard, "weights are missing.*model-00002"),
         (pickle_weights, "pickle runs code"),
         (add_code, "code, which is never run"),
         (ask_for_code, "code of its own"),
@@ -101,6 +101,10 @@ def test_another_base_or_tokenizer(bases: Bases) -> None:
         with pytest.raises(IntegrityError, match=f"{message} here is not the one") as caught:
             opened(bases["llama"], made.section(), wrong)
         assert caught.value.where == f"[language] {field}"
+        assert ("its tokenizer is the same" in str(caught.value)) == (field == "base")
+    elsewhere = made.language(bases["llama"], base="0" * 64, tokenizer="0" * 64)
+    with pytest.raises(IntegrityError, match="its tokenizer is another too"):
+        opened(bases["llama"], made.section(), elsewhere)
     assert opened(bases["llama"], made.section(), right, weights=False).size
 
 

@@ -2,7 +2,7 @@
 
 1. The files are those of a language model, and have the digest that the plan names.
 2. Their configuration is one of transformers' own.
-3. The tokenizer has the digest that the plan names.
+3. The tokenizer has the digest that the plan names, and a template where the plan learns conversations.
 4. The base can do what the plan asks: predict next tokens, read rows of the plan's context.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from cloister.errors import IntegrityError, PlanError
+from cloister.learning.language.tokenizer import tokenizer_digest
 from cloister.learning.modelfiles.files import ModelFiles
 from cloister.learning.modelfiles.folder import LanguageModel, check_language_model
 from cloister.learning.sections import LanguageSection, ModelSection
@@ -63,12 +64,15 @@ def open_base(section: ModelSection, language: LanguageSection, files: ModelFile
         )
     found = check_language_model(files)  # 1: what is missing or may not be there says more than a digest
     if files.digest != language.base:
-        raise _other("base model", "base")
+        same = tokenizer_digest(files, found) == language.tokenizer
+        raise _other("base model", "base", f"its tokenizer is {'the same' if same else 'another too'}")
     quiet_transformers()
     config = configuration(found)  # 2
     words = Words(files, found, scratch)  # 3
     if words.digest != language.tokenizer:
         raise _other("tokenizer", "tokenizer")
+    if language.format == "chat":
+        words.require_template()
     if section.kind == "causal-lm" and found.kind != "causal":  # 4
         raise PlanError(
             "the base is an encoder, which predicts no next token",
@@ -97,9 +101,9 @@ def _context_of(files: ModelFiles, found: LanguageModel, config: Any) -> int:
     return most
 
 
-def _other(what: str, field: str) -> IntegrityError:
+def _other(what: str, field: str, more: str = "") -> IntegrityError:
     return IntegrityError(
-        f"the {what} here is not the one that the plan names",
+        f"the {what} here is not the one that the plan names" + (f"; {more}" if more else ""),
         where=f"[language] {field}",
         fix="Ask the plan's author for the files, and give their folder as --base",
     )

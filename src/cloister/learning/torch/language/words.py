@@ -127,6 +127,10 @@ class Words:
             raise _refusal(rows, what, empty, site, "Leave such rows out")
         return packed(examples, language.context) if language.packing else examples
 
+    def require_template(self) -> None:
+        """Raise InputError where the tokenizer has no template of conversations."""
+        self._chats.require()
+
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]], *, special: bool = False) -> str:
         """Return the text of tokens; with `special`, control tokens as they are spelled."""
         text: str = self._backend.decode([int(i) for i in ids], skip_special_tokens=not special)
