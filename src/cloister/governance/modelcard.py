@@ -169,6 +169,8 @@ def _edges(facts: Predicate, language: LanguageSection) -> list[str]:
 
 def _usage(plan: Plan) -> list[str]:
     ask = "cloister predict RELEASE ROWS.csv --base BASE --to NAME"
+    whole = plan.language is not None and plan.language.method == "full"
+    reader = "transformers" if whole else "peft"
     return [
         "BASE is the folder of the base model, as its digest above says; RELEASE is this folder.",
         "",
@@ -176,6 +178,6 @@ def _usage(plan: Plan) -> list[str]:
         "cloister verify RELEASE",
         "cloister serve RELEASE --base BASE",
         ask,
-        *(["cloister model export RELEASE --out DIR   # for peft"] if plan.language is not None else []),
+        f"cloister model export RELEASE --base BASE --out DIR   # for {reader}",
         "```",
     ]
