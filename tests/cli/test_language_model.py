@@ -258,6 +258,11 @@ def test_a_finished_study_is_released_beside_its_base(
     assert "--base DIR" in capsys.readouterr().err
     assert run(["release", "test", "--out", out, "--base", str(base), *sites]) == 0
     assert "adapter of rank 2" in capsys.readouterr().out
+    card = (tmp_path / "release" / "MODEL_CARD.md").read_text()
+    line = next(line for line in card.splitlines() if line.startswith("cloister model export"))
+    named = {"RELEASE": out, "BASE": str(base), "DIR": str(tmp_path / "peft")}
+    words = [named.get(word, word) for word in line.partition("#")[0].split()]
+    assert run(words[1:]) == 0  # as the card says
     assert run(["verify", out]) == 0
     (tmp_path / "rows.csv").write_bytes(b"text\nmy bill is wrong\n")
     command = ["predict", out, str(tmp_path / "rows.csv"), "--base", str(base), "--worker", "inside"]
