@@ -31,9 +31,13 @@ SETUPS = {
     "enclave": [
         f"PYTHONPATH={ROOT} python -m tests.docs.homes"
     ],  # the same, where a software TPM can be started
+    "language": [f"PYTHONPATH={ROOT} python -m tests.docs.language"],  # where one can be trained
     "serving": [f"PYTHONPATH={ROOT} python -m tests.docs.serving"],  # and where language models can be run
 }
-SERVING = ("torch", "transformers", "uvicorn", "openai")
+NEEDS = {
+    "language": ("torch", "transformers", "peft"),
+    "serving": ("torch", "transformers", "uvicorn", "openai"),
+}
 PORTS = ("8100", "8200", "8300", "8310")  # on which the page on private inference listens
 PASSPHRASE = "correct horse battery staple, six words long"
 
@@ -124,10 +128,9 @@ def step_of(block: Block) -> list[str]:
 
 def lacking(page: Page) -> str | None:
     """What this machine lacks to run a page; None where nothing."""
-    if page.setup == "serving":
-        absent = [name for name in SERVING if importlib.util.find_spec(name) is None]
-        if absent:
-            return f"not installed: {', '.join(absent)}"
+    absent = [name for name in NEEDS.get(page.setup or "", ()) if importlib.util.find_spec(name) is None]
+    if absent:
+        return f"not installed: {', '.join(absent)}"
     return why_no_swtpm() if page.setup in ("enclave", "serving") else None
 
 
@@ -146,6 +149,7 @@ LONG = (
     "docs/crypto.md",
     "docs/encrypted-scoring.md",
     "docs/ledger.md",
+    "docs/llm.md",
     "docs/local-privacy.md",
     "docs/privacy.md",
     "docs/private-inference.md",
