@@ -30,13 +30,13 @@ from tests.runtime.languageparties import (
 from tests.runtime.world import World
 
 from cloister.crypto import Identity
-from cloister.errors import CloisterError, InputError, IntegrityError, PlanError
+from cloister.errors import CloisterError, InputError, IntegrityError, PlanError, StorageError
 from cloister.learning import Plan, site_weights
 from cloister.learning.modelfiles import PlainFolder
-from cloister.learning.torch.language import learner
+from cloister.learning.torch.language import learner, pretrained
 from cloister.learning.torch.language.learner import LanguageLearner
 from cloister.runtime import Hub, Party, RoundDone, Study
-from cloister.runtime.languageworker import LanguageWorker
+from cloister.runtime.languageworker import LanguageWorker, preload
 
 SIZES = [12, 15, 9]
 QUIET = {"noise_multiplier": 1e-4, "delta": 1e-4, "clip": 1.0, "rate": 1.0, "microbatch": 16}
@@ -314,6 +314,32 @@ def test_training_that_diverges_is_said_by_its_site(
 
 def worker(plan: Plan, kind: Kind, folder: Path | None) -> LanguageWorker:
     return LanguageWorker(plan, schema(kind), lambda: table(kind, 8, 0), folder, site="north")
+
+
+def test_memory_that_ends_where_rows_are_read_names_the_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, folder = Identity.generate("hub"), base(tmp_path)
+    members = parties(tmp_path, "causal-lm", [6, 6, 6], folder)
+    held = worker(plan_for(hub, members, "causal-lm", folder), "causal-lm", folder)
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(LanguageLearner, "load", full)
+    with pytest.raises(StorageError, match=r"not enough memory.*north.*checkpointing"):
+        held.train(np.zeros(held.facts.size, dtype=np.float32))
+
+
+def test_a_torch_that_is_there_and_cannot_be_loaded_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full() -> None:
+        raise ImportError("failed to map segment from shared object")
+
+    monkeypatch.setattr(pretrained, "quiet_transformers", full)
+    with pytest.raises(InputError, match="installed, and cannot be loaded"):
+        preload()
 
 
 def broken_base(folder: Path, tmp_path: Path, what: str) -> Path:

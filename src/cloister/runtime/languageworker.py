@@ -28,7 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
-from cloister.errors import CloisterError, InputError, PlanError
+from cloister.errors import CloisterError, InputError, PlanError, StorageError
 from cloister.learning import Plan
 from cloister.learning.facts import ModelFacts
 from cloister.learning.language.layout import Window
@@ -61,8 +61,8 @@ def preload() -> None:
         quiet_transformers()
         import cloister.learning.torch.language.learner
         import cloister.learning.torch.language.private  # noqa: F401
-    except ImportError:
-        raise _extra() from None
+    except ImportError as error:
+        raise _extra(error) from None
 
 
 def plan_texts(plan: Plan, schema: Schema) -> tuple[LanguageSection, TextMap]:
@@ -373,6 +373,12 @@ class LanguageWorker:
             if self._site and self._site not in f"{error.what} {error.where}":
                 error.where = f"{self._site}, {error.where}" if error.where else self._site
             raise
+        except MemoryError:
+            raise StorageError(
+                "there is not enough memory for the base and these rows",
+                where=self._site,
+                fix="Free some, or have a smaller context, fewer rows_per_pass or checkpointing in the plan",
+            ) from None
 
 
 def _padded(integers: NDArray[np.int64], privacy: PrivacyTerms) -> NDArray[np.int64]:
@@ -389,8 +395,8 @@ def _padded(integers: NDArray[np.int64], privacy: PrivacyTerms) -> NDArray[np.in
 def _facts(plan: Plan, files: PlainFolder, scratch: Path) -> ModelFacts:
     try:
         from cloister.learning.torch.language.facts import language_facts
-    except ImportError:
-        raise _extra() from None
+    except ImportError as error:
+        raise _extra(error) from None
     return language_facts(plan, files, scratch)
 
 
@@ -403,5 +409,11 @@ def _scratch(given: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _extra() -> InputError:
+def _extra(error: ImportError) -> InputError:
+    """Say what is missing, or, where nothing is, that it cannot be loaded: so it ends without memory."""
+    if not isinstance(error, ModuleNotFoundError):
+        return InputError(
+            "torch and transformers are installed, and cannot be loaded",
+            fix="Free memory, or install cloister[llm] again",
+        )
     return InputError("language models need torch and transformers", fix="pip install 'cloister[llm]'")

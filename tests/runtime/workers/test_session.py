@@ -13,7 +13,15 @@ from tests.runtime.parties import PURPOSE, parties, plan_for, schema
 from tests.runtime.workers.twins import Scripted, inside
 
 from cloister.crypto import Identity
-from cloister.errors import CloisterError, InputError, IntegrityError, PlanError, PolicyRefused, ProtocolError
+from cloister.errors import (
+    CloisterError,
+    InputError,
+    IntegrityError,
+    PlanError,
+    PolicyRefused,
+    ProtocolError,
+    StorageError,
+)
 from cloister.learning import plan_model
 from cloister.learning.facts import ModelFacts
 from cloister.runtime import LocalWorker, Party
@@ -183,6 +191,21 @@ def test_another_error_inside_is_its_name_alone(members: list[Party]) -> None:
     worker, _ = scripted(members, lambda question: Failed("ValueError", "the work failed", "", ""))
     with pytest.raises(ProtocolError, match=r"the work failed \(ValueError\)"):
         worker.train(worker.initial)
+
+
+def test_a_worker_without_memory_says_whose_it_is(
+    members: list[Party], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(LocalWorker, "train", full)
+    plan, vault = plan_for(HUB, members), members[0].vault
+    handed = vault.hand_over("train", purpose=PURPOSE)
+    worker = SandboxedWorker(plan, members[0].identity, inside(tmp_path), handed)
+    with pytest.raises(StorageError, match=f"not enough memory.*{members[0].identity.name}"):
+        worker.train(np.zeros(worker.facts.size))
+    worker.close()
 
 
 def test_what_code_says_of_rows_is_not_passed_on(members: list[Party]) -> None:

@@ -109,6 +109,9 @@ class _Worker:
                 answer = Failed(
                     type(error).__name__, *(_short(text) for text in (error.what, error.where, error.fix))
                 )
+            except MemoryError:
+                said = "there is not enough memory for this work"
+                answer = Failed("StorageError", said, _short(self._site.name), "Free some")
             except Exception as error:  # noqa: BLE001  # whatever it is, it ends here, without its text
                 answer = Failed(type(error).__name__[:64], "the work failed inside the worker", "", "")
             self._channel.send(encode_large(answer))
