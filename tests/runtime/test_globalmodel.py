@@ -30,7 +30,9 @@ TERMS: Any = SimpleNamespace(
 
 def plan_of(algorithm: str, rounds: int = 4, average_last: int = 2) -> Any:
     text = {"training.algorithm": f'"{algorithm}"', "training.rounds": str(rounds)}
-    return make_plan(text | {"training.average_last": str(average_last), "training.server_learning_rate": "0.3"})
+    return make_plan(
+        text | {"training.average_last": str(average_last), "training.server_learning_rate": "0.3"}
+    )
 
 
 def total_of(size: int, seed: int) -> Any:

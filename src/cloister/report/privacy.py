@@ -82,7 +82,7 @@ class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bound: NotNegative
     confidence: Fraction
     canaries: Count
-    verdict: Literal["consistent with the claim", "violates the claim"]
+    verdict: Literal["consistent with the claim", "violates the claim", "memorised"]
 
     def __post_init__(self) -> None:
         if self.verdict == "consistent with the claim" and not self.bound <= self.claimed:
