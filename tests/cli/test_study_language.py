@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,28 @@ def test_init_pins_base_tokenizer_and_start(made: Path, tmp_path: Path) -> None:
     assert plan["training"]["optimiser"] == "adam"
 
 
+def test_init_writes_every_field_that_was_said(made: Path, tmp_path: Path) -> None:
+    options = ["--rank", "4", "--alpha", "4", "--target", "q_proj", "--target", "v_proj", "--format", "text"]
+    options += ["--precision", "bfloat16", "--overlong", "truncate", "--rows-per-pass", "2"]
+    plan = read(write_plan(made, tmp_path, "causal-lm", *options, "--checkpointing", "--packing"))
+    said: dict[str, Any] = {"rank": 4, "alpha": 4.0, "targets": ["q_proj", "v_proj"], "precision": "bfloat16"}
+    said |= {"overlong": "truncate", "rows_per_pass": 2, "checkpointing": True, "packing": True}
+    assert plan["language"] | said == plan["language"]
+
+
+def test_a_rank_edited_after_the_pin_says_what_pins_again(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(made, tmp_path, "text-classifier", "--rank", "4")
+    plan.write_text(plan.read_text().replace("rank = 4", "rank = 2"))
+    inside = ["--base", str(made / "base"), "--worker", "inside"]
+    assert run(["study", "run", str(plan), *sites(made), *inside]) == 2
+    said = capsys.readouterr().err
+    assert "pins another initial model than its fields give" in said
+    assert "`cloister study init`" in said
+    assert "--rank" in said
+
+
 def test_init_of_answers_and_of_privacy(made: Path, tmp_path: Path) -> None:
     pairs = read(write_plan(made, tmp_path, "causal-lm", "--format", "pairs", "--context", "64"))
     assert pairs["data"]["features"] == ["question"]
@@ -99,6 +122,10 @@ def test_init_of_answers_and_of_privacy(made: Path, tmp_path: Path) -> None:
     [
         (["--model", "logistic", "--rank", "4"], "for language models"),
         (["--model", "logistic", "--base", "BASE"], "for language models"),
+        (["--model", "logistic", "--rows-per-pass", "2"], "--rows-per-pass is for language models"),
+        (["--model", "logistic", "--packing"], "--packing is for language models"),
+        (["--model", "causal-lm", "--base", "BASE", "--method", "full", "--alpha", "2"], "has none"),
+        (["--model", "causal-lm", "--base", "BASE", "--quantised", "nf4", "--method", "full"], "quantised"),
         (["--model", "causal-lm"], "starts from a base model"),
         (["--model", "causal-lm", "--base", "HOMES"], "model folder"),
         (["--model", "text-classifier", "--base", "BASE", "--format", "chat"], "reads text"),
@@ -163,6 +190,12 @@ def test_check_and_dry_run_say_what_an_adapter_takes(
     assert run(arguments) == 0
     blind = json.loads(capsys.readouterr().out)
     assert "the base that it starts from is not given" in " ".join(blind["unknown"])
+    broken = tmp_path / "broken"
+    shutil.copytree(made / "base", broken)
+    (broken / "model.safetensors").unlink()
+    assert run([*arguments, "--base", str(broken)]) == 0
+    said = " ".join(json.loads(capsys.readouterr().out)["unknown"])
+    assert "weights are missing (model.safetensors)" in said
     assert run([*arguments, *folder]) == 0
     seen = json.loads(capsys.readouterr().out)
     assert seen["sent_bytes"] > 0

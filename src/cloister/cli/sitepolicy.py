@@ -275,7 +275,7 @@ def _disclose(plan: Plan, user_code: Path | None, sandboxed: bool, bases: Sequen
     try:
         sizes = _sizes(plan, manifest.schema, user_code, Bases(bases).of(plan), sandboxed)
     except CloisterError as error:  # what is not known is said to be so; the rest is worth knowing
-        obstacle = error.what
+        obstacle = f"{error.what} ({error.where})" if error.where else error.what
     facts = None if sizes is None or sizes.terms is None else sizes.terms.facts
     columns = len(plan.data.features) + 1
     return disclosure_of(

@@ -36,7 +36,7 @@ from cloister.cli.studyinit import (
     private,
     widths,
 )
-from cloister.cli.studylanguage import Format, LanguageOptions, Method, Precision
+from cloister.cli.studylanguage import Format, LanguageOptions, Method, Overlong, Precision, Quantised
 from cloister.cli.studywatch import watch
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
@@ -139,6 +139,30 @@ def init(
     precision: Annotated[
         Precision | None, typer.Option(help="What a base computes in; adapters are float32.")
     ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Adapters are scaled by alpha / rank; twice the rank by default.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", metavar="LAYER", help="Linear layers with adapters (q_proj); repeat. All by default."
+        ),
+    ] = None,
+    overlong: Annotated[
+        Overlong | None, typer.Option(help="A row of more tokens: refuse the study, or cut the row.")
+    ] = None,
+    quantised: Annotated[
+        Quantised | None, typer.Option(help="Keep the base in 4 bits (nf4), on GPUs alone.")
+    ] = None,
+    rows_per_pass: Annotated[
+        int | None, typer.Option(min=1, help="Rows that go through the model at once; a batch by default.")
+    ] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Compute activations twice: less memory, more time.")
+    ] = False,
+    packing: Annotated[
+        bool, typer.Option("--packing", help="Put several texts into one row; not with --epsilon.")
+    ] = False,
     allow_user_code: CodeOption = None,
     factory: Annotated[
         str | None, typer.Option(help="With --model torch: the file's function that returns the module.")
@@ -162,7 +186,21 @@ def init(
     hub = Identity.read_public(common.identity_path())
     proposed = _proposed(site, partner, dataset or ["rows"], schema, rows, purpose)
     found = proposed.schema
-    texts = LanguageOptions(base, format, method, rank, context, precision).tables(model, found)
+    texts = LanguageOptions(
+        base,
+        format,
+        method,
+        rank,
+        context,
+        precision,
+        alpha=alpha,
+        target=target,
+        overlong=overlong,
+        quantised=quantised,
+        rows_per_pass=rows_per_pass,
+        checkpointing=checkpointing,
+        packing=packing,
+    ).tables(model, found)
     document: dict[str, Any] = {
         "study": {"name": name, "purpose": purpose, "minimum_sites": max(3, len(proposed.sites) - 1)},
         "hub": {"name": hub.name, "identity": hub.fingerprint},

@@ -18,7 +18,7 @@ from cloister.errors import InputError, PlanError
 if TYPE_CHECKING:
     from cloister.vault import Schema
 
-__all__ = ["Format", "LanguageOptions", "Method", "Precision", "is_language"]
+__all__ = ["Format", "LanguageOptions", "Method", "Overlong", "Precision", "Quantised", "is_language"]
 
 _CONTEXT: Final = 512
 _RANK: Final = 8
@@ -48,6 +48,20 @@ class Precision(enum.StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Overlong(enum.StrEnum):
+    """What becomes of a row that is too long."""
+
+    REFUSE = "refuse"
+    TRUNCATE = "truncate"
+
+
+class Quantised(enum.StrEnum):
+    """How a base is kept in memory."""
+
+    NO = "no"
+    NF4 = "nf4"
+
+
 def is_language(kind: Kind) -> bool:
     """Return whether a kind of model starts from a base."""
     return kind in (Kind.CAUSAL_LM, Kind.TEXT_CLASSIFIER)
@@ -55,7 +69,7 @@ def is_language(kind: Kind) -> bool:
 
 @dataclass(frozen=True)
 class LanguageOptions:
-    """What the command line says of a language model; None where it says nothing."""
+    """What the command line says of a language model; None where it says nothing, or a flag is not set."""
 
     base: Path | None
     format: Format | None
@@ -63,6 +77,13 @@ class LanguageOptions:
     rank: int | None
     context: int | None
     precision: Precision | None
+    alpha: float | None = None
+    target: list[str] | None = None
+    overlong: Overlong | None = None
+    quantised: Quantised | None = None
+    rows_per_pass: int | None = None
+    checkpointing: bool | None = None
+    packing: bool | None = None
 
     def tables(self, kind: Kind, schema: Schema) -> dict[str, Any]:
         """Return `[language]` and what of `[data]` and `[training]` is another than for tables.
@@ -116,9 +137,9 @@ class LanguageOptions:
     def _nothing(self, kind: Kind) -> dict[str, Any]:
         """Return nothing; raise InputError where an option was given."""
         for name, given in vars(self).items():
-            if given is not None:
+            if given is not None and given is not False:
                 raise InputError(
-                    f"--{name} is for language models, and this is a {kind.value} model",
+                    f"--{name.replace('_', '-')} is for language models, and this is a {kind.value} model",
                     fix="Leave it out, or take --model causal-lm or text-classifier",
                 )
         return {}
@@ -127,8 +148,10 @@ class LanguageOptions:
         from cloister.learning.language.tokenizer import tokenizer_digest
         from cloister.learning.modelfiles import PlainFolder, check_language_model
 
-        if method is Method.FULL and self.rank:
-            raise InputError("--rank is of adapters, and --method full has none", where="--rank")
+        if method is Method.FULL:
+            for option, given in (("--rank", self.rank), ("--alpha", self.alpha), ("--target", self.target)):
+                if given:
+                    raise InputError(f"{option} is of adapters, and --method full has none", where=option)
         with contextlib.closing(PlainFolder(base)) as files:
             found = check_language_model(files)
             digest, tokenizer = files.digest, tokenizer_digest(files, found)
@@ -142,9 +165,21 @@ class LanguageOptions:
             "context": context,
             "method": method.value,
             "rank": rank,
-            "alpha": 2.0 * rank or 1.0,
+            "alpha": self.alpha if self.alpha is not None else 2.0 * rank or 1.0,
             "precision": (self.precision or Precision.FLOAT32).value,
+        } | self._more()
+
+    def _more(self) -> dict[str, Any]:
+        """Return the fields whose defaults are the plan's own, as far as they were given."""
+        given = {
+            "targets": self.target,
+            "overlong": self.overlong and self.overlong.value,
+            "quantised": self.quantised and self.quantised.value,
+            "rows_per_pass": self.rows_per_pass,
+            "checkpointing": self.checkpointing,
+            "packing": self.packing,
         }
+        return {name: value for name, value in given.items() if value}
 
 
 def _texts(schema: Schema) -> list[str]:

@@ -42,6 +42,9 @@ __all__ = [
     "with_pin",
 ]
 
+_PIN_AGAIN = "Its author writes it anew with `cloister study init`"
+_OF_LANGUAGE = ", where --base, --method, --rank, --alpha and --target are what the pin depends on"
+
 
 def model_digest(params: NDArray[np.floating[Any]]) -> str:
     """Return SHA-256, in hex, over the parameters, little-endian: float32 where they are that, else
@@ -118,7 +121,7 @@ def start_of(plan: Plan, model: Model | TorchPrivate) -> Array:
     """Return the start that the plan pins, float64[d].
 
     Raises:
-        PlanError: nothing is pinned, or the seed gives another start.
+        PlanError: nothing is pinned, or the plan's fields give another start.
     """
     params = model.initial(plan.model.seed)
     check_pin(plan, pin_of(params, _fixed(model)))
@@ -135,9 +138,9 @@ def check_pin(plan: Plan, pin: str) -> None:
         )
     if pin != plan.model.initial:
         raise PlanError(
-            "the seed gives another initial model than the plan pins",
+            "the plan pins another initial model than its fields give, as where one was edited later",
             where="[model] initial",
-            fix="Ask the plan's author to pin it again",
+            fix=_PIN_AGAIN + (_OF_LANGUAGE if plan.model.is_language else ""),
         )
 
 
