@@ -182,7 +182,7 @@ def test_a_release_is_verified_first(
     [
         (["nobody"], "no study"),
         (["open", "--confidence", "1"], "--confidence"),
-        (["open", "--canaries", "3"], "--canaries"),
+        (["open", "--canaries", "3"], "3 canaries are not between 10 and 1000000 (--canaries)"),
         (["./nowhere"], "cannot read"),
         (["open", "--site", "nowhere"], "cannot read"),
         ([], "Missing argument"),

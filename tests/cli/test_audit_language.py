@@ -101,3 +101,10 @@ def test_a_finished_model_is_asked(root: Path, tmp_path: Path, capfd: pytest.Cap
 def test_copies_are_numbers(root: Path, copies: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["audit", "support", "--base", str(root / "base"), "--copies", copies]) == 2
     assert "--copies" in capfd.readouterr().err
+
+
+def test_too_few_canaries_are_told_the_bounds_of_texts(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", "support", "--base", str(root / "base"), "--canaries", "5"]) == 2
+    said = capfd.readouterr().err
+    assert "5 canaries are not between 10 and 100000" in said
+    assert "leave it out for 40" in said

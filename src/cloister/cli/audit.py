@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["audit"]
 
 _JSON, _HTML = "audit.json", "audit.html"
+_LEAST_CANARIES, _MOST_CANARIES, _MOST_COINS = 10, 1_000_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,12 @@ def audit(
         raise InputError("the target exists", where=str(out), fix="Choose another place with --out")
     if not 0.0 < confidence < 1.0:
         raise InputError("--confidence is not between 0 and 1", fix="Write 0.95, or leave it out")
-    if canaries is not None and not 10 <= canaries <= 1_000_000:
-        raise InputError("--canaries is not between 10 and 1000000", fix="Leave it out for up to 1000")
     known = _release(Path(subject), trust) if _is_folder(subject) else _study(subject, site or [])
     tables = dict(_own_rows(home, known) for home in site or [])
     options = LanguageAudit(base, copies, secrets, canaries, planted)
     options.check(known.plan)
     language = known.plan.model.is_language
+    _check_canaries(canaries, language=language)
     with _watching(_TEXT_STAGES if language else _TABLE_STAGES, shown=not as_json) as progress:
         report = (
             options.run(known.plan, known.schema, known.rows, tables, known.model, confidence, progress)
@@ -137,6 +137,17 @@ def audit(
     emit(json.loads(report.to_json()), as_json=as_json, text=audit_summary(report, lang.value))
     if report.verdict in (VIOLATES, MEMORISED):
         raise typer.Exit(1)
+
+
+def _check_canaries(canaries: int | None, *, language: bool) -> None:
+    """Raise InputError where there are too few for a bound, or too many."""
+    most, default = (_MOST_COINS, "40") if language else (_MOST_CANARIES, "as many as take some seconds")
+    if canaries is not None and not _LEAST_CANARIES <= canaries <= most:
+        raise InputError(
+            f"{canaries} canaries are not between {_LEAST_CANARIES} and {most}",
+            where="--canaries",
+            fix=f"Give {_LEAST_CANARIES} or more, or leave it out for {default}",
+        )
 
 
 def _of_a_table(
