@@ -217,7 +217,7 @@ def test_it_is_served_beside_its_base(world: World, tmp_path: Path, sealed: bool
     sign_toml(path, EnclavePolicy, ENCLAVE_POLICY, [owner])
     if sealed:
         sealed_at = str(tmp_path / "sealed")
-        command = ["model", "seal", model, "--base", base, "--out", sealed_at, "--name", "support"]
+        command = ["model", "seal", model, "--base", base, "--out", sealed_at]  # its card names it
         assert run(command) == 0
         model = sealed_at
     process, facts = started(model, "--base", base, "--anyone", "--allow-swap", "--kv-tokens", "1024")

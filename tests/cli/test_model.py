@@ -300,7 +300,10 @@ def test_a_release_is_verified_and_its_model_sealed(
         "model", "seal", world.root / release, "--out", tmp_path / "out", "--name", "heart", "--json"
     )
     assert ended.code == 0, ended.err
-    assert ended.json["kind"] == "table"
+    assert (ended.json["kind"], ended.json["name"]) == ("table", "heart")
+    unnamed = cloister("model", "seal", world.root / release, "--out", tmp_path / "unnamed", "--json").json
+    card = ModelArtifact.from_bytes((world.root / "release" / MODEL).read_bytes()).card
+    assert unnamed["name"] == card.name
     verified = cloister("verify", world.root / release, "--json").json
     assert ended.json["release"] == verified["certificate"]
     handed, lends = model_to_serve(tmp_path / "out")

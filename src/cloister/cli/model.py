@@ -35,7 +35,7 @@ from cloister.cli.modelkeys import (
     owned_model,
 )
 from cloister.cli.modelprogress import Told
-from cloister.cli.releasedmodel import released_model
+from cloister.cli.releasedmodel import Released, released_model
 from cloister.cli.verify import TrustOption
 from cloister.errors import InputError
 
@@ -63,7 +63,8 @@ def seal(
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
     name: Annotated[
-        str | None, typer.Option(help="Under which it is asked for; the folder's name without it.")
+        str | None,
+        typer.Option(help="Under which it is asked for; a release's name, or the folder's, without it."),
     ] = None,
     broker: Annotated[
         Path | None,
@@ -86,8 +87,10 @@ def seal(
         raise InputError(
             "the sealed model would lie within its source", where=str(out), fix="Choose another place"
         )
-    called = name or _plain_name(folder)
-    files, kind, release = _checked(folder, trust, base)
+    files, kind, released = _checked(folder, trust, base)
+    own = folder.resolve().name if released is None else released.artifact.card.name
+    called = name or _plain_name(own)
+    release = None if released is None else released.certificate
     owner = common.load_identity()
     named = None
     if broker is not None:
@@ -187,8 +190,8 @@ def rm(
 
 def _checked(
     folder: Path, trust: list[Path] | None, base: Path | None
-) -> tuple[ModelFiles, Kind, str | None]:
-    """Return a model's files, checked; what serves it; and the digest of its release, if it is one."""
+) -> tuple[ModelFiles, Kind, Released | None]:
+    """Return a model's files, checked; what serves it; and its release, if it is one."""
     if (folder / _CERTIFICATE).exists():
         return _released(folder, trust, base)
     if base is not None:
@@ -203,16 +206,14 @@ def _checked(
     return files, "language", None
 
 
-def _released(
-    folder: Path, trust: list[Path] | None, base: Path | None
-) -> tuple[ModelFiles, Kind, str | None]:
+def _released(folder: Path, trust: list[Path] | None, base: Path | None) -> tuple[ModelFiles, Kind, Released]:
     """Return the model of a release, from the very bytes that were verified."""
     from cloister.inference.models.manifest import TABLE_FILE
     from cloister.inference.models.sealing import MemoryFiles
 
     released = released_model(folder, trust)
     kind: Kind = "adapter" if fits_its_base(released.artifact, base) else "table"
-    return MemoryFiles({TABLE_FILE: released.data}), kind, released.certificate
+    return MemoryFiles({TABLE_FILE: released.data}), kind, released
 
 
 @contextmanager
@@ -231,9 +232,9 @@ def _keys(owner: Identity, socket: Path | None, broker: PublicIdentity | None) -
         keys.close()
 
 
-def _plain_name(folder: Path) -> str:
-    """Return a folder's name as a model's: "Qwen2.5-0.5B" is "qwen2-5-0-5b"."""
-    return re.sub(r"[^a-z0-9_]+", "-", folder.resolve().name.lower())[:63].strip("-_")
+def _plain_name(name: str) -> str:
+    """Return a folder's or a study's name as a model's: "Qwen2.5-0.5B" is "qwen2-5-0-5b"."""
+    return re.sub(r"[^a-z0-9_]+", "-", name.lower())[:63].strip("-_")
 
 
 def _where(handed: ModelHandover) -> str:
