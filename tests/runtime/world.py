@@ -20,6 +20,7 @@ from cloister.runtime.hubjournal import KeepsHub
 from cloister.runtime.journal import KeepsSite
 from cloister.runtime.link.session import ACK_DELAY
 from cloister.runtime.messages import MAX_REASON, Leave, Message
+from cloister.runtime.service.told import told_of
 from cloister.runtime.worker import make_worker, model_facts
 
 
@@ -210,7 +211,8 @@ class World:
             raise error
         end = self.ends[name]
         self.refusals[name] = str(error)
-        end.answer([Leave(REFUSED if end.distrusts else str(error)[:MAX_REASON])])
+        told = told_of(error, private=self.plan.privacy is not None, parties={"hub", *self.sites})
+        end.answer([Leave(REFUSED if end.distrusts else told[:MAX_REASON])])
 
     def hurry(self) -> None:
         """Let what waited go on its way."""

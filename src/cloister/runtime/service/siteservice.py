@@ -23,6 +23,7 @@ from cloister.runtime.events import Connected, Ended, Event, Refused, Resumed, R
 from cloister.runtime.invite import Invitation, is_greeting, make_knock, read_invite
 from cloister.runtime.link import peek
 from cloister.runtime.messages import MAX_REASON, Farewell, Leave, Message
+from cloister.runtime.service.told import told_of
 from cloister.runtime.site import Site
 from cloister.runtime.sitepolicy import Decision
 from cloister.types import Transport
@@ -167,7 +168,7 @@ class SiteService:
         try:
             opened, messages = session.end.receive(datagram, time.monotonic())
         except CloisterError as error:
-            await self._end(session, str(error))
+            await self._fail(session, error)
             return
         self._tell_of_evidence(session)
         if session.end.refused == refused:
@@ -193,7 +194,7 @@ class SiteService:
         try:
             session.end.tick(time.monotonic())
         except CloisterError as error:
-            await self._end(session, str(error))
+            await self._fail(session, error)
 
     def _tell_of_evidence(self, session: _Session) -> None:
         """Say what was accepted, and begin to make what is due."""
@@ -290,7 +291,7 @@ class SiteService:
             try:
                 replies = [site.join()] if message is None else await self._handled(session, message)
             except CloisterError as error:
-                await self._end(session, str(error))
+                await self._fail(session, error)
                 return
             if session.over:  # meanwhile: nothing leaves any more
                 return
@@ -325,6 +326,13 @@ class SiteService:
     async def _flush(self, session: _Session) -> None:
         for datagram in session.end.poll(time.monotonic()):
             await self._transport.send(session.invitation.hub.name, datagram)
+
+    async def _fail(self, session: _Session, error: CloisterError) -> None:
+        """End a session for what went wrong: the owner reads all of it, the hub a sentence."""
+        plan, hub = session.invitation.plan, session.invitation.hub
+        parties = {hub.name, *(site.name for site in plan.sites)}
+        told = told_of(error, private=plan.privacy is not None, parties=parties)
+        await self._end(session, str(error), told=told)
 
     async def _end(
         self, session: _Session, reason: str | None, *, tell: bool = True, told: str | None = None
