@@ -93,9 +93,9 @@ def test_limit_a_new_epoch_without_one_site_gives_its_update(
     updates: list[np.ndarray] = []
     encode = Encoding.encode
 
-    def spy(self: Encoding, vector: Any) -> Any:
+    def spy(self: Encoding, vector: Any, *more: Any) -> Any:
         updates.append(np.array(vector))
-        return encode(self, vector)
+        return encode(self, vector, *more)
 
     monkeypatch.setattr(Encoding, "encode", spy)
     world.start()

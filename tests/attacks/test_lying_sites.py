@@ -212,10 +212,10 @@ def test_a_sum_that_no_honest_sites_have_burns_the_attempt_and_leaves_no_record(
     encode = Encoding.encode
     calls = 0
 
-    def poisoned(self: Encoding, vector: Any) -> Any:
+    def poisoned(self: Encoding, vector: Any, *more: Any) -> Any:
         nonlocal calls
         calls += 1
-        ring = encode(self, vector)
+        ring = encode(self, vector, *more)
         return ring + ring.dtype.type(2**31 - 1) if calls == 1 else ring
 
     monkeypatch.setattr(Encoding, "encode", poisoned)

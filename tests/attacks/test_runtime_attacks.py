@@ -71,8 +71,8 @@ def test_neither_wire_nor_hub_sees_rows_or_an_update(
     canaries: list[bytes] = []
     encode = Encoding.encode
 
-    def spy(self: Encoding, vector: Any) -> Any:
-        ring = encode(self, vector)
+    def spy(self: Encoding, vector: Any, *more: Any) -> Any:
+        ring = encode(self, vector, *more)
         canaries.extend((np.ascontiguousarray(vector).tobytes(), ring.tobytes()))
         return ring
 
@@ -171,8 +171,8 @@ def test_limit_a_hub_that_sees_sums_can_take_the_difference_of_two(
     updates: list[np.ndarray] = []
     encode = Encoding.encode
 
-    def spy(self: Encoding, vector: Any) -> Any:
-        updates.append(encode(self, vector))
+    def spy(self: Encoding, vector: Any, *more: Any) -> Any:
+        updates.append(encode(self, vector, *more))
         return updates[-1]
 
     monkeypatch.setattr(Encoding, "encode", spy)

@@ -43,6 +43,7 @@ from cloister.crypto import sign_envelope
 from cloister.errors import CloisterError, InputError, IntegrityError
 from cloister.vault import Vault, parquet
 from cloister.vault.checkedfile import DATA_NAME, KEY_MATERIAL_NAME
+from cloister.vault.columns import MAX_TEXT_BYTES
 from cloister.vault.keymaterial import KeyClient, KeyMaterial
 from cloister.vault.manifest import MANIFEST_NAME, PAYLOAD_TYPE
 from cloister.vault.parquet import EncryptedFile, write_encrypted
@@ -456,7 +457,7 @@ def test_no_row_is_in_the_clear_anywhere_below_the_vault(world: World) -> None:
 
 
 def failures() -> list[tuple[str, Callable[[Path], Path]]]:
-    huge = f"{CANARY}" * 20_000
+    huge = CANARY * 400_000  # well above the most bytes of a text
     lines: dict[str, list[str]] = {
         "number": [row(1, pressure=CANARY)],
         "integer": [row(1, age=CANARY)],
@@ -468,7 +469,7 @@ def failures() -> list[tuple[str, Callable[[Path], Path]]]:
         "not closed": [row(1), row(2, note=f'"{CANARY}')],
         "huge": [row(1, note=huge)],
         "huge and short": [row(1, note=huge), CANARY],
-        "long text": [row(1, note=CANARY * 6000)],
+        "long text": [row(1, note=CANARY * (1 + MAX_TEXT_BYTES // len(CANARY)))],
         "no consent": [row(1, agreed=CANARY)],
     }
     made: list[tuple[str, Callable[[Path], Path]]] = [
