@@ -1,8 +1,8 @@
 """What a study of texts is compared with, on public rows: no party of a real one holds them all.
 
-"Centralised" has all rows in one place, "alone" has one site's; both take the plan's rounds and local
-steps, as one site does. TF-IDF with logistic regression, all rows in one place, is what a classifier has to
-beat.
+"Centralised" has all rows in one place, "alone" has one site's; both take the plan's rounds, local steps and
+server steps, as a study of one site would. TF-IDF with logistic regression, all rows in one place, is what a
+classifier has to beat.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
-from cloister.learning import Plan
+from cloister.learning import Plan, build_algorithm
 from cloister.learning.language.layout import window_of
 from cloister.learning.language.texts import TextMap
 from cloister.learning.modelfiles import PlainFolder
@@ -68,13 +68,21 @@ class Comparison:
         sums = self.learner.evaluation_sums(params, examples)
         return float(sums[1] / sums[0] if self.metric == "accuracy" else math.exp(sums[2] / sums[1]))
 
-    def trained(self, examples: Examples) -> NDArray[np.float32]:
-        """Return what the plan's rounds and steps make of the start on these rows, float32[d]."""
-        params = self.start
-        for number in range(self.plan.training.rounds):
+    def trained(self, examples: Examples) -> NDArray[np.float64]:
+        """Return what the plan's rounds, local steps and server steps make of the start, float64[d], where
+        one party holds these rows."""
+        training, algorithm = self.plan.training, build_algorithm(self.plan.training)
+        params = self.start.astype(np.float64)
+        first, second = np.zeros_like(params), np.full_like(params, algorithm.second_start or 0.0)
+        tail, last = np.zeros_like(params), max(1, training.average_last)
+        for number in range(training.rounds):
             window = window_of(self.learner.windows, number)
-            params = self.learner.train(params, examples, self.plan.training, window)
-        return params
+            moved = self.learner.train(params.astype(np.float32), examples, training, window)
+            part = slice(*window)
+            algorithm.advance(params[part], first[part], second[part], moved[part] - params[part])
+            if number >= training.rounds - last:
+                tail += params / last
+        return tail
 
     def answers(self, params: NDArray[np.floating], questions: Sequence[str], most: int = 48) -> list[str]:
         """Return what a model answers to questions, most probable token by token."""

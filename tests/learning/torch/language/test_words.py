@@ -74,6 +74,12 @@ def test_of_a_text_all_but_its_opening_is_learnt(words: Words) -> None:
     assert words.prompt("Hello", format="text") == words.prompt("Hello")[:-1]
 
 
+def test_drawn_rows_get_what_the_tokenizer_puts_around_every_text(words: Words) -> None:
+    rows = TextRows(["Hello"], labels=np.array([0.0]))
+    first, *inner = words.encode(rows, plan(format="text"), "text-classifier").ids.tolist()
+    assert words.enclosed(np.array([inner, inner])).tolist() == [[first, *inner]] * 2
+
+
 def test_without_an_opening_the_first_token_has_nothing_to_be_predicted_from(tmp_path: Path) -> None:
     words = made.make_words(tmp_path / "base", opening=False)
     examples = words.encode(TextRows([""], answers=["xy"]), plan(format="text"), "causal-lm")

@@ -109,7 +109,7 @@ class LanguageParameters:
             self._vector.load(self.initial(section.seed))
         if weights and section.classes:
             with self._memory(), self.passes.autocast():
-                stand(self.module, self.vocabulary, section.seed)
+                stand(self.module, self.words, self.vocabulary, section.seed)
         if weights:
             self._read_a_longest_row(place)
 

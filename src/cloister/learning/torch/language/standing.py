@@ -3,8 +3,9 @@
 The mean of a text's last hidden states is nearly the same for all texts: most of it says no more than that it
 is one. A head over it learns slowly, and under privacy the common part takes the clip from what differs. So
 the head is given (mean - centre) / spread, by elements; both come from rows of random tokens that the plan's
-seed draws, through the base alone, before anything is trained. They are public, say nothing of rows, and are
-alike at all parties but for the rounding of whoever computes.
+seed draws, between those that the tokenizer puts around every text, through the base alone, before anything
+is trained. They are public, say nothing of rows, and are alike at all parties but for the rounding of
+whoever computes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cloister.crypto import StreamRandom
 from cloister.learning.torch.language.module import LanguageModule
+from cloister.learning.torch.language.words import Words
 
 __all__ = ["stand"]
 
@@ -27,18 +29,19 @@ _LEAST: Final = 1e-2
 
 
 @torch.no_grad()
-def stand(module: LanguageModule, vocabulary: int, seed: int) -> None:
+def stand(module: LanguageModule, words: Words, vocabulary: int, seed: int) -> None:
     """Set what the module's head takes off and divides by; its adapters must be at their start.
 
     Args:
         module: base and head.
+        words: its tokenizer.
         vocabulary: tokens that the base knows.
         seed: of the plan, public.
     """
     device = module.centre.device
     random = StreamRandom.from_seed(seed, "rows of nobody")
-    drawn = torch.from_numpy(random.integers(vocabulary, (_ROWS, _TOKENS))).to(device)
-    everything = torch.ones((_TOGETHER, _TOKENS), dtype=torch.bool, device=device)
+    drawn = torch.from_numpy(words.enclosed(random.integers(vocabulary, (_ROWS, _TOKENS)))).to(device)
+    everything = torch.ones((_TOGETHER, drawn.shape[1]), dtype=torch.bool, device=device)
     found: list[Tensor] = [
         module.pooled(drawn[at : at + _TOGETHER], everything) for at in range(0, _ROWS, _TOGETHER)
     ]

@@ -127,6 +127,11 @@ class Words:
             raise _refusal(rows, what, empty, site, "Leave such rows out")
         return packed(examples, language.context) if language.packing else examples
 
+    def enclosed(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return rows of tokens, int64[n, t], between those that the tokenizer puts around a text."""
+        before, after = (np.tile(each, (len(ids), 1)) for each in (self._opening, self._ending))
+        return np.concatenate([before, ids, after], axis=1, dtype=np.int64)
+
     def require_template(self) -> None:
         """Raise InputError where the tokenizer has no template of conversations."""
         self._chats.require()
