@@ -8,7 +8,9 @@ adapters); the base stays in the worker, and so do texts and tokens. In this ord
 3. the start that the seed gives is the one that the plan pins;
 4. when the first model arrives, and not before, the base's weights are loaded, the rows are opened, and every
    row is tokenised, or refused with a number of rows and never a value (under privacy none is: a row that
-   does not fit is cut, or contributes nothing). Tokens are kept until `close`, in memory alone.
+   does not fit is cut, or contributes nothing). Tokens are kept until `close`, in memory alone. Under
+   privacy made-up rows of the whole context are passed through first: where memory ends, it ends for them,
+   and not for somebody's long row.
 
 It may run behind walls or in a site's own process, on whatever device the learner finds. What goes wrong says
 whose site it is: the memory that a pass takes, another tokenizer, a row that is too long.
@@ -21,8 +23,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
 __all__ = ["LanguageWorker", "base_files", "facts_of_base", "plan_texts", "preload"]
 
 OpenRows = Callable[[], pa.Table]
+
+_BLOCK_ROWS: Final = 64
+"""Rows of a block of clipped gradients at most."""
 
 
 def preload() -> None:
@@ -268,6 +274,7 @@ class LanguageWorker:
         """Return the clipped and rounded sum of what units make of the window, each by itself."""
         from cloister.learning.torch.language.units import language_unit_sum
 
+        self._rehearse(params, window)
         rows, section = self._open(), privacy.section
         return language_unit_sum(
             self._loaded(),
@@ -290,12 +297,26 @@ class LanguageWorker:
             held_out = self._open().held_out
             return None if held_out is None else self._loaded().evaluation_sums(params, held_out)
 
+    def _rehearse(self, params: Vector, window: Window) -> None:
+        """Take one step on the longest rows there may be, before there are any."""
+        if self._rows is None:
+            training = msgspec.structs.replace(self._plan.training, local_steps=1)
+            with contextlib.suppress(PlanError):  # it may diverge, and is thrown away
+                self._loaded().train(params, self._longest(training.batch), training, window)
+
+    def _longest(self, count: int) -> Examples:
+        from cloister.learning.torch.language.examples import longest_rows
+
+        return longest_rows(count, self._language.context)
+
     def _clipping(self, privacy: PrivacyTerms, window: Window) -> _Clipping:
         """Return what clips single rows in a window, made once."""
         if window not in self._private:
             from cloister.learning.torch.language.private import LanguagePrivate
 
-            model = LanguagePrivate(self._loaded(), self._open().train, window)
+            model = LanguagePrivate(self._loaded(), self._longest(_BLOCK_ROWS), window)
+            model.rehearse()
+            model.take(self._open().train)
             section = privacy.section
             sums = RowSums(model, [model.rows], rate=section.rate, microbatch=section.microbatch)
             self._private[window] = _Clipping(model, sums)

@@ -1,7 +1,7 @@
 """What a hub is told where a site leaves on its own account: a sentence, and never the error's own words.
 
-An error at a site may be a worker's, which saw the rows: its words name files of the owner's, columns, numbers
-of rows, what is left of a budget. The owner reads them; the hub learns
+An error at a site may be a worker's, which saw the rows: its words name files of the owner's, columns,
+numbers of rows, what is left of a budget. The owner reads them; the hub learns
 
 1. under [privacy]      one sentence, whatever the cause: what fails may fail because of some row (a long one
                         takes more memory), and no ledger is charged for saying so

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Examples", "joined"]
+__all__ = ["Examples", "joined", "longest_rows"]
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -152,3 +152,9 @@ def joined(
         pad=pad,
         cut=cut,
     )
+
+
+def longest_rows(count: int, context: int) -> Examples:
+    """Return made-up rows of as many tokens as the context has, all of them learnt."""
+    row, learnt = np.zeros(context, np.int32), np.ones(context, np.bool_)
+    return joined([row] * count, [learnt] * count, None, pad=0)

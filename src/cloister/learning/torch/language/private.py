@@ -43,6 +43,7 @@ from cloister.learning.torch.flat import Flat
 from cloister.learning.torch.forms import Form
 from cloister.learning.torch.language.examples import Examples
 from cloister.learning.torch.language.rows import Length, RowModule, TokenSamples, block_of
+from cloister.learning.torch.language.training import memory_errors
 from cloister.learning.torch.layers import check_layers
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ _SIZES: Final = (64, 48, 32, 16)
 _SMALL: Final = (8, 4, 2)
 
 _BLOCK_BYTES: Final = 1 << 30
+_LESS: Final = "Write a smaller [language] context, or use a smaller base"
 _TOLERANCES: Final = {"float32": 2e-3, "bfloat16": 5e-2}
 
 
@@ -71,6 +73,7 @@ class LanguagePrivate:
     Raises:
         InputError: rows do not fit the model, or a layer's per-row gradients are not known, or rows would be
             mixed, or the base lies in parts in several processes.
+        StorageError: there is not enough memory; sums raise it too.
     """
 
     def __init__(self, learner: LanguageLearner, examples: Examples, window: Window | None = None) -> None:
@@ -80,20 +83,17 @@ class LanguagePrivate:
                 where="[privacy]",
                 fix="Start without shard, or protect a unit column",
             )
-        self._learner, self._examples = learner, examples
+        self._learner = learner
         self.window = learner.windows[0] if window is None else window
         self._context, self._vocabulary = learner.language.context, learner.vocabulary
-        check_rows(learner, examples)
-        encoder = learner.module.encoder
-        self._lengths, self._length = _numbered(examples, self._context, encoder=encoder)
         learner.load(learner.initial(learner.section.seed))
         learner.vector.select(self.window)
         module = RowModule(learner.module, learner.passes.autocast, placed=learner.language.method == "full")
         chosen = {name: each for name, each in learner.vector.names.items() if each.requires_grad}
         self._flat = Flat(module, chosen)
         self._books = Bookkeeping(module, self._flat, check_layers(module))
-        edges = {Length.of(n, self._context, encoder=encoder) for n in (1, self._context - 1, self._context)}
-        self._forms = self._tested(sorted(edges))
+        self._forms: dict[Length, Form] = {}
+        self.take(examples)
 
     def __repr__(self) -> str:
         return f"<LanguagePrivate {self.size} parameters, {len(self._examples)} rows>"
@@ -112,6 +112,27 @@ class LanguagePrivate:
     def rows(self) -> tuple[NDArray[np.int64], Array]:
         """X and y of all rows: their numbers, and zeros."""
         return np.arange(len(self._examples)), np.zeros(len(self._examples))
+
+    def take(self, examples: Examples) -> None:
+        """Go on with other rows. Raises as for the first ones."""
+        check_rows(self._learner, examples)
+        encoder = self._learner.module.encoder
+        self._examples = examples
+        self._lengths, self._length = _numbered(examples, self._context, encoder=encoder)
+        edges = {Length.of(n, self._context, encoder=encoder) for n in (1, self._context - 1, self._context)}
+        with memory_errors(_LESS):
+            self._test(sorted(edges))
+
+    def rehearse(self) -> None:
+        """Clip a whole block of the first rows: the memory that it takes is there, or it is not.
+
+        Raises:
+            StorageError: there is not enough.
+        """
+        length = self._lengths[int(self._length[0])]
+        with memory_errors(_LESS):
+            index = np.arange(len(self._examples))[: self._forms[length].sizes()[-1]]
+        self._sum(self._flat.read(), index, 1.0)
 
     def hold(self, params: NDArray[np.floating[Any]]) -> None:
         """Set the whole vector, float[d]: what lies outside the window stays as it is here."""
@@ -150,8 +171,9 @@ class LanguagePrivate:
         self._flat.write(params)
         total = torch.zeros(self.size, dtype=torch.float64, device=self._flat.device)
         lengths = self._length[index]
-        for number in np.unique(lengths[lengths >= 0]).tolist():
-            self._add(total, index[lengths == number], number, clip)
+        with memory_errors(_LESS):
+            for number in np.unique(lengths[lengths >= 0]).tolist():
+                self._add(total, index[lengths == number], number, clip)
         found: Array = total.cpu().numpy()
         return found
 
@@ -168,20 +190,21 @@ class LanguagePrivate:
             block.clip(clip)
             block.add_into(total, slice(0, len(some)))
 
-    def _tested(self, edges: Sequence[Length]) -> dict[Length, Form]:
-        """Return a form for each length; rows of one that fails are numbered as if they had no tokens.
+    def _test(self, edges: Sequence[Length]) -> None:
+        """Make a form for each length; rows of one that fails are numbered as if they had no tokens.
 
         Raises:
             InputError: one of `edges` fails, whatever rows there are.
         """
-        forms = {length: self._form(length) for length in edges}
+        for length in edges:
+            if length not in self._forms:
+                self._forms[length] = self._form(length)
         for number, length in enumerate(self._lengths):
-            if length not in forms:
+            if length not in self._forms:
                 try:
-                    forms[length] = self._form(length)
+                    self._forms[length] = self._form(length)
                 except InputError:
                     self._length[self._length == number] = -1
-        return forms
 
     def _form(self, length: Length) -> Form:
         samples = TokenSamples(
