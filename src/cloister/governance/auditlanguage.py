@@ -19,58 +19,32 @@ own.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cloister.crypto import Identity
 from cloister.errors import InputError
 from cloister.governance.audit import AuditReport, LanguageFindings
-from cloister.governance.auditmechanism import as_the_study_runs_it
 from cloister.governance.languagereport import language_report
+from cloister.governance.languagestage import Progress, checks_of, opened
 from cloister.governance.languagestudy import LanguageStudy
 from cloister.governance.plantedrows import planted_rows
 from cloister.learning import Plan
-from cloister.learning.attacks import (
-    Canaries,
-    Check,
-    DistributedMechanism,
-    LocalMechanism,
-    Mechanism,
-    claim_of,
-    claimed_events,
-    structural_checks,
-)
-from cloister.learning.attacks.languagelistener import LearnerListener, encoded
-from cloister.learning.attacks.languagememory import Remembered, Run, remembered
-from cloister.learning.attacks.languagesecrets import KINDS, Kind, Plant, make_plant, text_rows
-from cloister.learning.facts import ModelFacts
-from cloister.learning.heads import Array
+from cloister.learning.attacks.languagememory import Remembered, Run
+from cloister.learning.attacks.languagesecrets import KINDS, Kind, Plant, make_plant
 from cloister.learning.language.adapter import vector_of
 from cloister.learning.learner import Vector
-from cloister.runtime.epoch import EpochTerms, terms_of
-from cloister.runtime.languageworker import base_files, plan_texts, preload
+from cloister.runtime.languageworker import preload
 from cloister.vault import Schema
-
-if TYPE_CHECKING:
-    from cloister.learning.torch.language.learner import LanguageLearner
 
 __all__ = ["Planting", "ask_model", "rehearse"]
 
-Stage: TypeAlias = Literal["checks", "training", "asking"]
-Progress: TypeAlias = Callable[[str, int, int], None]
-
-_DELTA: Final = 1e-5  # at which a bound is stated where nothing is claimed
-_CHECK_SECONDS: Final = 30.0
-_CHECK_STEPS: Final = (20, 300)
 _ROWS: Final = 100  # of a site, where nobody says how many
 
 
@@ -131,7 +105,7 @@ def rehearse(
         raise InputError("an audit needs a confidence between 0 and 1", fix="Leave it out for 0.95")
     counts = dict(rows or dict.fromkeys((site.name for site in plan.sites), _ROWS))
     asked = planting or Planting()
-    with _opened(plan, schema, base, device) as stage:
+    with opened(plan, schema, base, device) as stage:
         terms = stage.terms(counts)  # 1
         plant = make_plant(
             copies=asked.copies,
@@ -142,7 +116,7 @@ def rehearse(
         )
         examples, sites, background = planted_rows(plan, schema, stage.learner, plant, counts, tables)  # 2
         tell = progress or (lambda name, done, total: None)
-        checks = _checks(stage, terms, plant, tell)  # 3
+        checks = checks_of(stage, terms, plant, tell)  # 3
         runs: list[Remembered] = []
         kinds: tuple[Run, ...] = ("as planned",) if terms.privacy is None else ("as planned", "without noise")
         for number, kind in enumerate(kinds):
@@ -200,7 +174,7 @@ def ask_model(
     began = time.monotonic()
     preload()
     tell = progress or (lambda name, done, total: None)
-    with _opened(plan, schema, base, device) as stage:
+    with opened(plan, schema, base, device) as stage:
         classes = stage.learner.classes
         if any(each.secret.classes != classes for each in plant.canaries):
             raise InputError(
@@ -219,101 +193,6 @@ def ask_model(
     return language_report(plan, terms, plant, findings, (), confidence, "synthetic", began, created)
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A plan's model, open."""
-
-    plan: Plan
-    learner: LanguageLearner
-    facts: ModelFacts
-
-    @property
-    def base(self) -> str:
-        return self.learner.language.base
-
-    @property
-    def kind(self) -> Literal["causal-lm", "text-classifier"]:
-        return self.learner.kind
-
-    def terms(self, counts: Mapping[str, int]) -> EpochTerms:
-        """Return the terms of an epoch of such a roster, whose members have keys that nobody keeps."""
-        members = [Identity.generate(name).public for name in counts]
-        digests = dict.fromkeys(counts, bytes(32))
-        return terms_of(self.plan, 0, members, counts, digests, self.facts, self.facts)
-
-    def ask(
-        self,
-        others: int,
-        run: Run,
-        params: Vector,
-        plant: Plant,
-        terms: EpochTerms,
-        confidence: float,
-        progress: Callable[[int, int], None],
-    ) -> Remembered:
-        privacy = terms.privacy
-        return remembered(
-            run,
-            LearnerListener(self.learner, params),
-            plant,
-            delta=_DELTA if privacy is None else privacy.section.delta,
-            confidence=confidence,
-            others=others,
-            events=() if privacy is None or run == "without noise" else claimed_events(privacy),
-            progress=progress,
-        )
-
-
-class _opened:  # noqa: N801  # reads as what it does, in a `with`
-    """Opens a plan's base for the length of a `with`."""
-
-    def __init__(self, plan: Plan, schema: Schema, base: Path | None, device: str) -> None:
-        self._plan, self._device = plan, device
-        self._language, _ = plan_texts(plan, schema)
-        self._files = base_files(plan, base)
-
-    def __enter__(self) -> _Stage:
-        from cloister.learning.torch.language.facts import facts_of
-        from cloister.learning.torch.language.learner import LanguageLearner
-
-        with closing(self._files), tempfile.TemporaryDirectory(prefix="cloister-audit-") as scratch:
-            learner = LanguageLearner(
-                self._plan.model, self._language, self._files, scratch=Path(scratch), device=self._device
-            )
-        facts = facts_of(self._plan, learner)
-        facts.require_pinned(self._plan)
-        return _Stage(self._plan, learner, facts)
-
-    def __exit__(self, *error: object) -> None:
-        self._files.close()
-
-
-def _checks(stage: _Stage, terms: EpochTerms, plant: Plant, tell: Progress) -> tuple[Check, ...]:
-    """Return the structural checks, none where a step is no sum of clipped rows or takes too long."""
-    privacy, learner = terms.privacy, stage.learner
-    if privacy is None or not privacy.section.by_record or len(stage.facts.windows) > 1:
-        return ()
-    from cloister.learning.torch.language.private import LanguagePrivate
-
-    tell("checks", 0, 1)
-    some = [each.secret for each in plant.canaries[:3]]
-    examples = encoded(learner, text_rows(some, learner.language.format))
-    private = LanguagePrivate(learner, examples)
-    numbers = Canaries(cast(Array, np.arange(len(some))), np.zeros(len(some)))
-    claim = claim_of(stage.plan, privacy)
-    kind = LocalMechanism if claim.local else DistributedMechanism
-    mechanism: Mechanism = as_the_study_runs_it(kind(private, claim), stage.plan, terms)
-    start = stage.facts.initial.astype(np.float64)
-    rows = np.zeros(32, dtype=np.int64)
-    before = time.monotonic()
-    list(private.clipped_sums(start, rows, np.zeros(32), claim.clip, 32))
-    steps = int(_CHECK_SECONDS / max(time.monotonic() - before, 1e-6))
-    least, most = _CHECK_STEPS
-    found = () if steps < least else structural_checks(mechanism, start, numbers, steps=min(most, steps))
-    tell("checks", 1, 1)
-    return found
-
-
-def _share(tell: Progress, stage: Stage, number: int, runs: int) -> Callable[[int, int], None]:
+def _share(tell: Progress, stage: str, number: int, runs: int) -> Callable[[int, int], None]:
     """Return progress of one of several runs of a stage."""
     return lambda done, total: tell(stage, number * total + done, runs * total)
