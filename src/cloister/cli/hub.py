@@ -253,11 +253,13 @@ def _with_traffic(on_event: Callable[[Event], None], transport: NatsTransport) -
 
 
 def _tell(plan: Plan, observer: Callable[[Event], None], *, shown: bool) -> Callable[[Event], None]:
-    """Return what takes the events: the log, and lines for people."""
+    """Return what takes the events: the log, and lines for people; why it stopped is said at the end."""
+    from cloister.runtime.events import Stopped
 
     def on_event(event: Event) -> None:
         observer(event)
-        if shown and (line := in_words(event, rounds=True)):
+        line = None if isinstance(event, Stopped) else in_words(event, rounds=True)
+        if shown and line:
             say(line)
 
     return on_event

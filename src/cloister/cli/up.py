@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _STOP_SECONDS = 15.0
 _LOOK_SECONDS = 0.2
+_DECLINED = ": takes no part: "
 
 
 def up(
@@ -92,10 +93,11 @@ def up(
         shown = ["--json"] if as_json else []
         network = ["--network", str(server.folder / "parties" / hub.name)]
         acting = running.start(
-            common.home(), ["hub", str(plan), *network, "--schema", schema, *extra, *shown], output=True
+            common.home(), ["hub", str(plan), *network, "--schema", schema, *extra, *shown], hub=True
         )
         code = running.wait(acting)
-        running.finish()
+        if code == 0:  # sites that refused wait for a better invitation
+            running.finish()
     if code != 0:
         raise typer.Exit(code)
 
@@ -149,17 +151,22 @@ def _schema_file(plan: Plan, homes: dict[str, Path], folder: Path) -> str:
 
 
 class _Words:
-    """What a site says; people see what keeps it from taking part."""
+    """What a process says. Of a site people see what keeps it from taking part; of the hub all but that, for
+    the site has said it already, and in full."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        self._name, self._path, self._read = name, path, 0
+    def __init__(self, path: Path, site: str | None) -> None:
+        self._path, self._site, self._read = path, site, 0
 
-    def tell(self) -> None:
-        """Say what is new and matters."""
-        lines = self._path.read_text(errors="replace").splitlines()
+    def tell(self, *, ended: bool = False) -> None:
+        """Say what is new and matters; a line that is not whole yet, when the process has ended."""
+        lines = self._path.read_text(errors="replace").splitlines(keepends=True)
+        if lines and not ended and not lines[-1].endswith("\n"):
+            lines.pop()
         for line in lines[self._read :]:
-            if "Refused" in line or "Stopped" in line:
-                say(f"{self._name}: {line}")
+            if self._site is None and _DECLINED not in line:
+                say(line.rstrip())
+            elif self._site is not None and ("Refused" in line or "Stopped" in line):
+                say(f"{self._site}: {line.rstrip()}")
         self._read = len(lines)
 
 
@@ -177,8 +184,8 @@ class _Running:
         self._words: list[_Words] = []
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, home: Path, arguments: Sequence[str], *, output: bool = False) -> subprocess.Popen[bytes]:
-        """Start a command in a home; its messages go where ours go, its result only with `output`."""
+    def start(self, home: Path, arguments: Sequence[str], *, hub: bool = False) -> subprocess.Popen[bytes]:
+        """Start a command in a home; the hub's result goes where ours goes, a site's nowhere."""
         environment = os.environ | {
             "CLOISTER_HOME": str(home.absolute()),
             "CLOISTER_PASSPHRASE_FILE": str(self._secret),
@@ -189,24 +196,26 @@ class _Running:
                 [sys.executable, "-m", "cloister", *arguments, "--nats", self._url],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=None if output else subprocess.DEVNULL,
-                stderr=None if output else opened.enter_context(self._words_of(home)),
+                stdout=None if hub else subprocess.DEVNULL,
+                stderr=opened.enter_context(self._words_of(None if hub else home.name)),
             )
         self._processes.append(process)
         return process
 
-    def _words_of(self, home: Path) -> IO[bytes]:
-        """Return where a site's messages go; of which only refusals are shown."""
+    def _words_of(self, site: str | None) -> IO[bytes]:
+        """Return where messages go, of a site or the hub; from there they are shown."""
         words = (self._scratch / f"{len(self._words)}.log").open("ab")
-        self._words.append(_Words(home.name, Path(words.name)))
+        self._words.append(_Words(Path(words.name), site))
         return words
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Return the exit code of a process; meanwhile say what sites refuse, or why one ended."""
+        """Return the exit code of the hub; meanwhile say what it says, and what sites refuse."""
         while process.poll() is None:
             time.sleep(_LOOK_SECONDS)
             for words in self._words:
                 words.tell()
+        for words in self._words:
+            words.tell(ended=True)
         return process.returncode
 
     def finish(self) -> None:

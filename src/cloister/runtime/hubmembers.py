@@ -17,7 +17,7 @@ from cloister.crypto import PublicIdentity
 from cloister.errors import PlanError, ProtocolError
 from cloister.runtime.events import Burnt, EpochEnded, Refused, Resumed, RosterAgreed, SetupDone, Stalled
 from cloister.runtime.hubjournal import EpochOffered, EpochOpened
-from cloister.runtime.hubstate import Epoch, HubState, Terms
+from cloister.runtime.hubstate import Epoch, HubState, Step, Terms
 from cloister.runtime.messages import (
     MAX_REASON,
     Announce,
@@ -60,6 +60,7 @@ class MemberHub(HubState[Terms]):
         self._check_join(peer, join, manifest)
         self._known[peer] = join
         self._left.pop(peer, None)
+        self._declined.pop(peer, None)
         self.told.discard(peer)
         if self._phase in ("join", "roster", "announce", "deal", "ready"):
             for missed in self._missed(peer, join.position) or []:  # it can be read in its own epoch alone
@@ -124,8 +125,32 @@ class MemberHub(HubState[Terms]):
         self.joined.pop(peer, None)
         self._left[peer] = message.reason
         self.told.add(peer)  # it wants nothing more
+        if self._stop_if_deserted():
+            return
         if self._phase in ("roster", "announce", "deal", "ready") and peer in self._members():
             self._offer([name for name in self._members() if name != peer], now)
+
+    def decline(self, peer: str, reason: str) -> Step:
+        """Hear from a site that is not here that it begins nothing as things are. It is invited again: what
+        it refuses may be mended while others are waited for."""
+        self._step = Step()
+        if peer in self._sites and peer not in self._excluded and self._declined.get(peer) != reason:
+            self._declined[peer] = reason
+            self._note(Refused(peer, f"takes no part: {reason}"))
+            self._stop_if_deserted()
+        return self._step
+
+    def _stop_if_deserted(self) -> bool:
+        """End where every site refuses or is shut out, and nobody is left to wait for."""
+        refusals = self._declined | self._left
+        if (
+            self._phase in ("done", "stopped", "finished")
+            or self._sites.keys() - self._excluded - refusals.keys()
+        ):
+            return False
+        named = (f"{name}: {refusals.get(name, 'is shut out')}" for name in self._sites)
+        self._stop(f"every site refuses; {'; '.join(named)}")
+        return True
 
     def _missed(self, peer: str, position: Position | None) -> list[Message] | None:
         """Return what brings a site from where it was to where the others are; None where it does not hold

@@ -129,7 +129,8 @@ class HubState(ABC, Generic[Terms]):
         self._present: set[str] = set()
         self._newcomers: set[str] = set()
         self._known: dict[str, Join] = {}  # what each site brought last
-        self._left: dict[str, str] = {}
+        self._left: dict[str, str] = {}  # why each site left
+        self._declined: dict[str, str] = {}  # why each site that is not here begins nothing, as it said last
         self._phase = "join"
         self._deadline = 0.0
         self._waits = 0

@@ -2,10 +2,13 @@
 
     site -> hub   Knock    I am here; is there anything for me?
     hub  -> site  Invite   this plan, by this hub, under this lease; signed, and sealed to the site
+    site -> hub   Decline  not as things are, and why, in a sentence; signed, and sealed to the hub
 
-Both are signed. What a plan says is for its sites alone, so it is sealed to each of them. A knock or an
+All are signed. What a plan says is for its sites alone, so it is sealed to each of them. A knock or an
 invite that is replayed tells nobody anything new: a hub answers a knock with an invite, and a site that knows
-the plan, and this instance of the hub, does nothing.
+the plan, and this instance of the hub, does nothing. A decline is of one study and one instance of its hub,
+which listens to it while the site has no session; whoever replays one can at most make a hub give up whose
+sites do not reach it anyway.
 """
 
 from __future__ import annotations
@@ -19,11 +22,23 @@ import msgspec
 from cloister.crypto import Buffer, Identity, PublicIdentity, canonical_bytes, hpke_open, hpke_seal
 from cloister.errors import CloisterError, ProtocolError
 from cloister.learning import Plan, parse_plan
+from cloister.runtime.messages import MAX_REASON
 
-__all__ = ["Invitation", "Knock", "is_greeting", "make_invite", "make_knock", "read_invite", "read_knock"]
+__all__ = [
+    "Invitation",
+    "Knock",
+    "is_greeting",
+    "make_decline",
+    "make_invite",
+    "make_knock",
+    "read_decline",
+    "read_invite",
+    "read_knock",
+]
 
 _LABEL = b"cloister/invite/v1"
 _MAX_PLAN = 4 << 20
+_MAX_DECLINE = 8192
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,63}\Z")]
 Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -48,6 +63,13 @@ class _Invite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="invi
     signature: bytes
 
 
+class _Decline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="decline"):
+    site: Name
+    instance: Nonce
+    sealed: Annotated[bytes, msgspec.Meta(max_length=_MAX_DECLINE)]
+    signature: bytes
+
+
 @dataclass(frozen=True)
 class Invitation:
     """What a site was invited to.
@@ -66,15 +88,17 @@ class Invitation:
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder: msgspec.msgpack.Decoder[Knock | _Invite] = msgspec.msgpack.Decoder(Knock | _Invite)
+_decoder: msgspec.msgpack.Decoder[Knock | _Invite | _Decline] = msgspec.msgpack.Decoder(
+    Knock | _Invite | _Decline
+)
 
 
 def is_greeting(datagram: Buffer) -> bool:
-    """Tell a knock or an invite, which are maps, from what belongs to a session, which is an array."""
+    """Tell a knock, an invite or a decline, which are maps, from what belongs to a session, an array."""
     return bool(datagram) and datagram[0] & 0xF0 == 0x80
 
 
-def _decode(datagram: Buffer) -> Knock | _Invite:
+def _decode(datagram: Buffer) -> Knock | _Invite | _Decline:
     try:
         return _decoder.decode(datagram)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -152,3 +176,44 @@ def read_invite(datagram: Buffer, identity: Identity, trusted: Mapping[str, Publ
     if plan.hub.identity != hub.fingerprint:
         raise ProtocolError("invites to the study of another hub", peer=hub.name)
     return Invitation(hub, plan, invite.term, invite.instance)
+
+
+def _declined(study: bytes, hub: PublicIdentity, site: PublicIdentity, instance: bytes) -> bytes:
+    parties = canonical_bytes({"study": study.hex(), "hub": hub.fingerprint, "site": site.fingerprint})
+    return _LABEL + b"/decline" + parties + instance
+
+
+def make_decline(identity: Identity, invitation: Invitation, reason: str) -> bytes:
+    """Return the datagram with which a site says that it begins nothing, and why, for the hub alone."""
+    bound = _declined(invitation.plan.digest, invitation.hub, identity.public, invitation.instance)
+    sealed = hpke_seal(
+        invitation.hub.sealing_key, reason[:MAX_REASON].encode(), info=_LABEL, associated_data=bound
+    )
+    return _encode(_Decline(identity.name, invitation.instance, sealed, identity.sign(bound + sealed)))
+
+
+def read_decline(
+    datagram: Buffer, identity: Identity, sites: Mapping[str, PublicIdentity], study: bytes, instance: bytes
+) -> tuple[str, str] | None:
+    """Return who declines and why; None where it is no decline, or one of another instance or study.
+
+    Args:
+        datagram: from the network.
+        identity: the hub's own keys.
+        sites: identities of the study's sites, by name.
+        study: 32-byte digest of the plan.
+        instance: of this hub's process.
+
+    Raises:
+        ProtocolError, IntegrityError: it is no greeting, or not by one of `sites`, or does not open.
+    """
+    decline = _decode(datagram)
+    if not isinstance(decline, _Decline) or decline.instance != instance:
+        return None
+    site = sites.get(decline.site)
+    if site is None:
+        raise ProtocolError("declined, and is not in this study", peer=decline.site)
+    bound = _declined(study, identity.public, site, instance)
+    site.verify(decline.signature, bound + decline.sealed)
+    reason = hpke_open(identity.sealing, decline.sealed, info=_LABEL, associated_data=bound)
+    return decline.site, reason.decode(errors="replace")

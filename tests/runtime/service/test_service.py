@@ -14,6 +14,7 @@ from tests.runtime.service.parts import Net, all_of, memory
 
 from cloister.crypto import Identity
 from cloister.runtime import MemoryNetwork, RoundDone
+from cloister.runtime.events import Refused
 from cloister.runtime.journal import KeepsSite, NoJournal, SiteJournal
 from cloister.runtime.sitepolicy import Decision
 
@@ -61,6 +62,34 @@ def test_a_site_whose_policy_refuses_takes_no_part_and_the_others_go_on(tmp_path
 
     asyncio.run(play())
     assert "site3" not in world.sites
+
+
+def test_a_study_that_every_site_refuses_ends_at_once_and_says_who_and_why(tmp_path: Path) -> None:
+    world = net(tmp_path, [20, 20, 20], study={"deadline_seconds": 1000.0})
+    world.verdict = lambda name: Decision("refuse", ("no such purpose",))
+
+    async def play() -> None:
+        async with asyncio.timeout(30):
+            sites = [asyncio.create_task(world.run_site(name)) for name in world.parties]
+            hub = await world.run_hub()
+            for each in sites:
+                each.cancel()
+            why = "its owner's policy or budget refuses"
+            assert hub.stopped == f"every site refuses; site0: {why}; site1: {why}; site2: {why}"
+
+    asyncio.run(play())
+    said = [event for event in world.events if isinstance(event, Refused)]
+    assert sorted(event.peer for event in said) == ["site0", "site1", "site2"]  # once each
+
+
+def test_a_refusal_that_is_mended_and_an_owner_who_is_asked_are_waited_for(tmp_path: Path) -> None:
+    world = net(tmp_path, [20, 20, 20])
+    first = {"site1": Decision("ask", ("new",)), "site2": Decision("refuse", ("no",))}
+    world.verdict = lambda name: first.pop(name, Decision("accept", ()))
+    hub = run(world, list(world.parties))
+    assert hub.finished
+    assert hub.epochs[-1].terms.roster.names == ("site0", "site1", "site2")
+    assert [event.peer for event in world.events if isinstance(event, Refused)] == ["site2"]
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""A hub's end that also finds its sites: it invites those who are not there, and shuts out who is revoked."""
+"""A hub's end that also finds its sites: it invites those who are not there, hears who declines, and shuts
+out who is revoked."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from cloister.runtime.attestation import Attesting
 from cloister.runtime.ends import HubEnd
 from cloister.runtime.events import Event, Refused
 from cloister.runtime.hub import Hub
-from cloister.runtime.invite import is_greeting, make_invite, read_knock
+from cloister.runtime.invite import is_greeting, make_invite, read_decline, read_knock
 
 __all__ = ["INVITE_SECONDS", "InvitingEnd"]
 
@@ -73,11 +74,14 @@ class InvitingEnd(HubEnd):
         self._invites: list[tuple[str, bytes]] = []
 
     def receive(self, datagram: Buffer, now: float) -> list[Event]:
-        """Take a datagram: a knock, or one of a session."""
+        """Take a datagram: a knock, a decline, or one of a session."""
         events = self._shut_out(now)
         if not is_greeting(datagram):
             return events + super().receive(datagram, now)
         try:
+            declined = read_decline(datagram, self._identity, self._sites, self._plan.digest, self._instance)
+            if declined is not None:
+                return events + self._decline(*declined)
             site = read_knock(datagram, self._identity.name, self._sites)
         except CloisterError as error:
             return [*events, Refused("unknown", str(error))]
@@ -86,6 +90,12 @@ class InvitingEnd(HubEnd):
             self._answered[site] = now
             self._invite(site, now)
         return events
+
+    def _decline(self, site: str, reason: str) -> list[Event]:
+        """Hear that a site begins nothing; one that has a session says so there."""
+        if self.connected(site) or self.barred(site):
+            return []
+        return self._take(self.machine.decline(site, reason))
 
     def tick(self, now: float) -> list[Event]:
         """Let time pass: who is not there is invited again."""

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cloister.crypto import Buffer, Identity, PublicIdentity
-from cloister.errors import CloisterError
+from cloister.errors import CloisterError, PolicyRefused
 from cloister.runtime.attestation import REFUSED, Attesting, Question
 from cloister.runtime.ends import SiteEnd
 from cloister.runtime.events import Connected, Ended, Event, Refused, Resumed, RoundDone, Stopped
-from cloister.runtime.invite import Invitation, is_greeting, make_knock, read_invite
+from cloister.runtime.invite import Invitation, is_greeting, make_decline, make_knock, read_invite
 from cloister.runtime.link import peek
 from cloister.runtime.messages import MAX_REASON, Farewell, Leave, Message
 from cloister.runtime.service.told import told_of
@@ -240,12 +240,20 @@ class SiteService:
             decision = self._decide(invitation)
             if decision.verdict != "accept":
                 self._say_once(invitation, f"{decision.verdict}: {'; '.join(decision.reasons)}")
+                if decision.verdict == "refuse":
+                    await self._decline(invitation, PolicyRefused("; ".join(decision.reasons)))
                 return
             site = await asyncio.to_thread(self._open_site, invitation)
         except CloisterError as error:  # the next invitation is looked at anew: it may be mended by then
             self._say_once(invitation, str(error))
+            await self._decline(invitation, error)
             return
         await self._begin(invitation, site)
+
+    async def _decline(self, invitation: Invitation, error: CloisterError) -> None:
+        """Tell the hub that nothing begins here as things are."""
+        reason = _told(invitation, error)
+        await self._transport.send(invitation.hub.name, make_decline(self._identity, invitation, reason))
 
     def _say_once(self, invitation: Invitation, reason: str) -> None:
         """Tell the owner why nothing begins; not again while that is why."""
@@ -269,6 +277,7 @@ class SiteService:
             )
         except CloisterError as error:
             self._do_not_begin(invitation, site, str(error))
+            await self._decline(invitation, error)
             return
         session = self._sessions[invitation.plan.digest] = _Session(invitation, site, end)
         session.task = asyncio.create_task(self._work(session))
@@ -329,10 +338,7 @@ class SiteService:
 
     async def _fail(self, session: _Session, error: CloisterError) -> None:
         """End a session for what went wrong: the owner reads all of it, the hub a sentence."""
-        plan, hub = session.invitation.plan, session.invitation.hub
-        parties = {hub.name, *(site.name for site in plan.sites)}
-        told = told_of(error, private=plan.privacy is not None, parties=parties)
-        await self._end(session, str(error), told=told)
+        await self._end(session, str(error), told=_told(session.invitation, error))
 
     async def _end(
         self, session: _Session, reason: str | None, *, tell: bool = True, told: str | None = None
@@ -368,6 +374,13 @@ class SiteService:
         while link.ready and link.outgoing and time.monotonic() < until:
             await self._flush(session)
             await asyncio.sleep(_LAST_WORD_SECONDS / 5)
+
+
+def _told(invitation: Invitation, error: CloisterError) -> str:
+    """Return what the hub is told of an error."""
+    plan = invitation.plan
+    parties = {invitation.hub.name, *(site.name for site in plan.sites)}
+    return told_of(error, private=plan.privacy is not None, parties=parties)
 
 
 def _note(memory: dict[bytes, T], digest: bytes, value: T) -> None:
