@@ -173,6 +173,21 @@ def test_a_base_without_a_template_learns_no_conversations(
     assert "no chat template" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("worker", "says"),
+    [("sandboxed", "behind its walls a worker has no GPU"), ("inside", "torch finds no GPU")],
+)
+def test_a_device_that_is_not_there_is_refused_before_the_study(
+    made: Path, tmp_path: Path, worker: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if pytest.importorskip("torch").cuda.is_available() and worker == "inside":
+        pytest.skip("there is one")
+    plan = write_plan(made, tmp_path, "text-classifier")
+    arguments = ["study", "run", str(plan), *sites(made), "--base", str(made / "base")]
+    assert run([*arguments, "--device", "cuda", "--worker", worker]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_check_and_dry_run_say_what_an_adapter_takes(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ against the plan before anything is trained from them.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,16 @@ from cloister.errors import InputError
 if TYPE_CHECKING:
     from cloister.learning import Plan
 
-__all__ = ["BaseOption", "Bases", "BasesOption", "RanksOption", "ShardOption"]
+__all__ = ["BaseOption", "Bases", "BasesOption", "Device", "DeviceOption", "RanksOption", "ShardOption"]
+
+
+class Device(enum.StrEnum):
+    """What a language model is trained on."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
 
 BaseOption = Annotated[
     Path | None,
@@ -40,6 +50,14 @@ RanksOption = Annotated[
         min=1,
         max=1024,
         help="Processes that train a language model together, one for each GPU; with --worker inside.",
+    ),
+]
+DeviceOption = Annotated[
+    Device,
+    typer.Option(
+        "--device",
+        help="What a language model trains on: a GPU where there is one (auto), which needs --worker inside, "
+        "for behind walls there is none.",
     ),
 ]
 ShardOption = Annotated[

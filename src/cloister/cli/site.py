@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloister.cli import common
-from cloister.cli.baseoption import BasesOption, RanksOption, ShardOption
+from cloister.cli.baseoption import BasesOption, Device, DeviceOption, RanksOption, ShardOption
 from cloister.cli.between import (
     MetricsOption,
     NetworkOption,
@@ -55,6 +55,7 @@ def site(
     base: BasesOption = None,
     ranks: RanksOption = 1,
     shard: ShardOption = False,
+    device: DeviceOption = Device.AUTO,
     worker: WorkerOption = Where.SANDBOXED,
     once: Annotated[bool, typer.Option("--once", help="End when the first study has ended.")] = False,
     dry: Annotated[
@@ -96,6 +97,7 @@ def site(
             bases=base or [],
             ranks=ranks,
             shard=shard,
+            device=device.value,
             sandboxed=is_sandboxed(worker),
             metrics=metrics,
             otlp=otlp,

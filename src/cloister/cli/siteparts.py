@@ -42,6 +42,7 @@ class SiteParts:
         user_code: Python files the owner allows.
         bases: folders of base models that are here.
         ranks, shard: processes that train a language model together, and whether they share its base.
+        device: what it trains on.
         sandboxed: whether rows are read, and such files run, in walled processes.
         metrics, otlp: where figures and traces go.
         say: tells people a line.
@@ -58,6 +59,7 @@ class SiteParts:
         bases: Sequence[Path] = (),
         ranks: int = 1,
         shard: bool = False,
+        device: str = "auto",
         sandboxed: bool,
         metrics: str | None,
         otlp: str | None,
@@ -71,7 +73,7 @@ class SiteParts:
         self.identity, self.trusted, self.say = identity, trusted, say
         self._stack = stack
         self._held_out = held_out
-        self._ranks, self._shard = ranks, shard
+        self._ranks, self._shard, self._device = ranks, shard, device
         self._user_code, self._bases, self._sandboxed = tuple(user_code), Bases(bases), sandboxed
         self._metrics, self._otlp = metrics, otlp
         self._approvals = Approvals(common.home() / "approvals", identity.public)
@@ -143,6 +145,7 @@ class SiteParts:
             base=self._bases.of(plan),
             ranks=self._ranks,
             shard=self._shard,
+            device=self._device,
         )
         self._begin(invitation)
         journal = SiteJournal(self._journal_folder(invitation), volatile_folder(), self.identity, plan.digest)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloister.cli import common
-from cloister.cli.baseoption import BaseOption, RanksOption, ShardOption
+from cloister.cli.baseoption import BaseOption, Device, DeviceOption, RanksOption, ShardOption
 from cloister.cli.beforehand import require_grants, require_walls
 from cloister.cli.common import JsonOption, emit, say
 from cloister.cli.eventwords import in_words
@@ -307,6 +307,7 @@ def run(
     base: BaseOption = None,
     ranks: RanksOption = 1,
     shard: ShardOption = False,
+    device: DeviceOption = Device.AUTO,
     worker: WorkerOption = Where.SANDBOXED,
     as_json: JsonOption = False,
 ) -> None:
@@ -323,10 +324,8 @@ def run(
     sandboxed = is_sandboxed(worker)
     require_walls(agreed, sandboxed=sandboxed)
     with ExitStack() as ledgers, _watching(agreed, shown=not as_json) as on_event:
-        parties = [
-            replace(_party(home, agreed, held_out, ledgers), base=base, ranks=ranks, shard=shard)
-            for home in site
-        ]
+        here: dict[str, Any] = {"base": base, "ranks": ranks, "shard": shard, "device": device.value}
+        parties = [replace(_party(home, agreed, held_out, ledgers), **here) for home in site]
         for home, party in zip(site, parties, strict=True):
             require_grants(
                 home, party.identity, agreed, sandboxed=sandboxed, held_out=held_out, plan_file=plan

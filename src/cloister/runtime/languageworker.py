@@ -1,14 +1,13 @@
-"""The worker of a language model: it tokenises a site's rows, trains what the plan trains, evaluates.
+"""The worker of a language model: it trains what the plan trains on a site's rows, and evaluates.
 
 What it is given and gives back is one vector of float32, the parameters that the plan trains (for LoRA the
 adapters); the base stays in the worker, and so do texts and tokens. In this order:
 
-1. the columns that the plan names are texts of the schema;
+1. the columns that the plan names are texts of the schema (`languagebase`);
 2. the base's files are read once and have the digests that the plan pins, or there is no worker;
 3. the start that the seed gives is the one that the plan pins;
-4. when the first model arrives, and not before, the base's weights are loaded, the rows are opened, and every
-   row is tokenised, or refused with a number of rows and never a value (under privacy none is: a row that
-   does not fit is cut, or contributes nothing). Tokens are kept until `close`, in memory alone. Under
+4. when the first model arrives, and not before, the base's weights are loaded, the rows are opened, and
+   every row is tokenised or refused (`languagerows`). Tokens are kept until `close`, in memory alone. Under
    privacy made-up rows of the whole context are passed through first: where memory ends, it ends for them,
    and not for somebody's long row.
 
@@ -19,30 +18,35 @@ whose site it is: the memory that a pass takes, another tokenizer, a row that is
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
-from cloister.errors import CloisterError, InputError, PlanError, StorageError
+from cloister.errors import CloisterError, PlanError, StorageError
 from cloister.learning import Plan
 from cloister.learning.facts import ModelFacts
 from cloister.learning.language.layout import Window
-from cloister.learning.language.texts import TextMap
 from cloister.learning.learner import Vector
-from cloister.learning.modelfiles import PlainFolder
 from cloister.learning.privacy import PrivacyTerms
 from cloister.learning.private import RowSums, local_steps
-from cloister.learning.sections import LanguageSection
-from cloister.learning.start import check_unit
-from cloister.learning.units import unit_rows
+from cloister.learning.private.ladder import BLOCK_ROWS
+from cloister.runtime.languagebase import (
+    base_files,
+    facts_of_base,
+    facts_of_files,
+    plan_texts,
+    preload,
+    require_device,
+    scratch_folder,
+)
+from cloister.runtime.languagerows import OpenRows, TokenRows, tokenised
 from cloister.vault import Schema
 
 if TYPE_CHECKING:
@@ -51,77 +55,6 @@ if TYPE_CHECKING:
     from cloister.learning.torch.language.private import LanguagePrivate
 
 __all__ = ["LanguageWorker", "base_files", "facts_of_base", "plan_texts", "preload"]
-
-OpenRows = Callable[[], pa.Table]
-
-_BLOCK_ROWS: Final = 64
-"""Rows of a block of clipped gradients at most."""
-
-
-def preload() -> None:
-    """Import what a language model's worker needs, where files of libraries can still be read; it takes
-    seconds. Raises InputError where the extra is not installed."""
-    try:
-        from cloister.learning.torch.language.pretrained import quiet_transformers
-
-        quiet_transformers()
-        import cloister.learning.torch.language.learner
-        import cloister.learning.torch.language.private  # noqa: F401
-    except ImportError as error:
-        raise _extra(error) from None
-
-
-def plan_texts(plan: Plan, schema: Schema) -> tuple[LanguageSection, TextMap]:
-    """Return what a plan of a language model says of it, and of its texts: step 1.
-
-    Raises:
-        PlanError: the plan is of another model, or schema and plan do not fit.
-    """
-    if plan.language is None:
-        raise PlanError("the plan names no base model", where="[language]", fix="Use another kind of worker")
-    check_unit(plan, schema)
-    return plan.language, TextMap.build(schema, plan.data, plan.model, plan.language)
-
-
-def base_files(plan: Plan, base: Path | None) -> PlainFolder:
-    """Return the files of the base that a plan starts from: step 2.
-
-    Raises:
-        InputError: none is given, or the folder is none of a model.
-    """
-    if base is None:
-        raise InputError(
-            f"the plan trains a {plan.model.kind}, and the base that it starts from is not given",
-            where=f"study {plan.study.name}",
-            fix="Give the folder of the base model with --base DIR",
-        )
-    return PlainFolder(base)
-
-
-def facts_of_base(plan: Plan, schema: Schema, base: Path | None, scratch: Path | None = None) -> ModelFacts:
-    """Return the facts of a plan's language model, without its weights in memory.
-
-    Args:
-        plan: the plan; what it pins of its start is not looked at.
-        schema: of the rows.
-        base: folder of the base.
-        scratch: a folder in which the tokenizer's files lie for a moment; a temporary one by default.
-
-    Raises:
-        PlanError, InputError, IntegrityError: plan, schema and base do not fit together.
-    """
-    plan_texts(plan, schema)
-    with _scratch(scratch) as place, contextlib.closing(base_files(plan, base)) as files:
-        return _facts(plan, files, place)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """A site's rows as tokens: those to train on, which of them belong to one unit, and those held out."""
-
-    train: Examples
-    units: list[NDArray[np.int64]]
-    held_out: Examples | None
 
 
 @dataclass(frozen=True)
@@ -179,15 +112,16 @@ class LanguageWorker:
         self._base, self._ranks, self._shard = base, ranks, shard
         self._ranked_until = contextlib.ExitStack()
         self._learner: LanguageLearner | None = None
-        self._rows: _Rows | None = None
+        self._rows: TokenRows | None = None
         self._private: dict[Window, _Clipping] = {}
         with self._named():
             self._language, self._texts = plan_texts(plan, schema)
             self._files = base_files(plan, base)
             try:
-                with _scratch(scratch) as place:
-                    self.facts = _facts(plan, self._files, place)
+                with scratch_folder(scratch) as place:
+                    self.facts = facts_of_files(plan, self._files, place)
                 self.facts.require_pinned(plan)
+                require_device(device)
             except BaseException:
                 self._files.close()
                 raise
@@ -314,7 +248,7 @@ class LanguageWorker:
         if window not in self._private:
             from cloister.learning.torch.language.private import LanguagePrivate
 
-            model = LanguagePrivate(self._loaded(), self._longest(_BLOCK_ROWS), window)
+            model = LanguagePrivate(self._loaded(), self._longest(BLOCK_ROWS), window)
             model.rehearse()
             model.take(self._open().train)
             section = privacy.section
@@ -331,7 +265,7 @@ class LanguageWorker:
         if self._learner is None:
             from cloister.learning.torch.language.learner import LanguageLearner
 
-            with _scratch(self._scratch) as place:
+            with scratch_folder(self._scratch) as place:
                 self._learner = (
                     self._ranked()
                     if self._ranks > 1
@@ -346,7 +280,7 @@ class LanguageWorker:
         from cloister.learning.torch.language.ranks import RankedLearner
 
         assert self._base is not None  # noqa: S101  # base_files has looked
-        place = self._ranked_until.enter_context(_scratch(self._scratch))
+        place = self._ranked_until.enter_context(scratch_folder(self._scratch))
         learner = RankedLearner(
             self._plan.model,
             self._language,
@@ -359,31 +293,19 @@ class LanguageWorker:
         self._ranked_until.callback(learner.close)
         return learner
 
-    def _open(self) -> _Rows:
+    def _open(self) -> TokenRows:
         """Return the rows as tokens: step 4."""
         if self._rows is None:
-            self._loaded()  # a site without the memory for the base finds out before a row is read
-            table = self._open_rows()
-            privacy, units = self._plan.privacy, []
-            if privacy is not None and not privacy.by_record:
-                units = unit_rows(table.column(privacy.unit), privacy.unit)
-            held_out = None
-            # where nothing of them may leave, neither may a refusal
-            if self._open_evaluation is not None and self._plan.data.public_rows:
-                held_out = self._encoded(self._open_evaluation())
-            # a refusal would tell of a row what no ledger is charged for
-            train = self._encoded(table, forgiving=privacy is not None)
-            self._rows = _Rows(train, units, held_out)
+            learner = self._loaded()  # a site without the memory for the base finds out before a row is read
+            self._rows = tokenised(
+                self._plan,
+                self._texts,
+                learner,
+                rows=self._open_rows,
+                evaluation=self._open_evaluation,
+                site=self._site,
+            )
         return self._rows
-
-    def _encoded(self, table: pa.Table, *, forgiving: bool = False) -> Examples:
-        kind = self._plan.model.kind
-        assert kind == "causal-lm" or kind == "text-classifier"  # noqa: S101  # plan_texts has looked
-        rows = self._texts.rows(table, forgiving=forgiving)
-        learner = self._loaded()
-        examples = learner.words.encode(rows, self._language, kind, site=self._site, forgiving=forgiving)
-        # the base has no vector for such a token, and the learner would say so
-        return examples.emptied(examples.beyond(learner.vocabulary)) if forgiving else examples
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -391,7 +313,9 @@ class LanguageWorker:
         try:
             yield
         except CloisterError as error:
-            if self._site and self._site not in f"{error.what} {error.where}":
+            if self._site and not re.search(
+                rf"(?<![\w-]){re.escape(self._site)}(?![\w-])", f"{error.what} {error.where}"
+            ):
                 error.where = f"{self._site}, {error.where}" if error.where else self._site
             raise
         except MemoryError:
@@ -411,30 +335,3 @@ def _padded(integers: NDArray[np.int64], privacy: PrivacyTerms) -> NDArray[np.in
     if bit:
         whole[-1] = integers[-1]
     return whole
-
-
-def _facts(plan: Plan, files: PlainFolder, scratch: Path) -> ModelFacts:
-    try:
-        from cloister.learning.torch.language.facts import language_facts
-    except ImportError as error:
-        raise _extra(error) from None
-    return language_facts(plan, files, scratch)
-
-
-@contextlib.contextmanager
-def _scratch(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        yield given
-        return
-    with tempfile.TemporaryDirectory(prefix="cloister-base-") as folder:
-        yield Path(folder)
-
-
-def _extra(error: ImportError) -> InputError:
-    """Say what is missing, or, where nothing is, that it cannot be loaded: so it ends without memory."""
-    if not isinstance(error, ModuleNotFoundError):
-        return InputError(
-            "torch and transformers are installed, and cannot be loaded",
-            fix="Free memory, or install cloister[llm] again",
-        )
-    return InputError("language models need torch and transformers", fix="pip install 'cloister[llm]'")

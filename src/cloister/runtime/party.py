@@ -45,6 +45,8 @@ class Party:
         base: folder of the base that the plan's language model starts from.
         ranks: processes of this machine that train a language model together; not behind walls.
         shard: whether each of them holds only a part of the base.
+        device: what a language model trains on: "cpu", "cuda", or "auto" for what is there; behind walls
+            nothing but the CPU is.
     """
 
     identity: Identity
@@ -56,6 +58,7 @@ class Party:
     base: Path | None = None
     ranks: int = 1
     shard: bool = False
+    device: str = "auto"
 
 
 def dataset_of(plan: Plan, name: str) -> str:
@@ -130,6 +133,7 @@ def _inside(plan: Plan, party: Party, rows: Handover, user_code: Path | None, se
         site=party.identity.name,
         ranks=party.ranks,
         shard=party.shard,
+        device=party.device,
         evaluation=None if party.held_out is None else _reader(plan, party.vault, party.held_out, None),
         insecure_test_random=None if seed is None else StreamRandom(seed),
     )
@@ -145,6 +149,12 @@ def _sandboxed(
             "behind its walls a worker is one process, and several were asked for to train together",
             where=party.identity.name,
             fix="Leave --ranks out; or, if you accept that rows share your process: --worker inside",
+        )
+    if party.device == "cuda":
+        raise InputError(
+            "behind its walls a worker has no GPU, and one was asked for",
+            where=party.identity.name,
+            fix="Leave --device out; or, if you accept that rows share your process: --worker inside",
         )
     return SandboxedWorker(
         plan,

@@ -8,14 +8,12 @@ plan declares the rows public.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
@@ -27,12 +25,12 @@ from cloister.learning.learner import Shape, Vector
 from cloister.learning.privacy import PrivacyTerms, private_model
 from cloister.learning.private import Bounded, RowSums, local_steps, unit_sum
 from cloister.learning.units import unit_rows
-from cloister.runtime.languageworker import LanguageWorker, facts_of_base
+from cloister.runtime.languagebase import facts_of_base
+from cloister.runtime.languagerows import OpenRows
+from cloister.runtime.languageworker import LanguageWorker
 from cloister.vault import Schema
 
 __all__ = ["LocalWorker", "Worker", "columns_of", "make_worker", "model_facts"]
-
-OpenRows = Callable[[], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -132,6 +130,7 @@ def make_worker(
     site: str = "",
     ranks: int = 1,
     shard: bool = False,
+    device: str = "auto",
     insecure_test_random: StreamRandom | None = None,
 ) -> Worker:
     """Return the worker that a plan's kind of model needs, in this process; arguments and errors as
@@ -155,6 +154,7 @@ def make_worker(
         site=site,
         ranks=ranks,
         shard=shard,
+        device=device,
         insecure_test_random=insecure_test_random,
     )
 
