@@ -17,6 +17,7 @@ from tests.governance.audits import PRIVACY, SURE
 from tests.runtime.parties import PURPOSE, plan_for, schema, table
 
 from cloister.cli import common
+from cloister.cli.audit import _TEXT_STAGES, _watching
 from cloister.cli.main import run
 from cloister.crypto import Identity, TrustStore
 from cloister.governance.audit import CONSISTENT, VIOLATES, AuditReport
@@ -201,3 +202,16 @@ def test_bad_input_ends_with_2_and_one_sentence(
 def test_a_home_that_is_no_member_is_refused(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["audit", "open", "--site", str(root / "other")]) == 2
     assert "no member" in capfd.readouterr().err
+
+
+def test_training_says_how_far_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    with _watching(_TEXT_STAGES, shown=True) as progress:
+        for done in range(13):
+            progress("training", done, 12)
+        progress("asking", 0, 2)
+        progress("asking", 2, 2)
+    said = ["training: 25 %", "training: 50 %", "training: 75 %", "training: done", "asking: done"]
+    assert capfd.readouterr().err.splitlines() == said
+    with _watching(_TEXT_STAGES, shown=False) as progress:
+        progress("training", 12, 12)
+    assert capfd.readouterr().err == ""

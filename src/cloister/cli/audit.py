@@ -299,7 +299,7 @@ _TEXT_STAGES: Final = {"checks": 1, "training": 12, "asking": 3}
 
 @contextmanager
 def _watching(work: Mapping[str, int], *, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield what takes an audit's progress: a bar on a terminal, a line for each stage elsewhere."""
+    """Yield what takes an audit's progress: a bar on a terminal, a line a quarter of each stage elsewhere."""
     import sys
 
     from rich.console import Console
@@ -312,11 +312,12 @@ def _watching(work: Mapping[str, int], *, shown: bool) -> Iterator[Callable[[str
         shares: dict[str, float] = {}
 
         def on_progress(stage: str, done: int, total: int) -> None:
-            finished = shares.get(stage) == 1.0
-            shares[stage] = max(shares.get(stage, 0.0), done / total)
+            before = shares.get(stage, 0.0)
+            shares[stage] = max(before, done / total)
             completed = sum(work[name] * share for name, share in shares.items())
             bar.update(task, description=stage, completed=completed)
-            if done == total and not finished and shown and not console.is_terminal:
-                say(f"{stage}: done")
+            quarter = int(4 * shares[stage])
+            if quarter > int(4 * before) and shown and not console.is_terminal:
+                say(f"{stage}: done" if quarter == 4 else f"{stage}: {25 * quarter} %")
 
         yield on_progress

@@ -105,19 +105,24 @@ class LanguageStudy:
     def run(self, progress: Progress | None = None) -> Vector:
         """Run all rounds; return the model that is released, float32[d].
 
+        Args:
+            progress: told how many sites' parts are done, of those of all rounds; at the beginning 0.
+
         Raises:
             PlanError: training diverged.
             StorageError: there is not enough memory.
         """
-        rounds = self._plan.training.rounds
+        tell = progress or (lambda done, total: None)
+        rounds, sites = self._plan.training.rounds, len(self._sites)
+        tell(0, rounds * sites)
         for done in range(rounds):
             params = self._model.params.copy()  # what sites have; theirs does not move under their feet
             total = self._part(0, params)
-            for site in range(1, len(self._sites)):
+            tell(done * sites + 1, rounds * sites)
+            for site in range(1, sites):
                 total += self._part(site, params)
+                tell(done * sites + site + 1, rounds * sites)
             self._model.apply(total, self._names, self._terms)
-            if progress is not None:
-                progress(done + 1, rounds)
         return self._model.released()
 
     def _part(self, site: int, params: Vector) -> RingVector:
