@@ -12,6 +12,8 @@ pytest.importorskip("peft")
 
 from tests.learning.torch.language import bases as made  # noqa: E402
 
+from cloister.learning.torch.language import parameters  # noqa: E402
+
 Bases = dict[str, Path]
 
 
@@ -38,3 +40,16 @@ def test_training_leaves_it_as_it_is(bases: Bases) -> None:
     learner.load(trained)
     assert not np.array_equal(trained, learner.initial(7))
     assert torch.equal(learner.module.centre, before)
+
+
+def test_how_it_is_made_belongs_to_what_a_plan_pins(bases: Bases, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [made.learner(bases["llama"], classes=classes).fixed for classes in (3, 0)]
+    monkeypatch.setattr(parameters, "RECIPE", "another way")
+    after = [made.learner(bases["llama"], classes=classes).fixed for classes in (3, 0)]
+    assert before[0] != after[0]
+    assert before[1] == after[1]  # a model of next tokens has none
+
+
+def test_its_seed_is_pinned_where_no_drawn_matrix_says_it(bases: Bases) -> None:
+    one, two = (made.learner(bases["llama"], classes=3, seed=seed, method="full", rank=0) for seed in (7, 8))
+    assert one.fixed != two.fixed

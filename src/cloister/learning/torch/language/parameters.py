@@ -35,7 +35,7 @@ from cloister.learning.sections import LanguageSection, ModelSection
 from cloister.learning.torch.language.base import open_base
 from cloister.learning.torch.language.build import Built, build, device_of
 from cloister.learning.torch.language.passing import Passes
-from cloister.learning.torch.language.standing import stand
+from cloister.learning.torch.language.standing import RECIPE, stand
 from cloister.learning.torch.language.team import ALONE, Team
 from cloister.learning.torch.language.training import memory_errors
 from cloister.learning.torch.language.vector import ParameterVector, Single
@@ -184,20 +184,6 @@ class LanguageParameters:
                 start[self._vector.slices[tensor.name]] = drawn.reshape(-1)
         return start
 
-    def named(self, params: NDArray[np.floating[Any]]) -> dict[str, Single]:
-        """Return every tensor of a release by name, float32, A included; needs no weights.
-
-        Raises:
-            InputError: the vector has another length, or holds numbers that are not finite.
-        """
-        self._vector.check(params)
-        still = {each.name: draw_a(self.section.seed, each.name, each.shape) for each in self.frozen}
-        cut = {
-            tensor.name: np.asarray(params[where], np.float32).reshape(tensor.shape)
-            for tensor, where in zip(self.tensors, self._vector.slices.values(), strict=True)
-        }
-        return {**still, **cut}
-
     def load(self, params: NDArray[np.floating[Any]]) -> None:
         """Set the module's parameters to float[d].
 
@@ -215,6 +201,8 @@ class LanguageParameters:
         scale = float(self.language.alpha / max(1, self.language.rank)).hex()
         for part in (self.language.base, self.language.tokenizer, self.language.method, scale):
             state.update(f"|{part}".encode())
+        if self.classes:  # centre and spread by what they follow from: whoever rounds otherwise is no liar
+            state.update(f"|{RECIPE}|{self.section.seed}".encode())
         for name, a in self._frozen.items():
             drawn = draw_a(self.section.seed, name, tuple(a.shape))
             state.update(f"|{name}|{tuple(a.shape)}|".encode() + drawn.astype("<f4").tobytes())

@@ -19,13 +19,16 @@ from cloister.crypto import StreamRandom
 from cloister.learning.torch.language.module import LanguageModule
 from cloister.learning.torch.language.words import Words
 
-__all__ = ["stand"]
+__all__ = ["RECIPE", "stand"]
 
 _ROWS: Final = 256
 _TOKENS: Final = 24
 _TOGETHER: Final = 32
 _LEAST: Final = 1e-2
 """Of the mean spread: an element that hardly moves is not blown up."""
+RECIPE: Final = f"rows of nobody/v2|{_ROWS}|{_TOKENS}|{_LEAST}"
+"""What centre and spread follow from beside base, tokenizer and seed, for a plan to pin: their own digits may
+differ by rounding. Another way to make them needs another name."""
 
 
 @torch.no_grad()
