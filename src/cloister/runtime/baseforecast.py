@@ -9,8 +9,8 @@ With b rows of T tokens in a pass, L layers of width h, a vocabulary of V, and c
                                             one layer's 17 c b T h
     scores        12 b T V                  of next tokens, their logarithms and their gradient, as float32
 
-Under [privacy] b is at most a block's 64 rows. The configuration is read as JSON; what it does not say counts
-as nothing.
+Under [privacy] by record b is a block's rows, whatever rows_per_pass says. The configuration is read as JSON;
+what it does not say counts as nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import msgspec
 from cloister.errors import InputError
 from cloister.files import read_bytes
 from cloister.learning import Plan
+from cloister.learning.private.ladder import BLOCK_ROWS, most_rows
 
 __all__ = ["base_bytes"]
 
-_BLOCK_ROWS: Final = 64
 _MAX_CONFIG: Final = 1 << 20
 
 
@@ -59,8 +59,8 @@ def base_bytes(plan: Plan, base: Path) -> int:
     if language.quantised == "nf4":
         weights = _numbers(base, config) // 2
     rows = language.rows_per_pass or plan.training.batch
-    if plan.privacy is not None:
-        rows = min(rows, _BLOCK_ROWS)
+    if plan.privacy is not None and plan.privacy.by_record:
+        rows = min(BLOCK_ROWS, most_rows(language.context))
     tokens = rows * language.context
     layer = each * tokens * config.hidden_size
     kept = 2 * config.num_hidden_layers + 17 if language.checkpointing else 17 * config.num_hidden_layers

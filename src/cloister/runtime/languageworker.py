@@ -313,9 +313,8 @@ class LanguageWorker:
         try:
             yield
         except CloisterError as error:
-            if self._site and not re.search(
-                rf"(?<![\w-]){re.escape(self._site)}(?![\w-])", f"{error.what} {error.where}"
-            ):
+            named = rf"rows? of {re.escape(self._site)} "  # `words` says whose rows they are
+            if self._site and error.where != self._site and not re.search(named, error.what):
                 error.where = f"{self._site}, {error.where}" if error.where else self._site
             raise
         except MemoryError:

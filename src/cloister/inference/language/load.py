@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cloister.errors import InputError
 from cloister.inference.application import LanguageEngine
 from cloister.inference.language.adapted import check_base, merge
+from cloister.learning.language.extra import extra_error
 from cloister.learning.modelfiles.files import ModelFiles
 from cloister.learning.modelfiles.folder import LanguageModel, check_language_model
 
@@ -32,22 +33,22 @@ def preload() -> None:
     """Import what loading and generating need, where `.py` files can still be read; it takes seconds.
 
     Raises:
-        InputError: torch or transformers is not installed.
+        InputError: torch or transformers is not installed, or cannot be loaded.
     """
     try:
         from cloister.learning.torch.language.pretrained import quiet_transformers
 
         quiet_transformers()
         from cloister.inference.language import engine  # noqa: F401
-    except ImportError:
-        raise InputError("language models need torch and transformers", fix="Install cloister[llm]") from None
+    except ImportError as error:
+        raise extra_error(error) from None
 
 
 def preload_adapted() -> None:
     """Import what a released language model needs beside its base; see `preload`.
 
     Raises:
-        InputError: torch, transformers or peft is not installed.
+        InputError: torch, transformers or peft is not installed, or cannot be loaded.
     """
     preload()
     try:
@@ -55,8 +56,8 @@ def preload_adapted() -> None:
         import transformers.pytorch_utils  # noqa: F401
 
         from cloister.learning.torch.language import learner  # noqa: F401
-    except ImportError:
-        raise InputError("adapters need peft", fix="pip install 'cloister[llm]'") from None
+    except ImportError as error:
+        raise extra_error(error) from None
 
 
 def load_engine(

@@ -16,10 +16,13 @@ from typing import Final
 
 from cloister.errors import InputError
 
-__all__ = ["BLOCK_TOKENS", "CANCELLATION", "most_rows", "rung", "tokens_float_bound"]
+__all__ = ["BLOCK_ROWS", "BLOCK_TOKENS", "CANCELLATION", "most_rows", "rung", "tokens_float_bound"]
 
 BLOCK_TOKENS: Final = 1 << 14
 """Tokens of a block at most, padding counted; a single row may have more."""
+
+BLOCK_ROWS: Final = 64
+"""Rows of a block at most."""
 
 CANCELLATION: Final = 1024.0
 """By how much positions of one row may cancel before its factor is reduced, in `learning.torch.terms`."""
@@ -48,7 +51,7 @@ def rung(length: int, context: int) -> int:
 
 
 def most_rows(length: int) -> int:
-    """Return how many rows of so many tokens a block may hold."""
+    """Return how many rows of so many tokens a block has room for, by its tokens alone."""
     return max(1, BLOCK_TOKENS // length)
 
 

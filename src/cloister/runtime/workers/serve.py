@@ -256,7 +256,7 @@ def _import(what: Imports) -> None:
     if what == "torch":
         import cloister.learning.torch  # noqa: F401
     elif what == "language":
-        from cloister.runtime.languageworker import preload
+        from cloister.runtime.languagebase import preload
 
         preload()
 

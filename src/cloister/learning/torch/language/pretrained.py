@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloister.errors import InputError
+from cloister.learning.language.extra import extra_error
 from cloister.learning.modelfiles.files import ModelFiles
 from cloister.learning.modelfiles.folder import CONFIG, LanguageModel
 from cloister.learning.torch.language.tokenising import is_failure
@@ -35,15 +36,15 @@ def quiet_transformers() -> Any:
     """Import transformers, offline and silent, and return it; it takes seconds the first time.
 
     Raises:
-        InputError: torch or transformers is not installed.
+        InputError: torch or transformers is not installed, or cannot be loaded.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
     try:
         import transformers
         from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
-    except ImportError:
-        raise InputError("language models need transformers", fix="pip install 'cloister[llm]'") from None
+    except ImportError as error:
+        raise extra_error(error) from None
     transformers.utils.logging.set_verbosity(logging.CRITICAL + 1)
     transformers.utils.logging.disable_progress_bar()
     return transformers

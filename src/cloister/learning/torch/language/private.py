@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from cloister.errors import InputError
 from cloister.learning.heads import Array
 from cloister.learning.private import check_clip
-from cloister.learning.private.ladder import most_rows, tokens_float_bound
+from cloister.learning.private.ladder import BLOCK_ROWS, most_rows, tokens_float_bound
 from cloister.learning.torch.bookkeeping import Bookkeeping
 from cloister.learning.torch.flat import Flat
 from cloister.learning.torch.forms import Form
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LanguagePrivate", "check_rows"]
 
-_SIZES: Final = (64, 48, 32, 16)
+_SIZES: Final = (BLOCK_ROWS, 48, 32, 16)
 """Rows of a block; kernels rarely treat the rows of smaller ones alike."""
 
 _SMALL: Final = (8, 4, 2)
