@@ -100,6 +100,19 @@ def test_memory_of_a_large_model_is_some_vectors_and_models() -> None:
     assert at.hub_memory_bytes - narrow.hub_memory_bytes == 5 * 2 * size
 
 
+def test_a_vector_of_float32_counts_what_the_server_step_keeps() -> None:
+    size = 10_000_000
+    sizes = Sizes(size, size, None, single=True)
+    plain = forecast(plan_for(4, 5), sizes)
+    adam = {"algorithm": "fedadam", "average_last": 2}
+    moved = forecast(
+        plan_of(sites=plan_for(4, 5).sites, study={"spare_rounds": 2}, training={"rounds": 3} | adam), sizes
+    )
+    assert plain.hub_memory_bytes == BASE + (2 + 1) * 4 * size + 64 * 16 * 5 + 4 * LINK
+    assert moved.hub_memory_bytes - plain.hub_memory_bytes == 3 * 4 * size
+    assert moved.site_memory_bytes - plain.site_memory_bytes == 3 * 4 * size
+
+
 @given(st.integers(3, 30), st.integers(3, 40), st.integers(1, 10**7), st.floats(0.1, 1e5))
 @settings(max_examples=40)
 def test_more_of_anything_never_costs_less(n: int, attempts: int, size: int, mbit: float) -> None:

@@ -25,6 +25,8 @@ The vector of a language model is float32 (w = 4 p bytes) and moved block by blo
 
     hub               BASE + w + 2 v        model, accumulator, a message; no w where hub_view = "none"
     site              BASE + 2 v + 10 w     model, update; in the worker parameters, gradient, Adam's moments
+                      + 2 w for FedAdam's moments, + w for the sum of last models, where the plan has them
+                                            (at the hub too)
                       + its base and one pass of rows through it (`runtime.baseforecast`)
 
 A round takes as long as n uploads and n outcomes on the hub's link, masks, and four small messages one after
@@ -193,7 +195,7 @@ def forecast(
 
 def _hub(plan: Plan, sizes: Sizes, vector: int) -> int:
     n = len(plan.sites)
-    each, vectors = (4, 2) if sizes.single else (12 * 8, 5)
+    each, vectors = (4 * (1 + _states(plan)), 2) if sizes.single else (12 * 8, 5)
     model = each * sizes.parameters if plan.aggregation.hub_view == "sum" else 0
     return BASE + vectors * vector + model + n * n * 2 * _KEY * plan.attempts + n * LINK
 
@@ -201,5 +203,10 @@ def _hub(plan: Plan, sizes: Sizes, vector: int) -> int:
 def _site(plan: Plan, sizes: Sizes, vector: int) -> int:
     shares = len(plan.sites) * 2 * SHARE_BYTES * plan.attempts
     noise = 0 if plan.privacy is None else 24 * sizes.coordinates
-    each, vectors = (10 * 4, 2) if sizes.single else (15 * 8, 6)
+    each, vectors = (4 * (10 + _states(plan)), 2) if sizes.single else (15 * 8, 6)
     return BASE + vectors * vector + each * sizes.parameters + shares + noise + sizes.base_bytes
+
+
+def _states(plan: Plan) -> int:
+    """Return how many vectors the server step keeps beside the model."""
+    return 2 * (plan.training.algorithm == "fedadam") + (plan.training.average_last > 0)
