@@ -32,6 +32,7 @@ from tests.runtime.world import World
 from cloister.crypto import Identity
 from cloister.errors import CloisterError, InputError, IntegrityError, PlanError, StorageError
 from cloister.learning import Plan, site_weights
+from cloister.learning.language.adapter import named_tensors, plan_card
 from cloister.learning.modelfiles import PlainFolder
 from cloister.learning.torch.language import learner, pretrained
 from cloister.learning.torch.language.learner import LanguageLearner
@@ -117,7 +118,8 @@ def merges(plan: Plan, folder: Path, params: np.ndarray) -> dict[str, np.ndarray
     empty = LanguageLearner(
         plan.model, plan.language, PlainFolder(folder), scratch=folder.parent, weights=False
     )
-    named = empty.named(params)
+    kind: Kind = "text-classifier" if plan.model.classes else "causal-lm"
+    named = named_tensors(plan_card(plan, schema(kind)), empty.tensors, empty.frozen, params)
     return {
         name: named[name].astype(np.float64) @ named[name.replace("lora_B", "lora_A")].astype(np.float64)
         for name in named
@@ -329,6 +331,16 @@ def test_memory_that_ends_where_rows_are_read_names_the_site(
     monkeypatch.setattr(LanguageLearner, "load", full)
     with pytest.raises(StorageError, match=r"not enough memory.*north.*checkpointing"):
         held.train(np.zeros(held.facts.size, dtype=np.float32))
+
+
+def test_a_sites_name_that_is_a_word_of_the_error_is_still_named(tmp_path: Path) -> None:
+    hub, folder = Identity.generate("hub"), base(tmp_path)
+    members = parties(tmp_path, "causal-lm", [6, 6, 6], folder)
+    plan, own = plan_for(hub, members, "causal-lm", folder), schema("causal-lm")
+    for name in ("a", "start", "st"):  # of letters that stand in words of it
+        with pytest.raises(InputError, match="is not given") as raised:
+            LanguageWorker(plan, own, lambda: table("causal-lm", 8, 0), None, site=name)
+        assert raised.value.where.startswith(f"{name}, "), name
 
 
 def test_a_torch_that_is_there_and_cannot_be_loaded_is_not_called_missing(

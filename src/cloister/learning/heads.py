@@ -130,7 +130,8 @@ def _softmax(scores: Array) -> Array:
 
 @dataclass(frozen=True)
 class TokensHead:
-    """A model of text, whose one score of a row is the row's own loss, summed over its counted tokens."""
+    """A model of text, whose one score of a row is the row's own loss: over its counted tokens, summed in
+    evaluation, their mean where rows are clipped one by one."""
 
     @property
     def outputs(self) -> int:

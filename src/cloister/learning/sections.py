@@ -181,7 +181,8 @@ class LanguageSection(Section, frozen=True, kw_only=True):
         format: "text" learns whole texts, "pairs" an answer to a prompt, "chat" the assistant's turns of a
             conversation; a text-classifier reads "text".
         context: tokens of a row at most.
-        overlong: what becomes of a longer row: the study is refused, or its end is cut off.
+        overlong: what becomes of a longer row: the site refuses the study; or a prompt loses its beginning,
+            and what is learnt its end.
         method: "lora" trains B and leaves A as the seed drew it, so that averages are exact;
             "lora-alternating" trains B in even rounds and A in odd ones; "full" trains everything.
         rank: of the adapters; 0 with method "full".

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from cloister.crypto import StreamRandom
 from cloister.errors import InputError
-from cloister.learning.heads import Array
+from cloister.learning.heads import Array, TokensHead
 from cloister.learning.private.ladder import rung
 from cloister.learning.torch.language.examples import Examples
 from cloister.learning.torch.language.module import LanguageModule
 from cloister.learning.torch.samples import CHANGED
 from cloister.learning.torch.scores import Scores
 
-__all__ = ["Length", "LossHead", "RowModule", "TokenSamples", "block_of"]
+__all__ = ["Length", "RowModule", "TokenSamples", "block_of"]
 
 TOKEN: Final = 1
 LEARNT: Final = 3
@@ -65,29 +65,6 @@ class Length(NamedTuple):
         length = rung_of(tokens + extra)
         least = next(n for n in range(1, tokens + 1) if rung_of(n + extra) == length)
         return cls(length, least, length - extra)
-
-
-@dataclass(frozen=True)
-class LossHead:
-    """A module that returns each row's own loss."""
-
-    @property
-    def outputs(self) -> int:
-        """One: the loss."""
-        return 1
-
-    def loss(self, scores: Array, labels: Array) -> Array:
-        """Return the scores, which are the losses."""
-        return scores[..., 0]
-
-    def residual(self, scores: Array, labels: Array) -> Array:
-        """Return ones."""
-        scores[...] = 1.0
-        return scores
-
-    def prediction(self, scores: Array) -> Array:
-        """Return the losses."""
-        return scores[..., 0]
 
 
 class RowModule(nn.Module):
@@ -194,4 +171,4 @@ class TokenSamples:
             return Scores.of(self.classes, output, count)
         if not isinstance(output, Tensor) or tuple(output.shape) != (count,):
             raise InputError("the module does not return one loss for each row")
-        return Scores(LossHead(), 1)
+        return Scores(TokensHead(), 1)
