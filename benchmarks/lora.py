@@ -211,6 +211,16 @@ def _studies(world: World, quick: bool) -> dict[str, Any]:
     }
 
 
+def _reasons(result: dict[str, Any]) -> dict[str, str]:
+    """Return why a figure is null."""
+    found = {}
+    if result["accelerator"] is None:
+        found["accelerator"] = "no GPU is here"
+    if result["hub_peak_over_adapter"]["30"] is None:
+        found["hub_peak_over_adapter"] = "--quick measures 3 sites only"
+    return found
+
+
 def main() -> None:
     """Measure, and print one JSON object."""
     parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
@@ -220,7 +230,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     data = data_folder(given.data)
     if data is None:
-        emit("lora", {"federated": None, "reasons": {"federated": "no data: --data or $CLOISTER_TEST_DATA"}})
+        emit("lora", {"federated": None, "reasons": {"data": "no data: --data or $CLOISTER_TEST_DATA"}})
         return
     with tempfile.TemporaryDirectory() as folder:
         task = task_of(data, Path(folder))
@@ -235,7 +245,7 @@ def main() -> None:
     result["private"] |= lora_private.measure(5 if given.quick else 15)
     result |= lora_memory.measure(quick=given.quick)
     result["accelerator"] = lora_accelerator.measure()
-    emit("lora", result | ({} if result["accelerator"] else {"reasons": {"accelerator": "no GPU is here"}}))
+    emit("lora", result | {"reasons": _reasons(result)})
 
 
 if __name__ == "__main__":
