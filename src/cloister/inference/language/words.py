@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from jinja2.exceptions import TemplateError
+from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from cloister.errors import InputError
-from cloister.learning.torch.language.tokenising import is_failure
+from cloister.learning.torch.language.tokenising import Controls, is_failure
 
 __all__ = ["Words"]
 
@@ -16,6 +18,30 @@ _SHOWN: Final = ("[TOOL_CALLS]", "[ARGS]", "<tool_call>", "</tool_call>")
 """Special tokens that are text to this service: what finds tool calls reads them."""
 
 _LONGEST: Final = 200
+
+
+class _Pieces:
+    """What transformers encodes a marked conversation with: its own way sets a switch that all threads share.
+
+    Args:
+        tokenizer: of transformers, fast.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.added_tokens_encoder = tokenizer.added_tokens_encoder
+        self.convert_tokens_to_ids = tokenizer.convert_tokens_to_ids
+        self._meant, self._spelled = tokenizer.backend_tokenizer, copy.deepcopy(tokenizer.backend_tokenizer)
+        self._meant.encode_special_tokens, self._spelled.encode_special_tokens = False, True
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Return tokens of what a template wrote."""
+        ids: list[int] = self._meant.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def _encode_without_added_tokens(self, text: str) -> list[int]:
+        """Return tokens of what a message spelled."""
+        ids: list[int] = self._spelled.encode(text, add_special_tokens=False).ids
+        return ids
 
 
 class Words:
@@ -37,11 +63,14 @@ class Words:
         special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         shown = {tokenizer.convert_tokens_to_ids(token) for token in _SHOWN if token in tokenizer.get_vocab()}
         self._hidden = frozenset(special.union(tokenizer.all_special_ids) - shown)
+        self._spelled, self._pieces = Controls(tokenizer).spelled, _Pieces(tokenizer)
 
     def conversation(
         self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]]
     ) -> list[int]:
         """Return the tokens of a conversation, with the opening of the assistant's turn.
+
+        A control token that a message or a tool spells is text: who quotes somebody writes no turns for him.
 
         Raises:
             InputError: there is no chat template, or it refuses these messages.
@@ -51,12 +80,13 @@ class Words:
         if not self._tokenizer.chat_template:
             raise InputError("this model has no chat template", fix="Ask it for completions")
         try:
-            tokens: list[int] = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=[dict(tool) for tool in tools] or None,
+            text = self._tokenizer.apply_chat_template(
+                [mark_control_tokens(dict(message), self._spelled) for message in messages],
+                tools=[mark_control_tokens(dict(tool), self._spelled) for tool in tools] or None,
                 add_generation_prompt=True,
-                return_dict=False,
+                tokenize=False,
             )
+            tokens: list[int] = encode_marked_chat(self._pieces, text)
         except BaseException as error:  # a template is a program, and may fail in any way
             if not is_failure(error):
                 raise
@@ -67,7 +97,8 @@ class Words:
         return tokens
 
     def text(self, text: str) -> list[int]:
-        """Return the tokens of a text, with what the model begins and ends texts with. Raises InputError."""
+        """Return the tokens of a text, with what the model begins and ends texts with; who sends one writes
+        all of the prompt, and may spell control tokens. Raises InputError."""
         try:
             tokens: list[int] = self._backend.encode(text, add_special_tokens=True).ids
         except BaseException as error:  # a panic of the tokenizer's is no Exception

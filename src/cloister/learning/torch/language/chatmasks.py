@@ -9,12 +9,13 @@ line ends behind it are not; without such a token it ends where its text does. A
 the turn belongs to what was given.
 
 Templates are programs in Jinja's sandbox and may fail in any way: what they raise is not shown, since it may
-quote a row. A message that spells a control token is refused, for it would become one.
+quote a row. They have no clock, for sites and days would differ: a template that asks whether there is one
+writes the date it has for that case, another one fails. One that writes much more than it was given is
+refused; how long it takes is not bounded. A message that would become a control token is refused.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from cloister.errors import InputError
 from cloister.learning.language.chats import Chat
-from cloister.learning.torch.language.tokenising import encodings
+from cloister.learning.torch.language.tokenising import Controls, encodings
 
 __all__ = ["ChatTemplate", "Turns"]
 
@@ -34,6 +35,10 @@ _REFUSED: Final = "that the base's chat template refuses"
 _CONTROL: Final = "that spells a control token of the base"
 _UNEVEN: Final = "in which the base's chat template writes a turn differently once others follow"
 _BATCH: Final = 256
+_NO_CLOCK: Final = "{% set strftime_now = nothing_of_this_name +%}"
+"""Takes from a template what transformers lends it: today's date."""
+_MOST: Final = 1 << 20
+"""Characters that a template may write beside a conversation's."""
 _NOTHING: Final[tuple[str, list[tuple[int, int]]]] = ("", [])
 _NO_TURNS: Final[Turns] = (np.zeros(0, np.int32), np.zeros(0, np.bool_))
 
@@ -50,13 +55,7 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        special = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-        special |= {i: text for i, text in named if i is not None}  # a base may name one that it has not
-        self._special = np.array(sorted(special), dtype=np.int32)
-        spelled = "|".join(re.escape(text) for text in special.values() if text)
-        self._control = re.compile(spelled or r"(?!)")
+        self._tokenizer, self._controls = tokenizer, Controls(tokenizer)
 
     def opened(self, chat: Sequence[Mapping[str, str]]) -> str:
         """Return a conversation as the template writes it, with the opening of the assistant's answer.
@@ -66,6 +65,7 @@ class ChatTemplate:
         """
         self.require()
         try:
+            self._check(chat)
             return self._rendered([dict(message) for message in chat], opening=True)
         except _Unfit as error:
             raise InputError(f"a conversation {error}", fix="Check roles and contents") from None
@@ -109,6 +109,7 @@ class ChatTemplate:
 
     def _spans(self, chat: Chat) -> tuple[str, list[tuple[int, int]]]:
         """Return a conversation as text, and where in it the assistant's turns stand."""
+        self._check(chat)
         whole = self._rendered(chat)
         spans = []
         for at, message in enumerate(chat):
@@ -120,20 +121,29 @@ class ChatTemplate:
                 spans.append((len(before), len(until)))
         return whole, spans
 
-    def _rendered(self, chat: Chat, *, opening: bool = False) -> str:
-        if any(self._control.search(message["content"]) for message in chat):
+    def _check(self, chat: Sequence[Mapping[str, str]]) -> None:
+        if self._controls.become([message["content"] for message in chat]):
             raise _Unfit(_CONTROL)
+
+    def _rendered(self, chat: Chat, *, opening: bool = False) -> str:
         try:
-            text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=opening)
+            template = _NO_CLOCK + self._tokenizer.get_chat_template()
+            text = str(
+                self._tokenizer.apply_chat_template(
+                    chat, chat_template=template, tokenize=False, add_generation_prompt=opening
+                )
+            )
         except Exception:  # noqa: BLE001 - a template is a program, and may fail in any way
             raise _Unfit(_REFUSED) from None
-        return str(text)
+        if len(text) > _MOST + 2 * sum(len(message["content"]) for message in chat):
+            raise _Unfit(_REFUSED)
+        return text
 
     def _counted(self, encoding: Any, text: str, spans: Sequence[tuple[int, int]]) -> Turns:
         """Return the tokens of a text, and which of them begin in a span and before its end."""
         ids = np.asarray(encoding.ids, dtype=np.int32)
         places = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
-        control = np.isin(ids, self._special)
+        control = np.isin(ids, self._controls.ids)
         counted = np.zeros(len(ids), dtype=np.bool_)
         for start, stop in spans:
             inside = (places >= start) & (places < stop)

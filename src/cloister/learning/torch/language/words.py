@@ -5,7 +5,8 @@
     chat    the base's chat template    the assistant's turns are learnt (`chatmasks`)
 
 The opening is what the tokenizer itself puts before a text (a token such as <s>, or nothing); the end is its
-end-of-text token. A row's own text never becomes a control token: "</s>" in a row is four characters.
+end-of-text token. A row's own text never becomes a control token: "</s>" in a row is four characters, or the
+tokenizer has it among its words, and fails on that text.
 
 A row longer than the plan's context is refused, or cut as the plan says (`cutting`). What is refused names
 columns and numbers of rows, never a value.
@@ -31,7 +32,7 @@ from cloister.learning.torch.language.cutting import Row
 from cloister.learning.torch.language.examples import Examples, joined
 from cloister.learning.torch.language.packing import packed
 from cloister.learning.torch.language.pretrained import tokenizer as load_tokenizer
-from cloister.learning.torch.language.tokenising import encodings
+from cloister.learning.torch.language.tokenising import Controls, encodings
 
 __all__ = ["Words"]
 
@@ -67,7 +68,7 @@ class Words:
         self._backend: Any = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._chats = ChatTemplate(tokenizer)
+        self._chats, self._controls = ChatTemplate(tokenizer), Controls(tokenizer)
         self.end: int | None = tokenizer.eos_token_id
         self.pad: int = next(i for i in (tokenizer.pad_token_id, self.end, 0) if i is not None)
         sample = self._backend.encode("a", add_special_tokens=True)
@@ -223,7 +224,9 @@ class Words:
         for at in range(0, len(texts), _BATCH):
             some = encodings(self._backend.encode_batch_fast, texts[at : at + _BATCH])
             made += [None if one is None else np.asarray(one.ids, dtype=np.int32) for one in some]
-        return made
+        if control:
+            return made
+        return [None if ids is None or self._controls.among(ids) else ids for ids in made]
 
 
 def _refusal(rows: TextRows, what: str, count: int, site: str, fix: str) -> SchemaError:
