@@ -108,6 +108,14 @@ def test_a_card_that_does_not_hang_together_is_refused(change: Any) -> None:
         ModelArtifact.from_bytes(with_card(change))
 
 
+@pytest.mark.parametrize(
+    "name", ["../up", "a b", "Heart", "x\n# y", "<b>", "-x", "a" * 64, "", "naïve", "x\n"]
+)
+def test_a_name_that_no_study_may_have_is_refused(name: str) -> None:
+    with pytest.raises(IntegrityError, match="card does not parse"):
+        ModelArtifact.from_bytes(with_card(lambda card: card.update(name=name)))
+
+
 def test_another_spelling_of_the_card_is_refused() -> None:
     parameters, text = read_vector(ARTIFACT.to_bytes())
     for spelling in (json.dumps(json.loads(text)), text + " ", text.replace("heart", "h\\u0065art")):

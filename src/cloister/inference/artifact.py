@@ -74,7 +74,7 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     format: Literal["cloister-model/1"]
-    name: Annotated[str, Meta(min_length=1, max_length=63)]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\Z")]
     plan: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     rounds: Annotated[int, Meta(ge=1, le=2**31)]
     model: ModelSection
