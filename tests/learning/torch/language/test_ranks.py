@@ -149,6 +149,30 @@ def test_processes_end_with_the_learner(bases: Bases, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_processes_listen_on_loopback_whatever_other_jobs_are_told(
+    bases: Bases, tmp_path: Path, closing: list[RankedLearner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "eth0")
+    two = ranked(bases["llama"], tmp_path)
+    closing.append(two)
+    found = [address for pid in (os.getpid(), two._processes[0].pid) for address in addresses(pid)]
+    assert found
+    assert set(found) == {"0100007F"}
+
+
+def addresses(pid: int) -> list[str]:
+    """Local addresses of a process's TCP sockets, as the kernel writes them; any of IPv6 is one too many."""
+    held = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
+    lines = [
+        line.split()
+        for kind in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]
+    ]
+    return [line[1].split(":")[0] for line in lines if f"socket:[{line[9]}]" in held]
+
+
+@pytest.mark.slow
 def test_a_base_that_is_another_is_said_before_anything_is_shared(bases: Bases, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="base model here is not the one"):
         ranked(bases["llama"], tmp_path, base="0" * 64)

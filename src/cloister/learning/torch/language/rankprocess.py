@@ -48,7 +48,8 @@ def join(opening: Opening, device: torch.device) -> Team:
                 fix="Start fewer",
             )
         torch.cuda.set_device(opening.rank)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    for library in ("GLOO", "NCCL"):  # whatever other jobs of this user are told: nobody here authenticates
+        os.environ[f"{library}_SOCKET_IFNAME"] = "lo"
     store = torch.distributed.FileStore(opening.store, opening.size)  # type: ignore[attr-defined]
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
