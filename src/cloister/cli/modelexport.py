@@ -12,6 +12,7 @@ Nothing that is done with it later is seen by anybody here.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,7 +53,8 @@ def export(
             where=str(release),
             fix="Its model.safetensors is one vector, which `cloister predict` and `cloister serve` read",
         )
-    files = exported(artifact, None if base is None else PlainFolder(base))
+    with contextlib.nullcontext() if base is None else contextlib.closing(PlainFolder(base)) as folder:
+        files = exported(artifact, folder)
     card = read_bytes(release / MODEL_CARD, limit=4 << 20, what="model card")
     with new_directory(out, mode=0o700) as part:
         for name, content in {**files, MODEL_CARD: card}.items():

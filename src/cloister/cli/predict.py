@@ -79,7 +79,11 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write.", show_default=False)] = None,
     output_format: Annotated[
-        Format, typer.Option("--format", help="What the predictions are written as.")
+        Format,
+        typer.Option(
+            "--format",
+            help="What the predictions are written as. A spreadsheet computes a CSV's text after an =.",
+        ),
     ] = Format.CSV,
     reference: Annotated[
         Path | None,

@@ -120,8 +120,8 @@ def _predictor(asked: Asked, scratch: Path) -> RowPredictor:
         from cloister.inference.language.answers import LanguagePredictor
         from cloister.learning.modelfiles.files import PlainFolder
 
-        files = PlainFolder(needed_base(asked.artifact, asked.base))
-        return LanguagePredictor.of(asked.artifact, files, most=asked.tokens, scratch=scratch)
+        with contextlib.closing(PlainFolder(needed_base(asked.artifact, asked.base))) as files:
+            return LanguagePredictor.of(asked.artifact, files, most=asked.tokens, scratch=scratch)
     if asked.code is None:
         return Predictor.of(asked.artifact)
     return torch_predictor(asked.artifact, asked.code, scratch=scratch)

@@ -160,9 +160,9 @@ class _Work:
             from cloister.inference.language.answers import LanguagePredictor
             from cloister.learning.modelfiles.files import PlainFolder
 
-            files = PlainFolder(Path(needed_base(artifact, task.base)))
             most, scratch = task.tokens, self._scratch
-            return LanguagePredictor.of(artifact, files, most=most, scratch=scratch, device="cpu")
+            with contextlib.closing(PlainFolder(Path(needed_base(artifact, task.base)))) as files:
+                return LanguagePredictor.of(artifact, files, most=most, scratch=scratch, device="cpu")
         if task.code is None:
             return Predictor.of(artifact)
         return torch_predictor(artifact, task.code, scratch=self._scratch)

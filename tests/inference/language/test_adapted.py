@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import inspect
 import io
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,19 +19,24 @@ import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.inference.adapters import CLASSES
+from tests.inference.adapters import CLASSES, text_schema
 from tests.inference.language.models import _save, make_tiny_model, make_tokenizer
 from tests.inference.language.released import language_plan, released, trained_vector
 from tests.runtime.workers.walls import needs_walls
 
+from cloister.cli.predict import predict
+from cloister.cli.predictfile import Asked, Format, predictor_inside
 from cloister.crypto import Identity
 from cloister.errors import InputError, IntegrityError, SchemaError
 from cloister.inference.adapter import AdapterArtifact
 from cloister.inference.application import Sampling
 from cloister.inference.export import exported
-from cloister.inference.language.adapted import check_base, learner_of, merge
+from cloister.inference.language.adapted import check_base, learner_of, merge, released_adapter
 from cloister.inference.language.answers import LanguagePredictor
 from cloister.inference.language.load import load_engine
+from cloister.inference.predictor import encoded
+from cloister.inference.service import loading
+from cloister.inference.service.boot import Adapter
 from cloister.inference.walled import predict_walled, rows_of
 from cloister.learning.modelfiles.files import PlainFolder
 from cloister.learning.modelfiles.folder import check_language_model
@@ -297,6 +306,44 @@ def test_a_classifier_is_not_merged(bert: Path, tmp_path: Path) -> None:
 
 
 CSV = b"question,hint,extra\nWhere is it?,now,1\nHello there.,,2\n"
+
+
+def held(folder: Path) -> int:
+    """How many files of a folder this process holds open."""
+    links = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return sum(link.parent == folder.resolve() for link in links)
+
+
+def test_no_file_of_a_base_is_held_open(tiny: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    plan = language_plan(tiny)
+    artifact = released_adapter(
+        plan, text_schema("causal-lm"), trained_vector(plan, tiny, tmp_path), base, scratch=tmp_path
+    )
+    assert held(base) == 0
+    asked = Asked(artifact, None, Format.CSV, None, None, base, 3)
+    with predictor_inside(asked) as predictor:
+        assert held(base) == 0
+        assert predictor.predict(pa.table({"question": ["one"], "hint": ["two"]})).num_rows == 1
+    classes = released(tiny, tmp_path, "text-classifier").to_bytes()
+    boot = SimpleNamespace(model=Adapter(memoryview(classes), str(base), 4096), name="m", threads=1)
+    assert loading._load(boot, None, tmp_path).kind == "table"  # type: ignore[arg-type]
+    assert held(base) == 0
+
+
+@pytest.mark.parametrize(
+    "begins", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "=cmd|' /C calc'!A0\",\"x", "=1\n=2\r=3"]
+)
+def test_a_text_that_a_spreadsheet_would_compute_is_one_cell_as_it_was_written(begins: str) -> None:
+    """Nothing is put before it, as its readers expect what the model wrote; the help says what to do."""
+    content = encoded(pa.table({"answer": [begins, "b"]}), "csv")
+    assert [row["answer"] for row in csv.DictReader(io.StringIO(content.decode(), newline=""))] == [
+        begins,
+        "b",
+    ]
+    option = inspect.signature(predict, eval_str=True).parameters["output_format"]
+    assert "spreadsheet" in option.annotation.__metadata__[0].help
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ base and tokenizer must be those that it names, and its layers exactly those tha
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,8 @@ def released_adapter(
     """
     if plan.language is None:
         raise InputError("the plan trains no language model")
-    learner = _learner(plan.model, plan.language, PlainFolder(base), scratch, weights=False)
+    with contextlib.closing(PlainFolder(base)) as files:
+        learner = _learner(plan.model, plan.language, files, scratch, weights=False)
     tensors = named_tensors(plan_card(plan, schema), learner.tensors, learner.frozen, parameters)
     return AdapterArtifact.of_plan(plan, schema, tensors)
 

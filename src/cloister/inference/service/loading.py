@@ -11,6 +11,7 @@ Every application answers to its readers alone where a request says so (`openai.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,11 +75,11 @@ def _load(boot: Boot, channel: Channel, scratch: Path) -> Loaded:
         case Language():
             from cloister.learning.modelfiles.files import PlainFolder
 
-            return _language(boot, PlainFolder(Path(boot.model.folder)), boot.model.kv_tokens, scratch)
+            with contextlib.closing(PlainFolder(Path(boot.model.folder))) as files:
+                return _language(boot, files, boot.model.kv_tokens, scratch)
         case Adapter():
             data = bytes(boot.model.model)
-            base = Path(boot.model.base)
-            return _adapter(boot, data, base, sha256(data).hex(), boot.model.kv_tokens, scratch)
+            return _adapter(boot, data, boot.model.base, sha256(data).hex(), boot.model.kv_tokens, scratch)
         case Sealed():
             return _sealed(boot, boot.model, channel, scratch)
         case Engine():
@@ -118,18 +119,25 @@ def _language(boot: Boot, files: ModelFiles, kv_tokens: int, scratch: Path) -> L
     return Loaded(OpenAIApp(engine), files.digest, "language", lambda: engine.running)
 
 
-def _adapter(boot: Boot, data: bytes, base: Path, digest: str, kv_tokens: int, scratch: Path) -> Loaded:
+def _adapter(boot: Boot, data: bytes, base: str, digest: str, kv_tokens: int, scratch: Path) -> Loaded:
     """Load a released language model. `digest` stands for its base, too, which its card names."""
+    from cloister.learning.modelfiles.files import PlainFolder
+
+    with contextlib.closing(PlainFolder(Path(base))) as files:
+        return _beside(boot, data, files, digest, kv_tokens, scratch)
+
+
+def _beside(boot: Boot, data: bytes, files: ModelFiles, digest: str, kv_tokens: int, scratch: Path) -> Loaded:
+    """Load a released language model beside the files of its base."""
     import pyarrow as pa
 
     from cloister.inference.adapter import AdapterArtifact
     from cloister.inference.language.answers import LanguagePredictor
     from cloister.inference.language.load import load_engine
     from cloister.inference.openai import OpenAIApp, TableApp
-    from cloister.learning.modelfiles.files import PlainFolder
     from cloister.learning.torch.threads import use_threads
 
-    artifact, files = AdapterArtifact.from_bytes(data), PlainFolder(base)
+    artifact = AdapterArtifact.from_bytes(data)
     if artifact.generates:
         engine = load_engine(
             files,
@@ -170,7 +178,7 @@ def _sealed(boot: Boot, model: Sealed, channel: Channel, scratch: Path) -> Loade
         return _table(boot, data, model.code, files.digest, scratch)
     if model.base is None:
         raise InputError("the model was trained on a base, which is not given", fix="Give --base DIR")
-    return _adapter(boot, data, Path(model.base), files.digest, model.kv_tokens, scratch)
+    return _adapter(boot, data, model.base, files.digest, model.kv_tokens, scratch)
 
 
 def _engine(model: Engine) -> Loaded:
