@@ -14,14 +14,21 @@ from tests.governance.releases import World, failure, forge, make_world
 from tests.inference.language.models import make_tiny_model
 from tests.inference.language.released import trained_vector
 
-from cloister.crypto import canonical_bytes
+from cloister.crypto import canonical_bytes, sha256
 from cloister.errors import InputError, IntegrityError, VerificationError
 from cloister.governance import Released, in_words
+from cloister.governance.audit import MEMORISED, AuditReport, LanguageFindings, asked, judge
+from cloister.governance.certificate import AskedSecrets, Privacy, decode_statement
 from cloister.governance.folder import MODEL, MODEL_CARD
 from cloister.governance.modelcard import model_card
 from cloister.inference import AdapterArtifact, artifact_from_bytes
 from cloister.inference.tensors import read_tensors, write_tensors
+from cloister.learning.attacks.languageexposure import Exposure
+from cloister.learning.attacks.languagememory import Remembered
+from cloister.learning.privacy import PrivacyTerms
+from cloister.learning.sections import PrivacySection
 from cloister.log import Log
+from cloister.report.audit import audit_summary
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +102,101 @@ def test_the_card_says_what_the_certificate_says(world: World, files: dict[str, 
         "site0 (100 rows)",
         "5 of fedavg",
         "| differential privacy | none |",
+        "| guarantee | none is claimed |",
+        "| audit | none is stated |",
         "word for word",
         "cloister serve RELEASE --base BASE",
     ):
         assert part in card, part
+
+
+def audit_at_chance(world: World, source: str = "rehearsed") -> AuditReport:
+    """An audit of this plan that found nothing, where nothing is claimed."""
+    plan = world.study.plan
+    assert plan.language is not None
+    hidden = Exposure("pin", 20, 13.3, 1.0, 0.9, 1.1, None, None, 0.5, 999)
+    run = Remembered("as planned", "at chance", (), (hidden, hidden), 0.5, (), 1e-5, None)
+    verdict, said = judge(None, None, 0.99, (), run)
+    return AuditReport(
+        claimed=None,
+        bound=None,
+        confidence=0.99,
+        verdict=verdict,
+        explanation=said,
+        study=plan.study.name,
+        plan=plan.digest.hex(),
+        hub_view="sum",
+        rows="synthetic",
+        claim=None,
+        canaries=None,
+        bounds=(),
+        checks=(),
+        membership=None,
+        inversion=(),
+        conditions=(),
+        seconds=1.0,
+        created="2026-03-01T12:00:00Z",
+        language=LanguageFindings(plan.language.base, "causal-lm", source, 100, (run,)),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("source", ["rehearsed", "planted"])
+def test_an_audit_at_chance_without_a_claim_is_said_to_guarantee_nothing(
+    base: Path, tmp_path: Path, source: str
+) -> None:
+    world = make_language_world(tmp_path, base)
+    report = audit_at_chance(world, source)
+    assert "guarantees nothing" in report.explanation
+    assert "no guarantee" in audit_summary(report).splitlines()[0]
+    released = world.release(base=base, audit=report)
+    verdict = world.verify(dict(released.files))
+    assert verdict.ok, verdict.failed
+    predicate = released.certificate.statement.predicate
+    assert predicate.privacy is None
+    assert not isinstance(predicate.language, msgspec.UnsetType)
+    digest = sha256(canonical_bytes(report)).hex()
+    assert predicate.language.audit == AskedSecrets(source, 2, 0.99, digest)  # type: ignore[arg-type]
+    (said,) = [line for line in in_words(released.certificate.statement) if "attack" in line]
+    assert "found nothing: the secrets that" in said
+    assert "(2) were not told from others (0.99 confidence)" in said
+    assert "No guarantee is claimed" in said
+    assert ("ran the training anew" in said) == (source == "rehearsed")
+    assert any("没有声明任何保证" in line for line in in_words(released.certificate.statement, "zh"))
+    card = released.files[MODEL_CARD].decode()
+    assert "| differential privacy | none |\n| guarantee | none is claimed |" in card
+    assert (
+        f"found nothing: the planted secrets (2) were not told from others at confidence 0.99 (report {digest})"
+        in card
+    )
+    assert "That guarantees nothing, and no guarantee is claimed" in card
+
+
+def test_no_audit_is_stated_that_is_none_or_stands_beside_a_claim(world: World, released: Released) -> None:
+    report = audit_at_chance(world)
+    assert isinstance(report.language, LanguageFindings)
+    run = msgspec.structs.replace(report.language.runs[0], exposures=(), p_value=None)
+    blind = msgspec.structs.replace(report, language=msgspec.structs.replace(report.language, runs=(run,)))
+    assert asked(report) is not None
+    assert asked(blind) is None  # it asked for nothing
+    with pytest.raises(VerificationError, match="remembers"):
+        asked(msgspec.structs.replace(report, verdict=MEMORISED))
+    statement = msgspec.to_builtins(released.certificate.statement)
+    stated = {"source": "planted", "secrets": 2, "confidence": 0.9, "report": "0" * 64}
+    statement["predicate"]["language"]["audit"] = stated
+    assert decode_statement(canonical_bytes(statement)).predicate.language
+    section = PrivacySection(noise_multiplier=4.0, delta=1e-5, clip=1.0, rate=0.1)
+    plan = world.study.plan
+    assert plan.language is not None
+    language = msgspec.structs.replace(plan.language, overlong="truncate")
+    training = msgspec.structs.replace(plan.training, local_steps=1)
+    plan = msgspec.structs.replace(plan, privacy=section, language=language, training=training)
+    claim = PrivacyTerms.derive(plan, plan.params(4), 100, 1e-6).facts
+    debits = dict.fromkeys((each.name for each in world.sites), "0" * 64)
+    claimed = Privacy(claim, claim.epsilon_hub, claim.epsilon_colluders, debits, None)
+    statement["predicate"]["privacy"] = msgspec.to_builtins(claimed)
+    del statement["predicate"]["absent"]["privacy"]
+    with pytest.raises(VerificationError, match="stands beside no claim, and there is one"):
+        decode_statement(canonical_bytes(statement))
 
 
 def test_no_text_of_a_plan_is_more_than_text_in_the_card(world: World, released: Released) -> None:

@@ -6,6 +6,8 @@ the claim". Nothing here can say that a study is private: an attack that finds l
 Without a claim there is no verdict but "memorised", only what the attacks found.
 
 A certificate may state an audit beside the claim (`audited`), if it is consistent and touched nobody's rows.
+Where nothing is claimed it may state that a language model remembered nothing that was planted (`asked`): a
+finding that bounds nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import msgspec
 from cloister.crypto import canonical_bytes, sha256
 from cloister.errors import InputError, VerificationError
 from cloister.files import read_bytes
-from cloister.governance.certificate import Audited
+from cloister.governance.certificate import AskedSecrets, Audited
 from cloister.learning.attacks import Bound, Check, Inversion, Membership
 from cloister.learning.attacks.languagememory import MEMORISED, Remembered
 
@@ -31,6 +33,7 @@ __all__ = [
     "ClaimFacts",
     "LanguageFindings",
     "Verdict",
+    "asked",
     "audited",
     "judge",
     "read_report",
@@ -163,7 +166,7 @@ def audited(report: AuditReport) -> Audited | None:
     """Return what a certificate states of an audit: bound, confidence, verdict, and the report's digest.
 
     None where nothing was claimed and a language model remembers nothing that was planted: there is no claim
-    for it to stand beside.
+    for it to stand beside, and `asked` says what was found.
 
     Raises:
         VerificationError: the verdict is not "consistent with the claim", or nothing was claimed.
@@ -191,6 +194,24 @@ def audited(report: AuditReport) -> Audited | None:
     return Audited(report.bound, report.confidence, CONSISTENT, sha256(canonical_bytes(report)).hex())
 
 
+def asked(report: AuditReport) -> AskedSecrets | None:
+    """Return what a certificate states of a language model's audit where nothing is claimed.
+
+    None where something is, for other models, and where no secret was planted for certain.
+
+    Raises:
+        VerificationError, InputError: as `audited`.
+    """
+    found = report.language
+    if audited(report) is not None or not isinstance(found, LanguageFindings):
+        return None
+    secrets = len(found.runs[0].exposures)
+    if not secrets:
+        return None
+    digest = sha256(canonical_bytes(report)).hex()
+    return AskedSecrets(found.source, secrets, report.confidence, digest)
+
+
 def judge(
     claimed: float | None,
     bound: float | None,
@@ -212,6 +233,11 @@ def judge(
     if claimed is None or bound is None:
         if memorised:
             return MEMORISED, f"No privacy was claimed.{found}"
+        if kept is not None:
+            return None, (
+                "No privacy was claimed, so there is no verdict. Planted secrets were not told from others, "
+                "which guarantees nothing of other rows."
+            )
         return None, "No privacy was claimed, so there is no verdict; see what the attacks found."
     failed = [check.name for check in checks if not check.holds]
     said = f"With confidence {confidence:g} epsilon is above {bound:.3f}; {claimed:.4g} is claimed."

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
+from msgspec import UNSET
 
 from cloister.crypto import Identity, VerifyKey, canonical_bytes, open_envelope, sha256, sign_envelope
 from cloister.errors import IntegrityError, VerificationError
@@ -41,6 +42,7 @@ from cloister.governance.statement import (
     ABSENT,
     PREDICATE_TYPE,
     Aggregation,
+    AskedSecrets,
     Audited,
     Digest,
     Enclave,
@@ -64,6 +66,7 @@ __all__ = [
     "PAYLOAD_TYPE",
     "PREDICATE_TYPE",
     "Aggregation",
+    "AskedSecrets",
     "Audited",
     "Certificate",
     "Digest",
@@ -120,6 +123,9 @@ def _check_consistent(statement: Statement) -> None:
         raise _refuse("'absent' does not give a reason for each part that is null")
     if predicate.privacy is not None and set(predicate.privacy.debits) != set(names):
         raise _refuse("the debits are not those of the participants")
+    language = predicate.language
+    if predicate.privacy is not None and language is not UNSET and language.audit is not UNSET:
+        raise _refuse("an audit stands beside no claim, and there is one")
     _check_epochs(predicate.aggregation.epochs, names)
     _check_rounds(predicate)
 

@@ -134,7 +134,7 @@ def _check_language(case: Case) -> None:
         require(MODEL_CARD not in case.files, f"{MODEL_CARD} is for language models")
         return
     require(
-        language_of(case.plan, trained=stated.trained, tensors=stated.tensors) == stated,
+        language_of(case.plan, trained=stated.trained, tensors=stated.tensors, audit=stated.audit) == stated,
         "base, tokenizer, method or rank are not the plan's",
     )
     require(

@@ -101,7 +101,11 @@ def _conditions(
         said.append(f"The bound rests on {len(plant.coins)} canaries of one run and on losses alone.")
     said.append("A secret that is not remembered says nothing of rows that are easier to remember.")
     if claim is not None:
-        said.append("A secret of k rows is protected by about k times the epsilon of a row.")
+        said.append(
+            "A secret of k rows is protected by about k times the epsilon of a row."
+            if claim.unit == "record"
+            else f"All rows of a secret are those of one {claim.unit}, whom the claim is about."
+        )
         if findings.source == "rehearsed" and not checks:
             said.append("The mechanism's integers were not checked: too large, by unit, or adapters in turn.")
     return said

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import UNSET, UnsetType
 
 from cloister.errors import VerificationError
-from cloister.governance.certificate import LanguageFacts, Predicate, Statement
+from cloister.governance.certificate import AskedSecrets, LanguageFacts, Predicate, Statement
 from cloister.governance.words import in_words
 from cloister.learning import Plan
 from cloister.learning.sections import LanguageSection
@@ -42,18 +42,22 @@ _BOUNDED: Final = (
 )
 
 
-def language_of(plan: Plan, *, trained: int, tensors: int) -> LanguageFacts | UnsetType:
+def language_of(
+    plan: Plan, *, trained: int, tensors: int, audit: AskedSecrets | UnsetType = UNSET
+) -> LanguageFacts | UnsetType:
     """Return what a certificate states of a plan's language model; nothing for other models.
 
     Args:
         plan: the plan.
         trained: numbers that were trained.
         tensors: numbers in the model's file.
+        audit: what one found where nothing is claimed.
     """
     language = plan.language
     if language is None:
         return UNSET
-    return LanguageFacts(language.base, language.tokenizer, language.method, language.rank, trained, tensors)
+    pinned = language.base, language.tokenizer, language.method, language.rank
+    return LanguageFacts(*pinned, trained, tensors, audit)
 
 
 def model_card(statement: Statement, plan: Plan) -> bytes:
@@ -69,7 +73,7 @@ def model_card(statement: Statement, plan: Plan) -> bytes:
         [f"# {facts.study}", "", _text(facts.purpose)],
         ["## What it is", "", *_table(_model(facts, facts.language, plan, plan.language))],
         ["## Who trained it", "", *_table(_training(facts, plan))],
-        ["## Privacy", "", *_table(_privacy(facts))],
+        ["## Privacy", "", *_table(_privacy(facts, facts.language))],
         ["## The certificate in words", "", *(f"- {_text(line)}" for line in in_words(statement))],
         ["## Sharp edges", "", *(f"- {line}" for line in _edges(facts, plan.language))],
         ["## How to use it", "", *_usage(plan)],
@@ -137,10 +141,10 @@ def _training(facts: Predicate, plan: Plan) -> dict[str, str]:
     }
 
 
-def _privacy(facts: Predicate) -> dict[str, str]:
+def _privacy(facts: Predicate, stated: LanguageFacts) -> dict[str, str]:
     privacy = facts.privacy
     if privacy is None:
-        return {"differential privacy": "none", "audit": "no claim, so none stands beside it"}
+        return {"differential privacy": "none", "guarantee": "none is claimed", "audit": _asked(stated)}
     audit = privacy.audit
     return {
         "differential privacy": f"by {_unit(privacy.claim.unit)}, {privacy.claim.mode}",
@@ -152,6 +156,16 @@ def _privacy(facts: Predicate) -> dict[str, str]:
         else f"{audit.verdict}: epsilon is above {audit.bound:g} with confidence {audit.confidence:g} "
         f"(report {audit.report})",
     }
+
+
+def _asked(stated: LanguageFacts) -> str:
+    found = stated.audit
+    if isinstance(found, UnsetType):
+        return "none is stated"
+    return (
+        f"found nothing: the planted secrets ({found.secrets}) were not told from others at confidence "
+        f"{found.confidence:g} (report {found.report}). That guarantees nothing, and no guarantee is claimed"
+    )
 
 
 def _unit(unit: str) -> str:

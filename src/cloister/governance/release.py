@@ -35,7 +35,7 @@ from cloister import __version__
 from cloister.crypto import Identity, PublicIdentity, VerifyKey, keyring, seal_bytes, sha256
 from cloister.errors import CloisterError, InputError, VerificationError
 from cloister.files import new_directory, write_atomic
-from cloister.governance.audit import AuditReport, audited
+from cloister.governance.audit import AuditReport, asked, audited
 from cloister.governance.certificate import (
     ABSENT,
     Aggregation,
@@ -151,7 +151,7 @@ def release(
         artifact = _artifact(study, base)
         files, model_digest = _files(study, artifact.to_bytes(), recipients)
         # 1. statement
-        said = (signer.public, recipients, created, _audited(study, audit), _language(study, artifact))
+        said = (signer.public, recipients, created, _audited(study, audit), _language(study, artifact, audit))
         statement = statement_of(study, files, model_digest, *said)
         if study.plan.language is not None:
             files[MODEL_CARD] = model_card(statement, study.plan)
@@ -195,10 +195,13 @@ def _artifact(study: TrainedStudy, base: Path | None) -> Artifact:
     return released_adapter(study.plan, study.schema, study.parameters, base)
 
 
-def _language(study: TrainedStudy, artifact: Artifact) -> LanguageFacts | UnsetType:
+def _language(
+    study: TrainedStudy, artifact: Artifact, audit: AuditReport | None
+) -> LanguageFacts | UnsetType:
     if not isinstance(artifact, AdapterArtifact):
         return UNSET
-    return language_of(study.plan, trained=artifact.trained, tensors=artifact.size)
+    found = None if audit is None else asked(audit)
+    return language_of(study.plan, trained=artifact.trained, tensors=artifact.size, audit=found or UNSET)
 
 
 def _audited(study: TrainedStudy, audit: AuditReport | None) -> Audited | None:

@@ -14,6 +14,7 @@ __all__ = [
     "MOST_FILES",
     "PREDICATE_TYPE",
     "Aggregation",
+    "AskedSecrets",
     "Audited",
     "Count",
     "Digest",
@@ -189,6 +190,23 @@ class Enclave(_Record, frozen=True):
     aggregator: Annotated[dict[Name, Hex], Meta(max_length=10_000)]
 
 
+class AskedSecrets(_Record, frozen=True):
+    """What an audit of a language model found where no privacy is claimed: nothing. It bounds nothing.
+
+    Attributes:
+        source: "rehearsed": the training was run anew with planted secrets; "planted": the model itself was
+            asked for secrets that lay among its rows.
+        secrets: that were planted.
+        confidence: with which they were not told from others.
+        report: digest of the audit, hex.
+    """
+
+    source: Literal["rehearsed", "planted"]
+    secrets: Positive
+    confidence: Annotated[float, Meta(gt=0, lt=1)]
+    report: Hex
+
+
 class LanguageFacts(_Record, frozen=True):
     """What a language model starts from, and what of it was trained.
 
@@ -197,6 +215,7 @@ class LanguageFacts(_Record, frozen=True):
         method, rank: as the plan writes them.
         trained: numbers that were trained.
         tensors: numbers in the model's file; an A that was not trained lies there too.
+        audit: what one found that has no claim to stand beside; unset without one.
     """
 
     base: Hex
@@ -205,6 +224,7 @@ class LanguageFacts(_Record, frozen=True):
     rank: Count
     trained: Positive
     tensors: Positive
+    audit: AskedSecrets | UnsetType = UNSET
 
 
 class Predicate(_Record, frozen=True):

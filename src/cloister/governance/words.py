@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from cloister.errors import InputError
-from cloister.governance.certificate import Epoch, Predicate, Statement
+from cloister.governance.certificate import Epoch, LanguageFacts, Predicate, Statement
 
 __all__ = ["Language", "in_words"]
 
@@ -54,6 +54,12 @@ _ENGLISH: Final = {
     "audited": "An attack that was run on the claim shows at least epsilon {bound:g} at {confidence:g} "
     "confidence, which is consistent with the claim.",
     "unaudited": "No attack was run against this claim.",
+    "asked rehearsed": "An attack that ran the training anew found nothing: the secrets that it had "
+    "planted ({secrets}) were not told from others ({sure:g} confidence). No guarantee is claimed, and none "
+    "follows from that: other rows may be remembered.",
+    "asked planted": "An attack on the model found nothing: the secrets that had been planted "
+    "among its rows ({secrets}) were not told from others ({sure:g} confidence). No guarantee is claimed, "
+    "and none follows from that: other rows may be remembered.",
     "privacy": "No differential privacy was applied: nothing bounds what sums and model may reveal about a "
     "single row. Give the model only to readers who may be trusted with that.",
     "enclave": "No hardware evidence was collected: the study was not hardware-protected. This is a signed "
@@ -100,6 +106,10 @@ _CHINESE: Final = {
     "record": "行",
     "audited": "针对该声明的攻击测得 epsilon 至少为 {bound:g}（置信度 {confidence:g}），与声明一致。",
     "unaudited": "尚未针对该声明运行攻击测试。",
+    "asked rehearsed": "攻击测试重新运行训练，没有发现问题：植入的 {secrets} 个秘密无法与其他秘密区分"
+    "（置信度 {sure:g}）。本研究没有声明任何保证，这一结果也不构成保证：其他数据行仍可能被记住。",
+    "asked planted": "对模型的攻击测试没有发现问题：植入数据行中的 {secrets} 个秘密无法与其他秘密区分"
+    "（置信度 {sure:g}）。本研究没有声明任何保证，这一结果也不构成保证：其他数据行仍可能被记住。",
     "privacy": "没有采用差分隐私：求和结果与模型可能透露多少单行数据的信息，没有上限保证。"
     "模型只应交给在这一点上可以信任的读者。",
     "enclave": "没有硬件证据：本研究没有硬件保护。本证书是各方陈述的签名记录，不能证明各方确实照此执行。",
@@ -199,7 +209,12 @@ def _language(facts: Predicate) -> dict[str, Any]:
         "tokenizer": stated.tokenizer[:16],
         "rank": stated.rank,
         "trained": f"{stated.trained:,}",
-    }
+    } | _asked(stated)
+
+
+def _asked(stated: LanguageFacts) -> dict[str, Any]:
+    found = stated.audit
+    return {} if isinstance(found, UnsetType) else {"secrets": found.secrets, "sure": found.confidence}
 
 
 def _language_keys(facts: Predicate) -> list[str]:
@@ -214,7 +229,8 @@ def _enclave_key(facts: Predicate) -> str:
 
 def _privacy_keys(facts: Predicate) -> list[str]:
     if facts.privacy is None:
-        return ["privacy"]
+        found = UNSET if isinstance(facts.language, UnsetType) else facts.language.audit
+        return ["privacy", *([] if isinstance(found, UnsetType) else [f"asked {found.source}"])]
     return ["privacy claimed", "unaudited" if facts.privacy.audit is None else "audited"]
 
 

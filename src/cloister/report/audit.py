@@ -95,7 +95,8 @@ def _headline(report: AuditReport, lang: Language) -> str:
 def _lead(report: AuditReport, lang: Language) -> str:
     memorised = report.verdict == MEMORISED
     if report.claimed is None or report.bound is None:
-        return say_audit(lang, "lead memorised none" if memorised else "lead none", study=report.study)
+        chance = "lead chance none" if isinstance(report.language, LanguageFindings) else "lead none"
+        return say_audit(lang, "lead memorised none" if memorised else chance, study=report.study)
     facts = {
         "bound": f"{report.bound:.3f}",
         "claimed": f"{report.claimed:.4g}",
@@ -103,6 +104,8 @@ def _lead(report: AuditReport, lang: Language) -> str:
         "study": report.study,
     }
     kind = "violates" if report.verdict == VIOLATES else "memorised" if memorised else "consistent"
+    if memorised and report.claim is not None and report.claim.unit != "record":
+        kind, facts["unit"] = "memorised unit", report.claim.unit
     said = say_audit(lang, f"lead {kind}", **facts)
     failed = [say_audit(lang, check.name) for check in report.failed]
     return said + (say_audit(lang, "lead failed", checks="; ".join(failed)) if failed else "")

@@ -68,8 +68,10 @@ def language_conditions(report: AuditReport, lang: Language) -> list[str]:
         return []
     said = ["condition model" if found.source == "planted" else "condition mechanism", "condition others"]
     if report.claim is not None:
-        said += ["condition losses", "condition copies", "condition weak"]
-    return [say_audit(lang, key) for key in said]
+        copies = "condition copies" if report.claim.unit == "record" else "condition unit"
+        said += ["condition losses", copies, "condition weak"]
+    unit = report.claim.unit if report.claim is not None else ""
+    return [say_audit(lang, key, unit=unit) for key in said]
 
 
 def exposure_figure(report: AuditReport, lang: Language) -> Markup | None:

@@ -31,6 +31,14 @@ AUDIT_TEXTS: Final[dict[str, Text]] = {
         "植入“{study}”数据行中的秘密可以从其模型中被辨认出来。研究声明 epsilon 为 {claimed}，"
         "攻击表明其大于 {bound}（置信度 {confidence}），两者并不矛盾：按行的声明并不涵盖出现在多行中的秘密。",
     ),
+    "lead memorised unit": Text(
+        "Secrets that were planted among the rows of “{study}” can be told from others by its model. Epsilon "
+        "{claimed} is claimed, and the attacks show that it is above {bound} (confidence {confidence}), "
+        "which is no contradiction: the claim bounds how much is learnt of one {unit}, and so much may show.",
+        "植入“{study}”数据行中的秘密可以从其模型中被辨认出来。研究声明 epsilon 为 {claimed}，"
+        "攻击表明其大于 {bound}（置信度 {confidence}），两者并不矛盾："
+        "声明限定的是能得知单个 {unit} 多少信息，这一限度内的信息仍可能显现。",
+    ),
     "lead memorised none": Text(
         "Secrets that were planted among the rows of “{study}” can be told from others by its model. No "
         "privacy was claimed.",
@@ -53,6 +61,12 @@ AUDIT_TEXTS: Final[dict[str, Text]] = {
     "lead failed": Text(
         " The mechanism is not the one that was accounted for: {checks}.",
         "运行的机制与所核算的不符：{checks}。",
+    ),
+    "lead chance none": Text(
+        "Secrets that were planted among the rows of “{study}” were not told from others by its model. That "
+        "is no guarantee, and none is claimed: other rows may be remembered.",
+        "植入“{study}”数据行中的秘密无法从其模型中辨认出来。这不是保证，研究也没有声明任何保证："
+        "其他数据行仍可能被记住。",
     ),
     "lead none": Text(
         "The study “{study}” has no privacy budget, so there is nothing to hold the attacks against. "
@@ -171,6 +185,10 @@ AUDIT_TEXTS: Final[dict[str, Text]] = {
         "A secret that stands in k rows is protected by about k times the epsilon of a row: its exposure is "
         "measured, not promised.",
         "出现在 k 行中的秘密所受的保护约为单行 epsilon 的 k 倍：其暴露度是测得的，而非承诺的。",
+    ),
+    "condition unit": Text(
+        "All rows of a planted secret are those of one {unit}, whom the claim is about.",
+        "植入秘密的所有行同属一个 {unit}，声明正是针对其整体。",
     ),
     "condition others": Text(
         "A model that knows none of the planted secrets may still know rows that are easier to remember.",
