@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.homes import be, make_homes
+from tests.cli.homes import be, make_homes, tampered
 from tests.runtime.languageparties import base, parties, plan_for
 
 from cloister.cli import common
@@ -95,6 +95,45 @@ def test_a_finished_model_is_asked(root: Path, tmp_path: Path, capfd: pytest.Cap
     other = str(tmp_path / "other" / "canaries.json")
     assert run(["audit", "support", "--base", str(root / "base"), "--planted", other]) == 2
     assert "another schema" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_release_is_audited_and_says_what_an_audit_found(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The folder alone, by whoever has it: its training anew, and the released model itself; open or sealed."""
+    base, sites = str(root / "base"), [text for name in NAMES for text in ("--site", str(root / name))]
+    assert run(["audit", "support", *small(root), "--out", str(tmp_path / "audit")]) == 0
+    assert "That is no guarantee, and none is claimed" in capfd.readouterr().out
+    release = ["release", "support", "--base", base, *sites]
+    stated = ["--audit", str(tmp_path / "audit" / "audit.json")]
+    folder, sealed = str(tmp_path / "release"), str(tmp_path / "sealed")
+    assert run([*release, "--out", folder, *stated]) == 0
+    assert run([*release, "--out", sealed, "--to", "hub"]) == 0
+    assert "No guarantee is claimed" in capfd.readouterr().out
+    assert run(["verify", folder]) == 0
+    assert "found nothing: the secrets that it had planted (1)" in capfd.readouterr().out
+    assert "no guarantee is claimed" in (tmp_path / "release" / "MODEL_CARD.md").read_text()
+
+    plan = json.loads((tmp_path / "audit" / "audit.json").read_text())["plan"]
+    assert run(["audit", folder, *small(root), "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert (result["plan"], result["language"]["source"]) == (plan, "rehearsed")
+    (tmp_path / "schema.toml").write_bytes(SCHEMA)
+    made = ["canaries", str(tmp_path / "schema.toml"), "--out", str(tmp_path / "planted")]
+    assert run([*made, "--copies", "1", "--secrets", "1", "--coins", "2"]) == 0
+    planted = ["--planted", str(tmp_path / "planted" / "canaries.json"), "--base", base, *SURE, "--json"]
+    capfd.readouterr()
+    for each in (folder, sealed):
+        assert run(["audit", each, *planted]) == 0
+        result = json.loads(capfd.readouterr().out)
+        assert (result["plan"], result["language"]["source"]) == (plan, "planted")
+
+    assert run(["audit", folder, *small(root)[2:]]) == 2
+    assert "--base" in capfd.readouterr().err
+    broken = tampered(tmp_path / "release", tmp_path / "broken", "model.safetensors")
+    assert run(["audit", str(broken), *planted]) == 1
+    assert "model.safetensors" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("copies", ["0", "x", "1,,2", "99999"])
