@@ -1,10 +1,18 @@
-"""A secret in one bank's rows: a model that was trained without privacy knows it, one with epsilon 8 does not.
+"""A secret in one bank's rows, twenty times: what three trainings of one model have kept of it.
+
+    plain                                   it is remembered
+    private, without the noise              it is remembered: clipping and sampling hide nothing
+    private, epsilon 8                      it is at chance
+
+So it is the noise that hides it. By person the claim covers all twenty rows, which are one person's. By record
+it covers one of them: twenty may have an epsilon of 160, and that they are at chance is measured and not promised.
 
 The base is tiny and random, so that what it knows of the secret it knows from the rows.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,21 +20,34 @@ from tests.governance.languageaudits import PRIVACY, audit_of, language_plan
 from tests.runtime.languageparties import base
 
 from cloister.errors import VerificationError
-from cloister.governance.audit import MEMORISED, LanguageFindings, audited
+from cloister.governance.audit import MEMORISED, AuditReport, LanguageFindings, audited
 from cloister.governance.auditlanguage import Planting
 from cloister.learning.attacks.languageexposure import Exposure
 from cloister.learning.attacks.languagememory import Remembered
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_llm")]
 
-WHOLE = 9999
-"""All other pins: ranks are exact."""
+OTHERS = 2000
+"""Pins that each is ranked among: exposure is seen up to 10.97 bits, of 13.29."""
+TWENTY = Planting((20,), 2, 20, ("pin",), OTHERS)
+UNITS = {
+    "record": {"epsilon": 8.0, "delta": 1e-4, "clip": 4.0, "rate": 0.02},
+    "person": {
+        "epsilon": 8.0,
+        "delta": 1e-4,
+        "clip": 4.0,
+        "rate": 0.2,
+        "unit": "person",
+        "sites_per_unit": 1,
+        "expected_units": 9,
+    },
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
-    return base(tmp_path_factory.mktemp("memory"), hidden=64)
+    return base(tmp_path_factory.mktemp("memory"), hidden=64, spread=0.2)
 
 
 @pytest.fixture
@@ -43,30 +64,51 @@ def mean(found: tuple[Exposure, ...]) -> float:
     return sum(each.bits for each in found) / len(found)
 
 
-def test_a_secret_of_twenty_rows_is_known_without_privacy(folder: Path) -> None:
-    plan = language_plan("causal-lm", folder, training={"rounds": 80})
-    report = audit_of(plan, "causal-lm", folder, Planting((20,), 3, 0, ("pin",), WHOLE))
-    (run,) = runs_of(report.language)
-    assert run.exposures[0].space == pytest.approx(13.29, abs=0.01)
-    assert mean(run.exposures) > 12.0
-    assert run.verdict == report.verdict == MEMORISED
-    assert (report.claimed, report.bound) == (None, None)
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> AuditReport:
+    plan = language_plan("causal-lm", folder, sites=3, training={"rounds": 20})
+    return audit_of(plan, "causal-lm", folder, TWENTY, rows=40)
+
+
+def test_without_privacy_the_study_is_not_released(plain: AuditReport) -> None:
+    assert (plain.claimed, plain.bound) == (None, None)
     with pytest.raises(VerificationError, match="remembers"):
-        audited(report)
+        audited(plain)
 
 
-def test_it_is_at_chance_with_epsilon_eight(folder: Path) -> None:
-    plan = language_plan("causal-lm", folder, privacy=PRIVACY, training={"rounds": 40})
-    report = audit_of(plan, "causal-lm", folder, Planting((20,), 1, 20, ("pin",), WHOLE))
-    kept, silent = runs_of(report.language)
-    assert (kept.run, silent.run) == ("as planned", "without noise")
+@pytest.mark.parametrize("unit", ["record", "person"])
+def test_the_noise_of_epsilon_eight_hides_a_secret_of_twenty_rows(
+    folder: Path, plain: AuditReport, unit: str
+) -> None:
+    training = {
+        "rounds": 50 if unit == "record" else 110,
+        "batch": 5,
+        "server_learning_rate": 0.04 if unit == "record" else 0.03,
+    }
+    plan = language_plan(
+        "causal-lm", folder, sites=3, privacy=UNITS[unit], training=training, language={"context": 64}
+    )
+    planting, rows = (TWENTY, 60) if unit == "record" else (replace(TWENTY, coins=0), 27)
+    report = audit_of(plan, "causal-lm", folder, planting, rows=rows)
+    (open_,), (noised, silent) = runs_of(plain.language), runs_of(report.language)
+    assert (noised.run, silent.run) == ("as planned", "without noise")
+    assert noised.exposures[0].space == pytest.approx(13.29, abs=0.01)
+    assert (open_.verdict, silent.verdict, noised.verdict) == ("memorised", "memorised", "at chance")
+    assert mean(open_.exposures) > 10.0
+    assert mean(silent.exposures) > 8.0
+    assert mean(noised.exposures) < 6.5
+    assert noised.scan is not None
+    assert noised.scan.extracted == 0
     assert report.claimed == pytest.approx(8.0, abs=0.05)
-    assert kept.exposures[0].bits < 10.0  # at chance more than that happens once in a thousand audits
-    assert kept.scan is not None
-    assert kept.scan.extracted == 0
     assert report.bound is not None
     assert report.bound < report.claimed
     assert [check.name for check in report.checks if not check.holds] == []
+    times = "about k times the epsilon of a row"
+    whom = "All rows of a secret are those of one person"
+    assert [any(each in said for said in report.conditions) for each in (times, whom)] == [
+        unit == "record",
+        unit == "person",
+    ]
 
 
 def test_a_phrase_with_a_false_label_is_remembered_by_a_classifier(folder: Path) -> None:

@@ -14,6 +14,7 @@ from tests.runtime.languageparties import base, schema
 
 from cloister.crypto import StreamRandom
 from cloister.errors import InputError, IntegrityError, VerificationError
+from cloister.governance import languagestage
 from cloister.governance.audit import (
     CONSISTENT,
     MEMORISED,
@@ -51,9 +52,13 @@ def plain(folder: Path) -> AuditReport:
 
 @pytest.fixture(scope="module")
 def private(folder: Path) -> AuditReport:
-    changes = {"training": {"rounds": 2, "batch": 20}, "language": {"rank": 2}}
-    plan = language_plan("causal-lm", folder, sites=3, privacy=PRIVACY, **changes)
-    return audit_of(plan, "causal-lm", folder, FEW, rows=12)
+    changes = {"training": {"rounds": 1, "batch": 20}, "language": {"rank": 2}}
+    written = PRIVACY | {"noise_multiplier": 0.578}  # epsilon 8; looking for it takes seconds
+    plan = language_plan("causal-lm", folder, sites=3, privacy=written, **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(languagestage, "_CHECK_STEPS", (20, 30))  # the slow tests take all
+        patch.setattr(languagestage, "_CHECK_SECONDS", 1e6)  # so many on a busy machine, too
+        return audit_of(plan, "causal-lm", folder, FEW, rows=12)
 
 
 def kept(verdict: str = "memorised") -> Remembered:

@@ -78,15 +78,20 @@ def make_tiny_model(
     shards: int = 1,
     chat: bool = True,
     seed: int = 0,
+    spread: float = 0.02,
 ) -> Path:
-    """Write a model with random weights into a new folder `path`; return it. Same seed, same weights."""
+    """Write a model with random weights into a new folder `path`; return it. Same seed, same weights.
+
+    `spread` is the deviation of a Llama's weights. With the usual one so small a model can hardly prefer a token to
+    another, whatever an adapter learns; with 0.2 it can be sure of one.
+    """
     import torch
 
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(kind, chat=chat)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _model(kind, len(tokenizer), hidden, layers, context, tied, tokenizer)
+        model = _model(kind, len(tokenizer), hidden, layers, context, tied, tokenizer, spread)
     model = model.to(getattr(torch, dtype))
     _save(model, tokenizer, path, shards)
     return path
@@ -154,7 +159,14 @@ def _masked(labels: Any) -> Any:
 
 
 def _model(
-    kind: str, vocabulary: int, hidden: int, layers: int, context: int, tied: bool, tokenizer: Any
+    kind: str,
+    vocabulary: int,
+    hidden: int,
+    layers: int,
+    context: int,
+    tied: bool,
+    tokenizer: Any,
+    spread: float = 0.02,
 ) -> Any:
     from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
@@ -181,6 +193,7 @@ def _model(
             intermediate_size=2 * hidden,
             max_position_embeddings=context,
             tie_word_embeddings=tied,
+            initializer_range=spread,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
