@@ -14,7 +14,8 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } td { padding: .25rem .5rem .25rem 0; vertical-align: middle }
 td.number { text-align: right; font-variant-numeric: tabular-nums; width: 5rem }
 td.bar { width: 50% } td { overflow-wrap: anywhere } table.facts td:first-child { width: 45% }
-table.facts { table-layout: fixed } svg { display: block } dt { font-weight: 600; margin-top: .75rem } dd { margin: 0 }
+table.facts { table-layout: fixed }
+svg { display: block } dt { font-weight: 600; margin-top: .75rem } dd { margin: 0 }
 """
 
 
