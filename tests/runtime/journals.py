@@ -41,7 +41,7 @@ class ListJournal:
             yield self._decoder.decode(data)
 
     def set_aside(self, data: Buffer | Body) -> Buffer | Body:
-        return data
+        return b"".join(parts_of(data)) if isinstance(data, Body) else data
 
     def outcomes(self, first: int) -> list[Outcome]:
         return list(outcomes_in(self.records(), first))

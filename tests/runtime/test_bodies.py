@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.learning.plans import make_plan
 
 from cloister.errors import StorageError
 from cloister.mapped import forget, mapped
@@ -20,6 +22,8 @@ from cloister.runtime.bodies import (
     encode_around,
     parts_of,
 )
+from cloister.runtime.globalmodel import GlobalModel
+from cloister.runtime.hubjournal import MemoryJournal
 from cloister.runtime.journal import EncryptedLog
 from cloister.runtime.messages import CatchUp, Outcome, RoundStart, State, decode_message, encode_large
 
@@ -73,6 +77,17 @@ def test_what_is_set_aside_comes_back_and_is_not_readable_on_the_disk(tmp_path: 
         body.part(0, 5)
     with pytest.raises(StorageError):
         SealedBody(tmp_path / "none", plain)
+
+
+def test_a_journal_in_memory_keeps_a_model_as_it_was() -> None:
+    """A state for who comes later may go again rounds after it was made, and a float32 model moves in place."""
+    start = np.zeros(LEAST_BYTES // 4 + 5, dtype=np.float32)
+    model = GlobalModel(make_plan(), start, None, spend=True)
+    kept = MemoryJournal().set_aside(model.snapshot())
+    start += 1.0
+    again = GlobalModel(make_plan(), np.empty_like(start), None)
+    again.restore(b"".join(parts_of(body_of(kept))))
+    assert not again.params.any()
 
 
 def test_a_mapped_file_keeps_what_leaves_memory(tmp_path: Path) -> None:

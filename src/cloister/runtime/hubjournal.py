@@ -30,7 +30,7 @@ from cloister.crypto import Buffer, Identity, hpke_open, hpke_seal
 from cloister.errors import InputError, IntegrityError
 from cloister.files import read_bytes, write_atomic
 from cloister.runtime.appraisal import Appraised
-from cloister.runtime.bodies import LEAST_BYTES, Body, SealedBody, as_field, body_of, encode_around
+from cloister.runtime.bodies import LEAST_BYTES, Body, SealedBody, as_field, body_of, encode_around, parts_of
 from cloister.runtime.journal import EncryptedLog
 from cloister.runtime.messages import Index, Join, Name, Names, Outcome
 
@@ -257,8 +257,8 @@ class MemoryJournal:
         yield from ()
 
     def set_aside(self, data: Buffer | Body) -> Buffer | Body:
-        """Return it as it is."""
-        return data
+        """Return it as it is; a body, which may be read from a model that moves on, as a copy."""
+        return b"".join(parts_of(data)) if isinstance(data, Body) else data
 
     def outcomes(self, first: int) -> list[Outcome]:
         """Return the last round's."""
