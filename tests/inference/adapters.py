@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from cloister.inference.adapter import AdapterArtifact
-from cloister.learning.language.adapter import AdapterCard, draw_a
+from cloister.learning.language.adapter import draw_a
+from cloister.learning.language.card import AdapterCard
 from cloister.learning.language.texts import TextMap
 from cloister.learning.sections import DataSection, LanguageSection, ModelSection
 from cloister.vault import Schema, load_schema

@@ -32,7 +32,8 @@ from tests.runtime.world import World
 from cloister.crypto import Identity
 from cloister.errors import CloisterError, InputError, IntegrityError, PlanError, StorageError
 from cloister.learning import Plan, site_weights
-from cloister.learning.language.adapter import named_tensors, plan_card
+from cloister.learning.language.adapter import named_tensors
+from cloister.learning.language.card import plan_card
 from cloister.learning.modelfiles import PlainFolder
 from cloister.learning.torch.language import learner, pretrained
 from cloister.learning.torch.language.learner import LanguageLearner

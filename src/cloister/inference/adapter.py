@@ -1,7 +1,8 @@
 """A released language model: named float32 tensors in peft's names, and a card that says what they belong to.
 
 The file is safetensors (see `tensors`); the card lies in its header as canonical JSON. It is believed only if
-it hangs together, and its tensors only if they are the card's: `learning.language.adapter` says when.
+it hangs together (`learning.language.card`), and its tensors only if they are the card's
+(`learning.language.adapter`).
 
 That the card belongs to a plan and a schema is for `cloister.governance.verify_release` to check; that the
 tensors fit a base, for whoever has one.
@@ -21,7 +22,8 @@ from cloister.errors import CloisterError, IntegrityError
 from cloister.inference.artifact import answer_names
 from cloister.inference.tensors import read_tensors, write_tensors
 from cloister.learning import Plan
-from cloister.learning.language.adapter import AdapterCard, check_card, check_tensors, plan_card
+from cloister.learning.language.adapter import check_tensors
+from cloister.learning.language.card import AdapterCard, check_card, plan_card
 from cloister.vault import Column, Schema
 
 __all__ = ["AdapterArtifact"]

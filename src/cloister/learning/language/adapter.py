@@ -1,4 +1,4 @@
-"""What a released language model is made of: its card, and the named tensors that belong to it. No torch.
+"""What a released language model is made of: the named tensors that belong to its card (`card`). No torch.
 
     lora, lora-alternating   for each adapted layer X: base_model.model.X.lora_A.weight [rank, inputs] and
                              base_model.model.X.lora_B.weight [outputs, rank], as peft calls them
@@ -16,20 +16,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Literal
+from typing import Final
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
-from cloister.errors import InputError, IntegrityError, PlanError
+from cloister.errors import IntegrityError
+from cloister.learning.language.card import AdapterCard, check_card, plan_card
 from cloister.learning.language.layout import Tensor
-from cloister.learning.language.texts import TextMap
-from cloister.learning.plan import Plan
-from cloister.learning.sections import DataSection, LanguageSection, ModelSection
-from cloister.vault import Schema
 
 __all__ = [
     "HEAD",
@@ -52,81 +47,6 @@ _PREFIX: Final = "base_model.model."
 _A: Final = ".lora_A.weight"
 _B: Final = ".lora_B.weight"
 _REPLACED: Final = "Ask the releaser for the file as it was made"
-
-
-class AdapterCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a released language model says about itself.
-
-    Attributes:
-        format: version of the card.
-        name: the study's name.
-        plan: hex SHA-256 of the plan's canonical bytes.
-        rounds: rounds of training that lie behind it.
-        model: kind, classes and seed.
-        language: base and tokenizer by their digests; method, rank and scale of what was trained.
-        order: the prompt's columns in their order; canonical JSON sorts the names in `texts`.
-        texts: how rows become texts, and numbers of classes become answers.
-    """
-
-    format: Literal["cloister-adapter/1"]
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\Z")]
-    plan: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    rounds: Annotated[int, Meta(ge=1, le=2**31)]
-    model: ModelSection
-    language: LanguageSection
-    order: tuple[str, ...]
-    texts: TextMap
-
-    def ordered(self) -> AdapterCard:
-        """Return the card with its columns in `order`. Raises InputError where the names are others."""
-        columns = self.texts.columns
-        if len(self.order) != len(columns) or set(self.order) != columns.keys():
-            raise InputError("its order of columns names others than it has")
-        texts = msgspec.structs.replace(self.texts, columns={name: columns[name] for name in self.order})
-        return msgspec.structs.replace(self, texts=texts)
-
-    @property
-    def adapted(self) -> bool:
-        """Whether it is an adapter; else the base's own parameters were trained."""
-        return self.language.method != "full"
-
-    @property
-    def scale(self) -> float:
-        """What B A is multiplied with: alpha / rank; 0.0 where there is no adapter."""
-        return self.language.alpha / self.language.rank if self.adapted else 0.0
-
-
-def plan_card(plan: Plan, schema: Schema) -> AdapterCard:
-    """Return the card of a finished study's model.
-
-    Raises:
-        PlanError: the plan trains no language model, or the schema is not the plan's.
-    """
-    if plan.language is None:
-        raise PlanError("the plan trains no language model", where="[model] kind")
-    return AdapterCard(
-        "cloister-adapter/1",
-        plan.study.name,
-        plan.digest.hex(),
-        plan.training.rounds,
-        plan.model,
-        plan.language,
-        plan.data.features,
-        TextMap.build(schema, plan.data, plan.model, plan.language),
-    )
-
-
-def check_card(card: AdapterCard) -> None:
-    """Raise InputError, or PlanError, unless a card's columns, label, model and language fit together."""
-    texts = card.texts
-    if not card.model.is_language:
-        raise InputError("it is no language model's")
-    if texts.label_name in texts.columns:
-        raise InputError("its label is also a column of the prompt")
-    schema = Schema({**texts.columns, texts.label_name: texts.label})
-    data = DataSection(schema=schema.digest().hex(), features=tuple(texts.columns), label=texts.label_name)
-    if TextMap.build(schema, data, card.model, card.language) != texts:
-        raise InputError("its columns, label and model do not fit together")
 
 
 def layer_of(name: str) -> str:
