@@ -8,8 +8,9 @@
                       classes.json says the classes' names and how it is read
 
 Names of the layers are written out, so that no other layer gets an adapter. What the head takes off a text's
-vector (`LanguageModule.standing`) is folded into its weight and bias, for which the base is needed. What
-leaves this way has no certificate any more: whoever takes it further has the numbers alone, in the clear.
+vector (`learning.torch.language.standing`) is folded into its weight and bias, for which the base is needed.
+What leaves this way has no certificate any more: whoever takes it further has the numbers alone, in the
+clear.
 """
 
 from __future__ import annotations

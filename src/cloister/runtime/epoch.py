@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cloister.crypto import PublicIdentity
 from cloister.errors import PlanError
 from cloister.learning import Plan
-from cloister.learning.language.layout import Window, width_of, window_of
+from cloister.learning.language.layout import Window, width_of
 from cloister.learning.learner import Shape
 from cloister.learning.privacy import PrivacyTerms
 from cloister.learning.private import Bounded
@@ -81,10 +81,6 @@ class EpochTerms(RosterTerms):
         """Return the fixed point of what round `round` moves, counted from 0; its first element is the
         window's first."""
         return self.encodings[round % len(self.encodings)]
-
-    def window_of(self, round: int, parameters: int) -> Window:
-        """Return what round `round` moves of a vector of so many parameters."""
-        return window_of(self.windows, round) if self.windows else (0, parameters)
 
     @property
     def distributed_noise(self) -> PrivacyTerms | None:

@@ -167,10 +167,7 @@ def _plain(config: object) -> None:
     """Refuse what may load further packages, or fetch them: step 4."""
     if isinstance(config, dict):
         for key, inner in config.items():
-            asked = str(key) in _KERNELS or str(key).endswith(
-                ("attn_implementation", "experts_implementation")
-            )
-            if asked and inner:
+            if inner and (str(key) in _KERNELS or str(key).endswith(_IMPLEMENTATIONS)):
                 raise InputError(
                     f"the model's configuration sets {key}, which needs packages that are not here",
                     where=CONFIG,
