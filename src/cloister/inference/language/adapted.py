@@ -27,6 +27,7 @@ from cloister.errors import InputError, IntegrityError
 from cloister.inference.adapter import AdapterArtifact
 from cloister.learning import Plan
 from cloister.learning.language.adapter import HEAD, layer_of, named_tensors, plan_card, vector_of
+from cloister.learning.language.extra import extra_error
 from cloister.learning.language.tokenizer import tokenizer_digest
 from cloister.learning.modelfiles.files import ModelFiles, PlainFolder
 from cloister.learning.modelfiles.folder import LanguageModel, check_language_model
@@ -215,10 +216,8 @@ def _learner(
 
     try:
         from cloister.learning.torch.language.learner import LanguageLearner
-    except ImportError:
-        raise InputError(
-            "language models need torch, transformers and peft", fix="pip install 'cloister[llm]'"
-        ) from None
+    except ImportError as error:
+        raise extra_error(error) from None
     if scratch is not None:
         return LanguageLearner(section, _plain(language), files, scratch=scratch, **options)
     with tempfile.TemporaryDirectory() as own:

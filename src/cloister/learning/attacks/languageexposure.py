@@ -158,7 +158,7 @@ def _skew_normal(planted: float, others: Array) -> tuple[float | None, float | N
 
     if len(others) < 30 or float(np.ptp(others)) <= 1e-9 * max(1.0, float(np.abs(others).max())):
         return None, None
-    mean, deviation, third = others.mean(), others.std(), 0.0
+    mean, deviation = others.mean(), others.std()
     third = float(((others - mean) ** 3).mean() / deviation**3)
     shape, place, scale = _moments(float(mean), float(deviation), third)
     start = (shape, place, scale)
