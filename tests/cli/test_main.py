@@ -21,6 +21,7 @@ from cloister.cli import main as frame
 from cloister.cli.main import COMMANDS, Entry
 from cloister.errors import (
     CloisterError,
+    InputError,
     IntegrityError,
     PassphraseError,
     PolicyRefused,
@@ -183,6 +184,12 @@ def test_the_systems_refusals_are_sentences(
     assert ending.code == 2
     assert sentence in ending.err
     assert ending.err.count("\n") == 1
+
+
+def test_what_a_partner_said_is_shown_and_not_obeyed(raising: type, cloister: Command) -> None:
+    raising.error = InputError("every site refuses; north: \x1b]0;owned\x07 \x9b2J 你好")
+    ending = cloister("fail")
+    assert ending.err.startswith("every site refuses; north: ?]0;owned? ?2J 你好")
 
 
 def test_an_unexpected_error_shows_its_place_and_not_its_text(
