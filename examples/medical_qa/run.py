@@ -30,4 +30,4 @@ def task_of(data: Path, folder: Path) -> Task:
 
 
 if __name__ == "__main__":
-    main(TITLE, task_of, first_file="medquad_6sources.csv.gz", length=192)
+    main(TITLE, task_of, first_file="medquad_6sources.csv.gz", length=128)
