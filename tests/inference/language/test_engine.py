@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,20 +163,30 @@ def test_cancelling_makes_room_for_those_who_were_set_back(
         scheduler = engine._batcher._manager.batch_processor.scheduler
         forward = engine._loaded.model.forward
 
-        def slow(*args: Any, **kwargs: Any) -> Any:
-            time.sleep(0.01)
+        alone, handed_over, go_on = threading.Event(), threading.Event(), threading.Event()
+
+        def held(*args: Any, **kwargs: Any) -> Any:
+            if alone.is_set():
+                handed_over.wait(BOUND)  # so that the second comes before the first needs its third block
+            alone.set()
+            if scheduler.block_new_requests:
+                go_on.wait(BOUND)  # the second stays set back until the first is cancelled
             return forward(*args, **kwargs)
 
-        engine._loaded.model.forward = slow
+        engine._loaded.model.forward = held
         prompt = list(range(50, 83))
-        first = engine.generate(list(range(3, 37)), Sampling(max_tokens=60))
+        first = engine.generate(list(range(3, 37)), Sampling(max_tokens=60, temperature=0))
         await anext(first)
         second = asyncio.create_task(tokens_of(engine, prompt, 60))
+        while engine._batcher.open < 2:
+            await asyncio.sleep(0)
+        handed_over.set()
         while not scheduler.block_new_requests:
             await asyncio.sleep(0.005)
         assert list(scheduler.active_requests) == ["1"]
         assert list(scheduler.waiting_requests) == ["2"]
         await first.aclose()
+        go_on.set()
         assert await second == reference(prompt, 60)
 
     run(tiny, tmp_path, use, kv_tokens=160)
