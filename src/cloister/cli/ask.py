@@ -25,6 +25,7 @@ from cloister.cli.serviceoptions import (
 )
 from cloister.errors import InputError, ProtocolError
 from cloister.files import write_atomic
+from cloister.text import printable
 
 if TYPE_CHECKING:
     import httpx2
@@ -212,6 +213,4 @@ def _pieces(response: httpx2.Response) -> Iterator[str]:
 
 def _printable(text: str) -> str:
     """Return text whose control characters cannot steer a terminal."""
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    return printable(text, "\N{REPLACEMENT CHARACTER}", keep="\n\t")

@@ -13,6 +13,7 @@ from cloister.enclave.broker.entries import (
     ReleaseMade,
     Revoked,
 )
+from cloister.text import printable
 
 __all__ = ["in_words"]
 
@@ -20,7 +21,7 @@ __all__ = ["in_words"]
 def in_words(entry: Entry) -> str:
     """Return one entry as a line."""
     text = f"{entry.at:%Y-%m-%d %H:%M:%S}  {_what(entry)}"
-    return "".join(c if c.isprintable() else "?" for c in text)  # reasons may quote what a stranger sent
+    return printable(text, "?")  # reasons may quote what a stranger sent
 
 
 def _what(entry: Entry) -> str:

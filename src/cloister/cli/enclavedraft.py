@@ -12,6 +12,7 @@ from cloister.cli.common import say
 from cloister.cli.enclavewords import in_words
 from cloister.cli.serviceoptions import CaOption, RelayOption, in_reach, tls_of
 from cloister.errors import InputError
+from cloister.text import printable
 
 if TYPE_CHECKING:
     from cloister.enclave.appraise import Appraisal
@@ -114,4 +115,4 @@ def _of_file(path: Path) -> tuple[Evidence, None, list[str]]:
 
 def _line(text: str) -> str:
     """Return text that may hold somebody else's words as one line."""
-    return "".join(letter if letter.isprintable() else " " for letter in text[:2000])
+    return printable(text[:2000])

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cloister.text import printable
+
 if TYPE_CHECKING:
     from cloister.runtime.events import Event
 
-__all__ = ["in_words", "printable"]
-
-
-def printable(text: str) -> str:
-    """Return a text that came from others so that a terminal shows it and does not obey it."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+__all__ = ["in_words"]
 
 
 def in_words(event: Event, *, rounds: bool = False) -> str | None:
@@ -23,7 +20,7 @@ def in_words(event: Event, *, rounds: bool = False) -> str | None:
         rounds: whether every finished round gets a line.
     """
     line = _in_words(event, rounds=rounds)
-    return None if line is None else printable(line)
+    return None if line is None else printable(line, "?")
 
 
 def _in_words(event: Event, *, rounds: bool) -> str | None:

@@ -30,9 +30,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from cloister import __version__
 from cloister.cli import common
-from cloister.cli.eventwords import printable
 from cloister.cli.start import INTERRUPTED, INTERRUPTED_SENTENCE, main
 from cloister.errors import CloisterError, StorageError
+from cloister.text import printable
 
 __all__ = ["COMMANDS", "Entry", "app", "main", "run"]
 
@@ -184,7 +184,7 @@ def _end(sentence: str, code: int) -> int:
     """Say how it ended; called while the exception is being handled."""
     if os.environ.get("CLOISTER_DEBUG") == "1":
         traceback.print_exc()
-    print(printable(" ".join(sentence.split())), file=sys.stderr)  # it may quote what a partner said
+    print(printable(" ".join(sentence.split()), "?"), file=sys.stderr)  # it may quote what a partner said
     return code
 
 

@@ -20,10 +20,10 @@ from cloister.cli.between import (
     network_folder,
 )
 from cloister.cli.common import JsonOption, emit, say
-from cloister.cli.eventwords import printable
 from cloister.cli.sitepolicy import approvals, dry_run, policy
 from cloister.cli.workeroption import Where, WorkerOption, is_sandboxed
 from cloister.errors import InputError
+from cloister.text import printable
 
 if TYPE_CHECKING:
     from cloister.cli.siteparts import SiteParts
@@ -145,6 +145,8 @@ async def _serve(
 
 def _in_words(ended: dict[str, str | None]) -> str:
     return "\n".join(
-        f"{name}: came to its end." if reason is None else f"{name}: ended, {printable(reason).rstrip('.')}."
+        f"{name}: came to its end."
+        if reason is None
+        else f"{name}: ended, {printable(reason, '?').rstrip('.')}."
         for name, reason in ended.items()
     )

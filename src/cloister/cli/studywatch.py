@@ -17,6 +17,7 @@ import typer
 
 from cloister.cli import common
 from cloister.cli.common import JsonOption, emit
+from cloister.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -110,7 +111,7 @@ def in_words(view: StudyView, now: datetime) -> str:
             parts.append(f"last in round {site.last_round + 1}")
         if site.sent or site.received:
             parts.append(f"sent {bytes_in_words(site.sent)}, received {bytes_in_words(site.received)}")
-        lines.append(f"  {_clean(name)}: {', '.join(part for part in parts if part) or 'a member'}")
+        lines.append(f"  {printable(name)}: {', '.join(part for part in parts if part) or 'a member'}")
     return "\n".join([*lines, *_foot(view)])
 
 
@@ -121,13 +122,13 @@ def _head(view: StudyView, now: datetime) -> list[str]:
     pace = f", the last in {seconds_in_words(view.seconds[-1])}" if view.seconds else ""
     left = "" if view.seconds_left is None else f", about {seconds_in_words(view.seconds_left)} left"
     lines = [
-        f"{_clean(view.study)} {_STATES[view.state]}, seen from {_clean(view.party)}.",
+        f"{printable(view.study)} {_STATES[view.state]}, seen from {printable(view.party)}.",
         f"{view.done}{planned} rounds{pace}{left}.",
     ]
     if view.reason:
-        lines.append(f"Reason: {_clean(view.reason)}")
+        lines.append(f"Reason: {printable(view.reason)}")
     if view.missing:
-        lines.append(f"Waits for {', '.join(_clean(name) for name in view.missing)}.")
+        lines.append(f"Waits for {', '.join(printable(name) for name in view.missing)}.")
     if view.last is not None and view.state in ("waiting", "running"):
         age = max((now - view.last).total_seconds(), 0.0)
         lines.append(f"Last event {seconds_in_words(age)} ago.")
@@ -137,12 +138,12 @@ def _head(view: StudyView, now: datetime) -> list[str]:
 def _foot(view: StudyView) -> list[str]:
     lines = []
     if view.metrics is not None:
-        measured = ", ".join(f"{_clean(key)} {_figure(value)}" for key, value in view.metrics.items())
+        measured = ", ".join(f"{printable(key)} {_figure(value)}" for key, value in view.metrics.items())
         lines.append(f"Model before the last round: {measured}.")
     for name, line in view.spent.items():
         share = "" if line.share is None else f" ({line.share:.1%} of the budget)"
         lines.append(
-            f"Budget of {_clean(name)}: epsilon {_figure(line.epsilon)} of {_figure(line.limit)} "
+            f"Budget of {printable(name)}: epsilon {_figure(line.epsilon)} of {_figure(line.limit)} "
             f"at delta {_figure(line.delta)}{share}."
         )
     if view.held is not None:
@@ -167,19 +168,13 @@ def _figure(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
 
 
-def _clean(text: str) -> str:
-    """Return text without what would move a terminal's cursor: the log is a file, and anybody's who can
-    write it."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
 # --- one line an event ------------------------------------------------------------------------------------
 
 
 def _say(lines: Iterable[Line]) -> None:
     for line in lines:
         if sentence := _sentence(line):
-            print(f"{line.time:%H:%M:%S} {_clean(sentence)}", flush=True)
+            print(f"{line.time:%H:%M:%S} {printable(sentence)}", flush=True)
 
 
 def _sentence(line: Line) -> str:
@@ -248,7 +243,7 @@ def _table(view: StudyView, now: datetime) -> RenderableType:
     for name, site in view.sites.items():
         last = "" if site.last_round is None else str(site.last_round + 1)
         table.add_row(
-            Text(_clean(name)),
+            Text(printable(name)),
             Text(_presence(site.present), style="red" if site.present is False else "green"),
             last,
             bytes_in_words(site.sent),

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cloister.errors import ProtocolError, SchemaError
+from cloister.text import printable
 
 __all__ = ["CHUNK", "PATH", "Post", "service_scores"]
 
@@ -158,7 +159,7 @@ def _refusal(status: int, body: bytes, before: int) -> SchemaError | ProtocolErr
         said = msgspec.json.decode(body, type=_Refused).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         said = _Said(f"status {status}")
-    words = _printable(said.message[:_MAX_WORDS]).rstrip(".")
+    words = printable(said.message[:_MAX_WORDS]).rstrip(".")
     if status == 401:
         return ProtocolError(
             "the service does not know this token, or wants one",
@@ -173,8 +174,4 @@ def _refusal(status: int, body: bytes, before: int) -> SchemaError | ProtocolErr
         return ProtocolError(f"the service refuses: {words}", fix=fix)
     what, _, advice = _COUNTED.sub("", words).partition(". ")  # it counts rows of one chunk
     line = before + int(place["row"]) + 1
-    return SchemaError(what, line=line, column=_printable(place["column"]), fix=advice)
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return SchemaError(what, line=line, column=printable(place["column"]), fix=advice)

@@ -33,13 +33,14 @@ from cloister.inference.walledmessages import (
     decode,
 )
 from cloister.runtime.workers import asking
-from cloister.runtime.workers.asking import Lends, given, meet, printable
+from cloister.runtime.workers.asking import Lends, given, meet
 from cloister.runtime.workers.channel import Channel, Gone
 from cloister.runtime.workers.messages import (
     Prepare,
     encode,
 )
 from cloister.runtime.workers.session import Running
+from cloister.text import printable
 
 __all__ = ["answered", "error_of", "met", "silent_error_of"]
 

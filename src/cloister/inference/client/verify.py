@@ -36,6 +36,7 @@ from cloister.enclave.evidence import Evidence
 from cloister.enclave.policy import EnclavePolicy
 from cloister.errors import CloisterError, PolicyRefused, ProtocolError, VerificationError
 from cloister.inference.exchange.keyset import KeySet, Published, keys_report_data
+from cloister.text import printable
 from cloister.types import RandomBytes
 
 __all__ = ["MAX_AGE", "SKEW", "Challenge", "Verified", "Verifier", "in_force", "now_utc", "unvouched"]
@@ -211,7 +212,7 @@ def unvouched(keys: KeySet, claims: Claims) -> list[str]:
 
 def _line(text: str) -> str:
     """Return text that may hold somebody else's words as one line that steers no terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text[:_MAX_WORDS])
+    return printable(text[:_MAX_WORDS])
 
 
 def _refused(reasons: list[str]) -> PolicyRefused:

@@ -28,6 +28,7 @@ from cloister.runtime.workers.asking import ended
 from cloister.runtime.workers.channel import Gone
 from cloister.runtime.workers.launch import sandbox
 from cloister.runtime.workers.session import StartWorker
+from cloister.text import printable
 
 __all__ = ["MODULE", "READY", "Failure", "receive", "score_rows_walled", "send"]
 
@@ -132,8 +133,5 @@ def _error(answer: bytes) -> CloisterError:
         failure = msgspec.json.decode(answer, type=Failure)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ProtocolError("the worker said what nobody understands")
-    what, fix = (
-        "".join(letter if letter.isprintable() else " " for letter in text[:_MAX_TEXT])
-        for text in (failure.what, failure.fix)
-    )
+    what, fix = (printable(text[:_MAX_TEXT]) for text in (failure.what, failure.fix))
     return _KINDS.get(failure.kind, ProtocolError)(what, fix=fix)

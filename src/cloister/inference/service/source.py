@@ -78,7 +78,7 @@ class LanguageModel:
     @property
     def name(self) -> str:
         """The folder's name, as far as a name may be."""
-        return _printable(self.folder.resolve().name)
+        return _as_name(self.folder.resolve().name)
 
     def prepare(self) -> Prepare:
         """Return what the worker needs before the walls."""
@@ -209,6 +209,6 @@ class LoopbackEngine:
 Source = TableModel | LanguageModel | AdapterModel | SealedFolder | LoopbackEngine
 
 
-def _printable(name: str) -> str:
+def _as_name(name: str) -> str:
     kept = "".join(letter if " " < letter <= "~" else "-" for letter in name)[:128]
     return kept or "model"

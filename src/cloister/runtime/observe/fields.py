@@ -35,6 +35,7 @@ from cloister.runtime.events import (
     Stopped,
     Traffic,
 )
+from cloister.text import printable
 
 __all__ = ["event_fields", "event_name", "one_line"]
 
@@ -58,7 +59,7 @@ def event_name(event: Event) -> str:
 
 def one_line(text: object, limit: int = MAX_TEXT) -> str:
     """Return text as one printable line of at most `limit` characters, without paths and long tokens."""
-    line = "".join(character if character.isprintable() else " " for character in str(text)[: 16 * limit])
+    line = printable(str(text)[: 16 * limit])
     line = _WHERE.sub("([path])", " ".join(line.split()))
     line = _LONG.sub("[...]", _FILE.sub("[path]", _PATH.sub("[path]", line)))
     return line if len(line) <= limit else line[: limit - 1] + "…"

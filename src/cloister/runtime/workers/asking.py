@@ -40,8 +40,9 @@ from cloister.runtime.workers.messages import (
     Question,
     encode,
 )
+from cloister.text import printable
 
-__all__ = ["KeyLender", "Lends", "ended", "error_of", "given", "meet", "printable"]
+__all__ = ["KeyLender", "Lends", "ended", "error_of", "given", "meet"]
 
 _START_SECONDS: Final = 120.0
 _MAX_IDENTITY: Final = 16 << 10
@@ -137,8 +138,3 @@ def error_of(kind: str, what: str, where: str, fix: str) -> CloisterError:
     if kind not in _ERRORS:
         return ProtocolError(f"{what} ({printable(kind)})", fix=fix)
     return _ERRORS[kind](what, where=where, fix=fix)
-
-
-def printable(text: str) -> str:
-    """Return a text in which whatever does not print is a space."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
