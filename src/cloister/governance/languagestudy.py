@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cloister.crypto import StreamRandom
 from cloister.errors import InputError
-from cloister.learning import Plan, client_update
+from cloister.learning import Plan
 from cloister.learning.facts import ModelFacts
 from cloister.learning.language.layout import Window
 from cloister.learning.learner import Vector
@@ -130,14 +130,13 @@ class LanguageStudy:
         terms, window = self._terms, self._model.window
         shared = terms.distributed_noise
         if shared is not None:
-            return shared.grid.to_ring(self._noised_sum(site, params, window, shared))
+            whole = shared.as_sent(self._sum(site, params, window, shared))
+            if self._noise:
+                shared.noise().add_into(whole)
+            return shared.grid.to_ring(whole)
         trained = self._trained(site, params, window)
-        start, stop = window
-        update = np.zeros(self._model.width, dtype=np.float32)
-        update[: stop - start] = client_update(
-            trained[start:stop], params[start:stop], terms.weights[self._names[site]]
-        )
-        return terms.encoding_of(self._model.rounds).encode(update)
+        vector, _ = self._model.encoded(trained, self._names[site], terms)
+        return vector
 
     def _trained(self, site: int, params: Vector, window: Window) -> Vector:
         privacy, plan = self._terms.privacy, self._plan
@@ -167,19 +166,6 @@ class LanguageStudy:
             sums=sums[site],
         )
         return trained
-
-    def _noised_sum(
-        self, site: int, params: Vector, window: Window, privacy: PrivacyTerms
-    ) -> NDArray[np.int64]:
-        found = self._sum(site, params, window, privacy)
-        whole = np.zeros(privacy.coordinates, dtype=np.int64)
-        bit = privacy.section.adaptive_quantile is not None
-        whole[: len(found) - bit] = found[: len(found) - bit]
-        if bit:
-            whole[-1] = found[-1]
-        if self._noise:
-            privacy.noise().add_into(whole)
-        return whole
 
     def _sum(self, site: int, params: Vector, window: Window, privacy: PrivacyTerms) -> NDArray[np.int64]:
         section, clip = privacy.section, self._model.clip

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from cloister.errors import PlanError
 from cloister.learning.language.layout import width_of
@@ -207,6 +209,20 @@ class PrivacyTerms:
 
         most = max(2 * plan.training.rounds, 16)
         return rounds_within(target, self.section.delta, of_rounds, most)
+
+    def as_sent(self, integers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return a window's sum as it travels: zeros behind a shorter window, the bit of a clip at the end.
+
+        Args:
+            integers: int64[w], or one more under an adaptive clip.
+        """
+        bit = self.section.adaptive_quantile is not None
+        whole = np.zeros(self.coordinates, dtype=np.int64)
+        size = len(integers) - bit
+        whole[:size] = integers[:size]
+        if bit:
+            whole[-1] = integers[-1]
+        return whole
 
     def noise(self) -> DiscreteGaussian:
         """Return the distribution of one site's share of noise."""

@@ -169,7 +169,7 @@ def encode_around(message: Any) -> bytes | Joined:
 
     def hold(body: Any) -> Any:
         if not isinstance(body, Body):
-            raise NotImplementedError
+            raise NotImplementedError  # how msgspec is told that a value has no encoding
         held.append((secrets.token_bytes(16), body))
         return held[-1][0]
 

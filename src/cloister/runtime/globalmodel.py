@@ -23,9 +23,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.crypto import Buffer
+from cloister.crypto import Buffer, StreamRandom
 from cloister.errors import InputError, ProtocolError
-from cloister.learning import Plan, build_algorithm, mean_update, site_weights
+from cloister.learning import Plan, build_algorithm, client_update, mean_update, site_weights
 from cloister.learning.language.layout import Window, width_of, window_of
 from cloister.learning.learner import Shape, Vector
 from cloister.learning.private import AdaptiveClip, server_mean, split_bits
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["GlobalModel", "weights_by_site"]
 
 _BLOCK = 1 << 16
-"""Elements that are moved at once."""
+"""Elements that are rounded or moved at once."""
 
 
 def weights_by_site(plan: Plan, rows: Mapping[str, int]) -> dict[str, float]:
@@ -147,6 +147,29 @@ class GlobalModel:
         self.rounds += 1
         if self.rounds > self._tail_begins:
             self._add_to_tail()
+
+    def encoded(self, trained: Vector, name: str, terms: EpochTerms) -> tuple[RingVector, int]:
+        """Return what a site adds to the round's sum, and how many of its coordinates were clamped.
+
+        The window's weighted update is rounded a block at a time; zeros are behind it.
+
+        Args:
+            trained: float64[d] or float32[d], what the site made of the model.
+            name: the site's.
+            terms: of the epoch.
+        """
+        encoding, weight = terms.encoding_of(self.rounds), terms.weights[name]
+        random = StreamRandom.system() if encoding.at_random else None
+        start, stop = self.window
+        vector: RingVector = np.zeros(self.width, encoding.dtype)
+        clamped = 0
+        for at in range(0, stop - start, _BLOCK):
+            block = slice(start + at, min(start + at + _BLOCK, stop))
+            local, global_ = (each[block].astype(np.float64, copy=False) for each in (trained, self._params))
+            update = client_update(local, global_, weight)
+            clamped += encoding.clamped(update, at)
+            vector[at : at + update.size] = encoding.encode(update, at, random)
+        return vector, clamped
 
     def _means(
         self, total: RingVector, survivors: Sequence[str], terms: EpochTerms

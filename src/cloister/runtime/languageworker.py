@@ -200,7 +200,7 @@ class LanguageWorker:
                 found = each.sums.integers(part, clip=clip, grid=privacy.grid, random=random)
             else:
                 found = self._of_units(params, clip, privacy, window, random)
-            return _padded(found, privacy)
+            return privacy.as_sent(found)
 
     def _of_units(
         self, params: Vector, clip: float, privacy: PrivacyTerms, window: Window, random: StreamRandom
@@ -323,14 +323,3 @@ class LanguageWorker:
                 where=self._site,
                 fix="Free some, or have a smaller context, fewer rows_per_pass or checkpointing in the plan",
             ) from None
-
-
-def _padded(integers: NDArray[np.int64], privacy: PrivacyTerms) -> NDArray[np.int64]:
-    """Return a window's sum as it travels: zeros behind a shorter window, the bit of a clip at the end."""
-    bit = privacy.section.adaptive_quantile is not None
-    whole = np.zeros(privacy.coordinates, dtype=np.int64)
-    size = len(integers) - bit
-    whole[:size] = integers[:size]
-    if bit:
-        whole[-1] = integers[-1]
-    return whole

@@ -34,18 +34,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from cloister.crypto import (
     Identity,
     PublicIdentity,
-    StreamRandom,
     canonical_bytes,
     hpke_open,
     hpke_seal,
 )
 from cloister.errors import IntegrityError, PolicyRefused, ProtocolError
-from cloister.learning import Plan, client_update
+from cloister.learning import Plan
 from cloister.learning.learner import Shape, Vector
 from cloister.learning.privacy import PrivacyTerms
 from cloister.learning.private import Bounded
@@ -85,8 +82,6 @@ from cloister.types import RandomBytes
 
 __all__ = ["Site"]
 
-_BLOCK = 1 << 16
-"""Elements of an update that are made at once."""
 _STATE_INFO = b"cloister/model-state/v1"
 _RUNNING = (RoundStart, Request, CatchUp, Finish, RosterOffer, StudyKeys, StateRequest, State, Concluded)
 """What may come once the epoch is set up, in whatever order a hub that was away takes it up."""
@@ -370,21 +365,9 @@ class Site(SumSite[EpochTerms]):
             if terms.privacy is None
             else self._worker.train_privately(params, terms.privacy, window)
         )
-        return self._encoded(trained, params, terms)
-
-    def _encoded(self, trained: Vector, params: Vector, terms: EpochTerms) -> RingVector:
-        """Return the window's weighted update in the ring, made a block at a time; zeros behind it."""
-        encoding, weight = terms.encoding_of(self._model.rounds), terms.weights[self.name]
-        random = StreamRandom.system() if encoding.at_random else None
-        start, stop = self._model.window
-        vector: RingVector = np.zeros(self._model.width, encoding.dtype)
-        for at in range(0, stop - start, _BLOCK):
-            block = slice(start + at, min(start + at + _BLOCK, stop))
-            local, global_ = (each[block].astype(np.float64, copy=False) for each in (trained, params))
-            update = client_update(local, global_, weight)
-            self.clamped += encoding.clamped(update, at)
-            vector[at : at + update.size] = encoding.encode(update, at, random)
-        return vector
+        update, clamped = self._model.encoded(trained, self.name, terms)
+        self.clamped += clamped
+        return update
 
     def _on_finish(self, message: Finish) -> list[Message]:
         if message.outcome.round + 1 != self._plan.training.rounds:
