@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -48,13 +49,13 @@ class Shape(Protocol):
         """Whether the vector is float32; float64 otherwise."""
 
 
-class WholeVector:
+class WholeVector(ABC):
     """Layout of a model whose rounds move one unnamed float64 vector as a whole."""
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """Number of parameters, d."""
-        raise NotImplementedError
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
