@@ -33,7 +33,7 @@ from cloister.errors import InputError, PolicyRefused, ProtocolError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cloister.crypto import Identity, PublicIdentity
+    from cloister.crypto import PublicIdentity
     from cloister.governance.audit import AuditReport
     from cloister.learning import Plan
     from cloister.vault import Schema
@@ -240,7 +240,7 @@ def _study(name: str, homes: list[Path]) -> _Subject:
 
     own = common.load_identity()
     refusal: ProtocolError | None = None
-    for reader in (own, *(_identity(home) for home in homes)):
+    for reader in (own, *(common.load_identity(home) for home in homes)):
         try:
             state = load_study(common.home() / "studies", name, keeper=own.public, reader=reader)
         except ProtocolError as error:  # the study key is not sealed to this reader
@@ -257,19 +257,11 @@ def _study(name: str, homes: list[Path]) -> _Subject:
     ) from refusal
 
 
-def _identity(home: Path) -> Identity:
-    from cloister.crypto import Identity
-
-    path = home / "identity.json"
-    Identity.read_public(path)
-    return Identity.load(path, common.passphrase())
-
-
 def _own_rows(home: Path, known: _Subject) -> tuple[str, pa.Table]:
     """Return a member's name and its rows, opened for the study's purpose."""
     from cloister.vault import Vault
 
-    identity = _identity(home)
+    identity = common.load_identity(home)
     entry = _entry(known.plan, identity.public)
     vault = Vault.unlock(home / "vault", identity, common.passphrase())
     manifest = vault.manifest(entry.dataset)

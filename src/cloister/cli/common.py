@@ -144,15 +144,16 @@ def new_study(name: str) -> Path:
     return studies
 
 
-def load_identity() -> Identity:
-    """Return this home's identity.
+def load_identity(folder: Path | None = None) -> Identity:
+    """Return the identity of a home, of this one where none is named.
 
     Raises InputError where there is none, PassphraseError where it does not open.
     """
     from cloister.crypto import Identity
 
-    Identity.read_public(identity_path())  # a missing or broken file is told before a passphrase is asked for
-    return Identity.load(identity_path(), passphrase())
+    path = identity_path() if folder is None else folder / "identity.json"
+    Identity.read_public(path)  # a missing or broken file is told before a passphrase is asked for
+    return Identity.load(path, passphrase())
 
 
 def successions_path() -> Path:

@@ -66,7 +66,7 @@ def release(
     attacked = None if audit is None else read_report(audit)
     recipients = [resolve_identity(name) for name in to or []]
     own = common.load_identity()
-    homes = {home: _identity(home) for home in site or []}
+    homes = {home: common.load_identity(home) for home in site or []}
     trained = _trained(study, own, list(homes.values()))
     places = {common.home(): own} | homes
     keeper, signer = next((home, each) for home, each in places.items() if _may_sign(trained, each))
@@ -111,14 +111,6 @@ def _policies(files: list[Path]) -> list[ReleasePolicy]:
     found = [load_signed_toml(at_home, ReleasePolicy, "release policy", own)] if there else []
     found += [load_signed_toml(file, ReleasePolicy, "release policy", trusted) for file in files]
     return [DEFAULT_POLICY, *found]
-
-
-def _identity(home: Path) -> Identity:
-    from cloister.crypto import Identity
-
-    path = home / "identity.json"
-    Identity.read_public(path)
-    return Identity.load(path, common.passphrase())
 
 
 def _trained(name: str, own: Identity, sites: list[Identity]) -> TrainedStudy:

@@ -25,6 +25,7 @@ from cloister.report.auditlanguage import (
 )
 from cloister.report.auditwords import say_audit
 from cloister.report.markup import Markup, element, join
+from cloister.report.parts import figure
 from cloister.report.texts import Language
 from cloister.report.words import percent, seconds_in_words
 
@@ -152,17 +153,11 @@ def _figures(report: AuditReport, lang: Language) -> Markup:
     ranked = none if found is None else percent(found.auc, lang)
     return element(
         "dl",
-        _figure(say_audit(lang, "claimed"), claimed, note, "together"),
-        _figure(say_audit(lang, "bound"), bound, shown, "alone"),
+        figure(say_audit(lang, "claimed"), claimed, note, "together"),
+        figure(say_audit(lang, "bound"), bound, shown, "alone"),
         exposure_figure(report, lang)
-        or _figure(say_audit(lang, "membership"), ranked, say_audit(lang, "membership note"), "centralised"),
+        or figure(say_audit(lang, "membership"), ranked, say_audit(lang, "membership note"), "centralised"),
         class_="figures",
-    )
-
-
-def _figure(name: str, value: str, note: str, kind: str) -> Markup:
-    return element(
-        "div", element("dt", name), element("dd", value), element("dd", note, class_="small"), class_=kind
     )
 
 

@@ -19,7 +19,7 @@ from cloister.report.enclavesection import enclave_section, unprotected_banner
 from cloister.report.icons import icon
 from cloister.report.markup import Markup, element
 from cloister.report.model import Report, Stage
-from cloister.report.parts import section
+from cloister.report.parts import figure, section
 from cloister.report.privacy import Privacy
 from cloister.report.privacysection import privacy_section
 from cloister.report.privacywords import epsilon_up, privacy_values
@@ -112,9 +112,9 @@ def _opening(report: Report) -> Markup:
 def _figures(report: Report) -> Markup:
     lang, metrics, privacy = report.lang, report.metrics, report.privacy
     note = say(lang, "together_note" if privacy is None else "together_note_private")
-    cards = [_figure(say(lang, "together"), percent(metrics.federated, lang), note, "together")]
+    cards = [figure(say(lang, "together"), percent(metrics.federated, lang), note, "together")]
     if privacy is not None:
-        cards.append(_figure(say(lang, "epsilon"), epsilon_up(privacy.claimed), _against(report), "epsilon"))
+        cards.append(figure(say(lang, "epsilon"), epsilon_up(privacy.claimed), _against(report), "epsilon"))
         cards += _private_comparisons(report, privacy)
     else:
         cards += _comparisons(report)
@@ -129,13 +129,13 @@ def _comparisons(report: Report) -> list[Markup]:
         (low_site, low), (high_site, high) = ranked[0], ranked[-1]
         span = percent_range(low, high, lang)
         note = say(lang, "alone_note", low_site=low_site, high_site=high_site)
-        cards.append(_figure(say(lang, "alone"), span, note, "alone"))
+        cards.append(figure(say(lang, "alone"), span, note, "alone"))
     if metrics.centralised is not None:
         gap = round(metrics.centralised - metrics.federated, 3)
         key = "centralised_above" if gap > 0 else "centralised_below" if gap < 0 else "centralised_same"
         note = say(lang, key, points=points_in_words(gap, lang))
         cards.append(
-            _figure(say(lang, "centralised"), percent(metrics.centralised, lang), note, "centralised")
+            figure(say(lang, "centralised"), percent(metrics.centralised, lang), note, "centralised")
         )
     return cards
 
@@ -155,9 +155,9 @@ def _private_comparisons(report: Report, privacy: Privacy) -> list[Markup]:
     for kind, private, bare in spans:
         if private:
             note = say(lang, "same_privacy_note", value=bare) if bare else say(lang, "same_privacy")
-            cards.append(_figure(say(lang, kind), private, note, kind))
+            cards.append(figure(say(lang, kind), private, note, kind))
         elif bare:
-            cards.append(_figure(say(lang, kind), bare, say(lang, "without_note"), kind))
+            cards.append(figure(say(lang, kind), bare, say(lang, "without_note"), kind))
     return cards
 
 
@@ -172,12 +172,6 @@ def _against(report: Report) -> str:
         raise TypeError("the report claims no privacy")
     key = "epsilon_note_local" if privacy.mode == "local" else f"epsilon_note_{privacy.adversary}"
     return say(report.lang, key, **privacy_values(report, privacy))
-
-
-def _figure(name: str, value: str, note: str, kind: str) -> Markup:
-    return element(
-        "div", element("dt", name), element("dd", value), element("dd", note, class_="small"), class_=kind
-    )
 
 
 def _stages(report: Report) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cloister.report.markup import Markup, element, join
 from cloister.report.texts import Language, say
 
-__all__ = ["facts_list", "section", "table"]
+__all__ = ["facts_list", "figure", "section", "table"]
 
 
 def section(name: str, title: str, *children: str, note: str = "") -> Markup:
@@ -35,3 +35,10 @@ def facts_list(lang: Language, facts: Sequence[tuple[str, str]]) -> Markup:
         element("div", element("dt", say(lang, key)), element("dd", value)) for key, value in facts if value
     ]
     return element("dl", *rows, class_="facts")
+
+
+def figure(name: str, value: str, note: str, kind: str) -> Markup:
+    """Return one large value of a list of them, with its name above and a note below."""
+    return element(
+        "div", element("dt", name), element("dd", value), element("dd", note, class_="small"), class_=kind
+    )
