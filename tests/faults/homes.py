@@ -206,5 +206,5 @@ def seeded(
     site._vector = vector  # type: ignore[method-assign]
     if update is not None:
         added = update[site.name]
-        worker.train = lambda params: params + added  # type: ignore[method-assign]
+        worker.train = lambda params, window: params + added  # type: ignore[method-assign]
     return site

@@ -32,7 +32,7 @@ from cloister import __version__
 from cloister.cli import common
 from cloister.cli.start import INTERRUPTED, INTERRUPTED_SENTENCE, main
 from cloister.errors import CloisterError, StorageError
-from cloister.text import printable
+from cloister.text import printable, type_and_place
 
 __all__ = ["COMMANDS", "Entry", "app", "main", "run"]
 
@@ -209,11 +209,7 @@ def _storage(error: OSError) -> CloisterError:
 
 
 def _defect(error: Exception) -> str:
-    """Name type and place of an unexpected error, and not its text, which might hold a value of a row."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if f"{os.sep}cloister{os.sep}" in frame.filename] or frames
-    place = f"{os.path.basename(own[-1].filename)}:{own[-1].lineno}" if own else "unknown place"  # noqa: PTH119
     return (
-        f"Cloister met an error it did not expect ({type(error).__name__} at {place}); nothing was released. "
+        f"Cloister met an error it did not expect ({type_and_place(error)}); nothing was released. "
         "Run it again with CLOISTER_DEBUG=1 and report what it shows."
     )

@@ -135,7 +135,7 @@ class LanguageStudy:
                 shared.noise().add_into(whole)
             return shared.grid.to_ring(whole)
         trained = self._trained(site, params, window)
-        vector, _ = self._model.encoded(trained, self._names[site], terms)
+        vector, _ = self._model.encoded(trained, params, self._names[site], terms)
         return vector
 
     def _trained(self, site: int, params: Vector, window: Window) -> Vector:

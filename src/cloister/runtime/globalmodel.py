@@ -148,13 +148,16 @@ class GlobalModel:
         if self.rounds > self._tail_begins:
             self._add_to_tail()
 
-    def encoded(self, trained: Vector, name: str, terms: EpochTerms) -> tuple[RingVector, int]:
+    def encoded(
+        self, trained: Vector, params: Vector, name: str, terms: EpochTerms
+    ) -> tuple[RingVector, int]:
         """Return what a site adds to the round's sum, and how many of its coordinates were clamped.
 
         The window's weighted update is rounded a block at a time; zeros are behind it.
 
         Args:
-            trained: float64[d] or float32[d], what the site made of the model.
+            trained: float64[d] or float32[d], what the site made of `params`.
+            params: of the same dtype, the model it was given.
             name: the site's.
             terms: of the epoch.
         """
@@ -165,7 +168,7 @@ class GlobalModel:
         clamped = 0
         for at in range(0, stop - start, _BLOCK):
             block = slice(start + at, min(start + at + _BLOCK, stop))
-            local, global_ = (each[block].astype(np.float64, copy=False) for each in (trained, self._params))
+            local, global_ = (each[block].astype(np.float64, copy=False) for each in (trained, params))
             update = client_update(local, global_, weight)
             clamped += encoding.clamped(update, at)
             vector[at : at + update.size] = encoding.encode(update, at, random)

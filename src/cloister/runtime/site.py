@@ -365,7 +365,7 @@ class Site(SumSite[EpochTerms]):
             if terms.privacy is None
             else self._worker.train_privately(params, terms.privacy, window)
         )
-        update, clamped = self._model.encoded(trained, self.name, terms)
+        update, clamped = self._model.encoded(trained, params, self.name, terms)
         self.clamped += clamped
         return update
 

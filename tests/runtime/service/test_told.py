@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from cloister.errors import (
 from cloister.learning.sections import PrivacySection
 from cloister.privacy.ledger import Cap, Ledger
 from cloister.runtime import MemoryNetwork, Refused
-from cloister.runtime.service.told import LEAVES, told_of
+from cloister.runtime.service.told import LEAVES, told_of, unexpected
 from cloister.runtime.site import Site
 
 PARTIES = {"hub", "site0", "site1"}
@@ -60,7 +61,7 @@ def test_what_another_party_did_is_told() -> None:
         assert told == "dealt a study key that does not open (from site1)"
 
 
-def fails(monkeypatch: pytest.MonkeyPatch, error: CloisterError) -> None:
+def fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Let the worker of site1 fail on its rows."""
     vector = Site._vector
 
@@ -117,3 +118,27 @@ def test_a_site_that_fails_on_its_rows_tells_its_owner_and_not_the_hub(
     assert not any(part in reasons[0] for part in ("7321", "canary", "/"))
     if private:
         assert reasons == [f"takes no part: {LEAVES}"]
+
+
+def test_a_fault_of_our_own_ends_the_session_and_its_words_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that hub and owner wait for a site that does nothing any more."""
+    fails(monkeypatch, TypeError("canary of 7321"))
+    hub = Identity.generate("hub")
+    members = parties(tmp_path, [20, 20, 20])
+    plan = plan_for(hub, members, training={"local_steps": 1, "batch": 16})
+    by_name = {member.identity.name: member for member in members}
+    world = Net(plan, hub, by_name, tmp_path, memory(MemoryNetwork()))
+    reasons = heard(world)
+    assert len(reasons) == 1
+    (said,) = world.services["site1"].ended.values()
+    assert said is not None
+    assert re.fullmatch(
+        r"this site met an error it did not expect \(TypeError at \w+\.py:\d+\)\. Report it\.", said
+    )
+    assert not any(part in said + reasons[0] for part in ("7321", "canary"))
+
+
+def test_no_memory_is_said_as_such() -> None:
+    assert isinstance(unexpected(MemoryError()), StorageError)

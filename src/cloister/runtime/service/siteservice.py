@@ -23,7 +23,7 @@ from cloister.runtime.events import Connected, Ended, Event, Refused, Resumed, R
 from cloister.runtime.invite import Invitation, is_greeting, make_decline, make_knock, read_invite
 from cloister.runtime.link import peek
 from cloister.runtime.messages import MAX_REASON, Farewell, Leave, Message
-from cloister.runtime.service.told import told_of
+from cloister.runtime.service.told import told_of, unexpected
 from cloister.runtime.site import Site
 from cloister.runtime.sitepolicy import Decision
 from cloister.types import Transport
@@ -301,6 +301,9 @@ class SiteService:
                 replies = [site.join()] if message is None else await self._handled(session, message)
             except CloisterError as error:
                 await self._fail(session, error)
+                return
+            except Exception as error:  # noqa: BLE001  # a fault of ours: hub and owner are not to wait for ever
+                await self._fail(session, unexpected(error))
                 return
             if session.over:  # meanwhile: nothing leaves any more
                 return

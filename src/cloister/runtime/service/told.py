@@ -15,13 +15,22 @@ from collections.abc import Collection
 from typing import Final
 
 from cloister.errors import CloisterError, PolicyRefused, ProtocolError, StorageError
+from cloister.text import type_and_place
 
-__all__ = ["LEAVES", "told_of"]
+__all__ = ["LEAVES", "told_of", "unexpected"]
 
 LEAVES: Final = "it takes no further part, and keeps the reason to itself"
 _REFUSES: Final = "its owner's policy or budget refuses"
 _FULL: Final = "its memory or its disk is not enough"
 _BROKEN: Final = "its rows, its files or its worker do not fit the plan"
+
+
+def unexpected(error: Exception) -> CloisterError:
+    """Return what the owner reads of an error that nobody expected: its text may hold a value of a row."""
+    if isinstance(error, MemoryError):
+        return StorageError("there is not enough memory", fix="Free some, or take a larger machine")
+    what = f"this site met an error it did not expect ({type_and_place(error)})"
+    return CloisterError(what, fix="Report it")
 
 
 def told_of(error: CloisterError, *, private: bool, parties: Collection[str]) -> str:
