@@ -94,7 +94,7 @@ def test_the_noise_of_epsilon_eight_hides_a_secret_of_twenty_rows(
     assert (noised.run, silent.run) == ("as planned", "without noise")
     assert noised.exposures[0].space == pytest.approx(13.29, abs=0.01)
     assert (open_.verdict, silent.verdict, noised.verdict) == ("memorised", "memorised", "at chance")
-    assert mean(open_.exposures) > 10.0
+    assert mean(open_.exposures) > 9.0  # 10.97 each, unless one of 2,000 pins is likelier by chance
     assert mean(silent.exposures) > 7.0
     assert mean(noised.exposures) < 6.5
     assert noised.scan is not None
