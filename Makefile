@@ -50,7 +50,7 @@ lint: $(VENV)/.installed-dev  ## style, types, and which room may import which
 	$(BIN)/lint-imports
 
 test: lint  ## lint, then all tests but the slow ones, with coverage
-	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=$(COVERAGE) $(ARGS)
+	$(BIN)/pytest -n 2 -m "not slow" $(if $(COVERAGE),--cov --cov-report=$(COVERAGE)) $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## long property tests and attacks
 	$(BIN)/pytest -n 2 -m slow $(ARGS)
