@@ -121,6 +121,25 @@ def test_a_folder_that_fails_does_not_appear(tmp_path: Path, error: BaseExceptio
     assert names(tmp_path) == []
 
 
+def test_a_folder_in_its_place_is_told_before_anything_can_be_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, told = tmp_path / "release", []
+
+    def fill() -> None:
+        with new_directory(path, placed=lambda: told.append(path.exists())):
+            assert told == []
+
+    def interrupted(_path: Path) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("cloister.files._fsync_path", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    assert told == [True]
+
+
 def test_a_second_ctrl_c_does_not_stop_the_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remove = shutil.rmtree
 

@@ -150,7 +150,11 @@ def exclusive(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_directory(
-    path: Path, *, mode: int = 0o755, replace: Callable[[Path], bool] = lambda path: False
+    path: Path,
+    *,
+    mode: int = 0o755,
+    replace: Callable[[Path], bool] = lambda path: False,
+    placed: Callable[[], None] = lambda: None,
 ) -> Iterator[Path]:
     """Build a new folder beside its place; it appears whole, or not at all.
 
@@ -159,6 +163,8 @@ def new_directory(
         mode: permissions of the folder.
         replace: says of a folder that exists whether the new one may take its place. The old one stays until
             the new one is whole.
+        placed: called once the folder is in its place, before a Ctrl-C can come: what belongs to it is not to
+            be undone any more, whatever is raised then.
 
     Yields:
         The folder to fill. Every file in it is fsynced before the rename.
@@ -182,6 +188,7 @@ def new_directory(
                 _fsync_path(Path(folder))
             with _undisturbed():
                 _take_place(part, path, exchange=filled)
+                placed()
         except BaseException:
             with _undisturbed():
                 shutil.rmtree(part, ignore_errors=True)

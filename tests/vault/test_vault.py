@@ -26,6 +26,7 @@ from tests.vault.world import (
 )
 
 import cloister.vault as package
+from cloister import files
 from cloister.errors import (
     CloisterError,
     InputError,
@@ -384,6 +385,25 @@ def test_an_interruption_at_any_step_leaves_nothing(
     assert mine.list() == ("before",)
     add(mine, source)
     assert all(check.ok for name in mine.list() for check in mine.verify(name))
+
+
+def test_an_interruption_once_the_files_are_in_place_leaves_their_key(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a dataset is listed that nobody can open."""
+    mine = vault(root)
+
+    def interrupted(path: Path) -> None:
+        if path == root / "datasets":  # the last thing that is done: the new name is made to last
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_fsync_path", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            add(mine, source)
+    assert mine.list() == ("heart",)
+    assert all(check.ok for check in mine.verify("heart"))
+    assert len(kek_ids(root)) == 1
 
 
 def test_leftovers_of_a_power_cut_are_ignored_and_removed(root: Path, source: Path) -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -294,8 +295,8 @@ class Vault:
         kek_id = f"dataset.{name}.{dataset_id}"
         with (
             self._catalog.writing(),
-            self._fresh_kek(kek_id),  # 2
-            new_directory(folder, mode=0o700) as part,
+            self._fresh_kek(kek_id) as keep,  # 2
+            new_directory(folder, mode=0o700, placed=keep) as part,
         ):
             storage = storage_schema(schema)
             fingerprints = Fingerprints(secret, storage)
@@ -334,14 +335,16 @@ class Vault:
         return _Kept(_lasting(secret, schema))
 
     @contextlib.contextmanager
-    def _fresh_kek(self, kek_id: str) -> Iterator[None]:
-        """Make a KEK that is destroyed again if the block fails."""
+    def _fresh_kek(self, kek_id: str) -> Iterator[Callable[[], None]]:
+        """Make a KEK that is destroyed again if the block fails; yield what keeps it from then on."""
         self._keys.create(kek_id)
+        kept = threading.Event()
         try:
-            yield
+            yield kept.set
         except BaseException:
-            with contextlib.suppress(CloisterError):  # the KEK of files that are gone opens nothing
-                self._keys.destroy(kek_id)
+            if not kept.is_set():
+                with contextlib.suppress(CloisterError):  # the KEK of files that are gone opens nothing
+                    self._keys.destroy(kek_id)
             raise
 
 

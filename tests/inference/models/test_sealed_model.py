@@ -21,6 +21,7 @@ from tests.inference.modelworld import (
     write_files,
 )
 
+from cloister import files
 from cloister.crypto import aead, framed, hkdf, sha256
 from cloister.errors import InputError, IntegrityError, StorageError
 from cloister.inference.models import sealing
@@ -173,6 +174,24 @@ def test_a_sealing_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         seal_model(source, tmp_path / "out", person("ann"), name="ada", kind="language", keys=keys)
     assert keys.keks == {}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain"]
+
+
+def test_an_interruption_once_the_files_are_in_place_leaves_their_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else there is a sealed model that nobody can open."""
+    keys = Keys()
+    source = PlainFolder(write_files(tmp_path / "plain"))
+
+    def interrupted(path: Path) -> None:
+        if path == tmp_path:  # the last thing that is done: the new name is made to last
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_fsync_path", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            seal_model(source, tmp_path / "out", person("ann"), name="ada", kind="language", keys=keys)
+    assert read_all(tmp_path / "out", keys) == FILES
 
 
 def test_a_source_that_changes_meanwhile_is_not_sealed(tmp_path: Path) -> None:

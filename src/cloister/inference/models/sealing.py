@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class _Keys:
     model_id: str
     wrapped: bytes
     data_key: bytes
+    kept: threading.Event
 
     def __repr__(self) -> str:
         return f"<_Keys {self.kek_id}>"
@@ -136,7 +138,7 @@ def seal_model(
     random = insecure_test_random or os.urandom
     with (
         _fresh(keys, name, random) as fresh,  # 2
-        new_directory(target, mode=0o700) as part,
+        new_directory(target, mode=0o700, placed=fresh.kept.set) as part,
     ):
         (part / FILES).mkdir()
         sealed = tuple(
@@ -164,15 +166,16 @@ def seal_model(
 
 @contextlib.contextmanager
 def _fresh(keys: KeyService, name: str, random: RandomBytes) -> Iterator[_Keys]:
-    """Make a KEK that is destroyed again if the block fails, and a data key under it."""
-    model_id, data_key = random(16).hex(), random(KEY_BYTES)
+    """Make a KEK that is destroyed again if the block fails before it is `kept`, and a data key under it."""
+    model_id, data_key, kept = random(16).hex(), random(KEY_BYTES), threading.Event()
     kek_id = model_kek(name, model_id)
     keys.create(kek_id)
     try:
-        yield _Keys(kek_id, model_id, keys.wrap(kek_id, data_key), data_key)
+        yield _Keys(kek_id, model_id, keys.wrap(kek_id, data_key), data_key, kept)
     except BaseException:
-        with contextlib.suppress(CloisterError):  # the KEK of files that are gone opens nothing
-            keys.destroy(kek_id)
+        if not kept.is_set():
+            with contextlib.suppress(CloisterError):  # the KEK of files that are gone opens nothing
+                keys.destroy(kek_id)
         raise
 
 
