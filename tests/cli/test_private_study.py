@@ -131,6 +131,7 @@ def test_a_spent_budget_says_what_is_left_and_what_it_would_need(
     refused(capsys, ["study", "run", str(write_plan(made)), *sites(made)], 3, "left", "need")
 
 
+@pytest.mark.slow
 def test_a_dataset_added_again_under_another_name_shares_the_budget(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -147,6 +147,8 @@ def with_free_ports(script: str) -> str:
 LONG = (
     "docs/audit.md",
     "docs/crypto.md",
+    "docs/enclave-broker.md",
+    "docs/enclave.md",
     "docs/encrypted-scoring.md",
     "docs/ledger.md",
     "docs/llm.md",

@@ -394,7 +394,7 @@ def test_who_does_not_hand_the_model_on_is_left_out(tmp_path: Path) -> None:
 
 @BOTH_VIEWS
 def test_a_hub_that_dies_while_a_newcomer_gets_its_model_goes_on(tmp_path: Path, hub_view: str) -> None:
-    for steps in range(0, 60, 4):
+    for steps in range(0, 60, 6):
         place = tmp_path / str(steps)
         world = build(place, journal=ListJournal(), aggregation={"hub_view": hub_view})
         world.lost.add("site3")
