@@ -114,16 +114,17 @@ def private(world: World, where: str) -> float:
 
 
 def _plan(world: World, epsilon: float | None = None) -> tuple[Any, Comparison]:
-    """Return the plan, private where an epsilon is given, and its model."""
+    """Return the plan, private where an epsilon is given, and its model, whose alpha is another then."""
     task = world.task
     hub, sites = Identity.generate("hub"), [Identity.generate(name) for name in task.sites]
     rows = sum(_rows(path) for path in task.sites.values())
     changes = Changes(rounds=world.rounds, epsilon=epsilon)
-    plan, plain = agreed(task, world.base, hub, sites, rows, changes)
+    plan, _ = agreed(task, world.base, hub, sites, rows, changes)
+    without = msgspec.structs.replace(plan, privacy=None)
     if plan.privacy is not None:
         privacy = msgspec.structs.replace(plan.privacy, delta=DELTA)
         plan = msgspec.structs.replace(plan, privacy=privacy)
-    return plan, Comparison(plain, task.load_schema(), world.base)
+    return plan, Comparison(without, task.load_schema(), world.base)
 
 
 def _central_multiplier(plan: Any) -> float:

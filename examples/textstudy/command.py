@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cloister.errors import CloisterError
 from cloister.files import write_atomic
 from cloister.runtime import StudyResult
@@ -60,7 +62,10 @@ def _run(title: str, prepare: Prepare, first_file: str, length: int, given: argp
         changes = Changes(given.rounds, given.local_steps, given.bits, given.epsilon)
         plan, outcome = run_study(task, base, out, changes, _say, sandboxed=given.sandboxed)
         comparison = Comparison(plan, task.load_schema(), base)
-        figures = _figures(task, comparison, outcome, seconds)
+        released = comparison
+        if (private := outcome.result.plan).privacy is not None:  # its adapters have a scale of their own
+            released = Comparison(msgspec.structs.replace(private, privacy=None), task.load_schema(), base)
+        figures = _figures(task, comparison, released, outcome, seconds)
         text = json.dumps(figures, indent=2, ensure_ascii=False)
         if given.out:
             write_atomic(out / "report.json", text.encode())
@@ -73,15 +78,16 @@ def _run(title: str, prepare: Prepare, first_file: str, length: int, given: argp
 
 
 def _figures(
-    task: Task, comparison: Comparison, outcome: Outcome, seconds: dict[str, float]
+    task: Task, comparison: Comparison, released: Comparison, outcome: Outcome, seconds: dict[str, float]
 ) -> dict[str, Any]:
-    """Return all that is reported."""
+    """Return all that is reported: what rows in one place give by `comparison`, the study's model by
+    `released`."""
     result, test = outcome.result, comparison.examples(*task.tests)
     seconds["study"] = outcome.seconds
     accuracy = comparison.metric == "accuracy"
     found = {
         "start": comparison.measure(comparison.start, test),
-        "federated": comparison.measure(result.model, test),
+        "federated": released.measure(result.model, released.examples(*task.tests)),
     }
     _say(f"federated: {comparison.metric} {found['federated']:.3f}")
     for name, paths in (
@@ -123,7 +129,7 @@ def _figures(
             .column(next(iter(texts.columns)))
             .to_pylist()[:: max(1, len(test) // 5)][:5]
         )
-        figures["answers"] = dict(zip(questions, comparison.answers(result.model, questions), strict=True))
+        figures["answers"] = dict(zip(questions, released.answers(result.model, questions), strict=True))
     return figures
 
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 pytest.importorskip("transformers")
 
+from benchmarks import lora
 from examples.make_base import Recipe, make_base
 from examples.medical_qa import run as medical
 from examples.support_intents import run as intents
 from examples.textstudy import command
+from examples.textstudy.compare import Comparison
+from examples.textstudy.study import Outcome, run_study
 from tests.examples.test_prepare import banking, medquad
+
+from cloister.learning import Plan
+from cloister.learning.torch.language.examples import Examples
 
 SMALL = Recipe(seconds=5.0, epochs=3, vocabulary=400, hidden=32, inner=32, layers=2, heads=2, length=32)
 TEXTS = [f"Question {number} about a lost card, a late card: what is it?" for number in range(200)]
@@ -45,11 +54,37 @@ def test_support_intents(tmp_path: Path, base: Path) -> None:
 
 
 @pytest.mark.slow
-def test_support_intents_with_privacy(tmp_path: Path, base: Path) -> None:
+def test_support_intents_with_privacy(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = banking(tmp_path / "data", rows=300)
+    ended, measured = [], []
+
+    class Watched(Comparison):
+        def measure(self, params: NDArray[np.floating], examples: Examples) -> float:
+            measured.append((params, self.plan.language))
+            return super().measure(params, examples)
+
+    def ran(*given: Any, **options: Any) -> tuple[Plan, Outcome]:
+        plan, outcome = run_study(*given, **options)
+        ended.append(outcome.result)
+        return plan, outcome
+
+    monkeypatch.setattr(command, "Comparison", Watched)
+    monkeypatch.setattr(command, "run_study", ran)
     found = run(intents, base, data, tmp_path / "out", "--epsilon", "8")
+    (result,) = ended
+    (language,) = [language for params, language in measured if params is result.model]
+    assert language == result.plan.language, "adapters of one scale, measured with another"
     assert found["epsilon"]["claimed"] <= 8.0  # type: ignore[index]
     assert "epsilon" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_benchmark_measures_private_adapters_in_their_own_scale(tmp_path: Path, base: Path) -> None:
+    task = intents.task_of(banking(tmp_path / "data", rows=300), tmp_path / "rows")
+    world = lora.World(task, base, rounds=2)
+    plain, _ = lora._plan(world)
+    plan, comparison = lora._plan(world, epsilon=8.0)
+    assert plan.language.alpha != plain.language.alpha
+    assert comparison.plan.language == plan.language
 
 
 @pytest.mark.slow
