@@ -61,25 +61,25 @@ class World:
     rounds: int | None
 
 
-def accuracy(world: World, bits: int) -> tuple[float, float, float]:
-    """Return test accuracy, upload bytes a parameter and round, and seconds of a study."""
+def accuracy(world: World, bits: int) -> tuple[float, float, float, float]:
+    """Return test accuracy, upload bytes a parameter and round, seconds of a study, and the share of values
+    that were clamped."""
     with tempfile.TemporaryDirectory() as folder:
         changes = Changes(rounds=world.rounds, bits=bits)
         plan, outcome = run_study(world.task, world.base, Path(folder), changes, lambda _: None)
     result = outcome.result
     up = sum(count for (_, receiver), count in result.traffic.items() if receiver == result.hub.name)
-    each = up / (len(result.rows) * len(result.rounds) * len(result.model))
+    sent = len(result.rows) * len(result.rounds) * len(result.model)
     comparison = Comparison(plan, world.task.load_schema(), world.base)
-    return comparison.measure(result.model, comparison.examples(*world.task.tests)), each, outcome.seconds
+    measured = comparison.measure(result.model, comparison.examples(*world.task.tests))
+    return measured, up / sent, outcome.seconds, sum(result.clamped.values()) / sent
 
 
 def alone(world: World, sites: tuple[str, ...]) -> float:
     """Return test accuracy of the plan with one party that holds the rows of these sites."""
-    plan, comparison = _plan(world)
+    _, comparison = _plan(world)
     task = world.task
-    training = msgspec.structs.replace(plan.training, batch=plan.training.batch * len(sites))
-    comparison.plan = msgspec.structs.replace(plan, training=training)
-    trained = comparison.trained(comparison.examples(*(task.sites[name] for name in sites)))
+    trained = comparison.trained(comparison.examples(*(task.sites[name] for name in sites)), len(sites))
     return comparison.measure(trained, comparison.examples(*task.tests))
 
 
@@ -185,7 +185,7 @@ def _studies(world: World, quick: bool) -> dict[str, Any]:
         }
         found = {name: each.result() for name, each in waiting.items()}
     task = world.task
-    eight, bytes_8, seconds = found["8 bits"]
+    eight, bytes_8, seconds, clamped = found["8 bits"]
     plan, _ = _plan(world)
     return {
         "federated": round(eight, 4),
@@ -194,6 +194,7 @@ def _studies(world: World, quick: bool) -> dict[str, Any]:
         "tfidf": round(tfidf_accuracy([*task.sites.values()], task.tests, "text", "intent"), 4),
         "bytes_per_param_8": round(bytes_8, 4),
         "quantisation_loss": round(found["32 bits"][0] - eight, 4),
+        "clamped_8": round(clamped, 6),
         "private": {
             "epsilon": EPSILON,
             "delta": DELTA,

@@ -95,7 +95,7 @@ def _figures(
         *((n, (p,)) for n, p in task.sites.items()),
     ):
         began = time.monotonic()
-        found[name] = comparison.measure(comparison.trained(comparison.examples(*paths)), test)
+        found[name] = comparison.measure(comparison.trained(comparison.examples(*paths), len(paths)), test)
         seconds[name] = time.monotonic() - began
         _say(f"{name}: {comparison.metric} {found[name]:.3f}")
     texts = comparison.texts

@@ -1,8 +1,8 @@
 """What a study of texts is compared with, on public rows: no party of a real one holds them all.
 
-"Centralised" has all rows in one place, "alone" has one site's; both take the plan's rounds, local steps and
-server steps, as a study of one site would. TF-IDF with logistic regression, all rows in one place, is what a
-classifier has to beat.
+"Centralised" has all rows in one place, and in a batch as many of them as the sites have together; "alone"
+has one site's. Both take the plan's rounds, local steps and server steps, as a study of one site would. TF-IDF
+with logistic regression, all rows in one place, is what a classifier has to beat.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -68,10 +69,12 @@ class Comparison:
         sums = self.learner.evaluation_sums(params, examples)
         return float(sums[1] / sums[0] if self.metric == "accuracy" else math.exp(sums[2] / sums[1]))
 
-    def trained(self, examples: Examples) -> NDArray[np.float64]:
+    def trained(self, examples: Examples, sites: int = 1) -> NDArray[np.float64]:
         """Return what the plan's rounds, local steps and server steps make of the start, float64[d], where
-        one party holds these rows."""
-        training, algorithm = self.plan.training, build_algorithm(self.plan.training)
+        one party holds the rows of so many sites, and takes as many at a time as they do."""
+        batch = self.plan.training.batch * sites
+        training = msgspec.structs.replace(self.plan.training, batch=batch)
+        algorithm = build_algorithm(training)
         params = self.start.astype(np.float64)
         first, second = np.zeros_like(params), np.full_like(params, algorithm.second_start or 0.0)
         tail, last = np.zeros_like(params), max(1, training.average_last)

@@ -44,11 +44,12 @@ def page(title: str, figures: dict[str, Any]) -> str:
 
 
 def _models(figures: dict[str, Any]) -> list[tuple[str, float]]:
+    without = "" if figures["epsilon"] is None else ", without privacy"
     models = [
         ("Together, without showing rows", figures["federated"]),
-        ("All rows in one place", figures["centralised"]),
+        (f"All rows in one place{without}", figures["centralised"]),
     ]
-    models += [(f"{name} alone", value) for name, value in figures["alone"].items()]
+    models += [(f"{name} alone{without}", value) for name, value in figures["alone"].items()]
     if figures["tfidf"] is not None:
         models.append(("TF-IDF and logistic regression, all rows", figures["tfidf"]))
     return [*models, ("Before training", figures["start"])]
@@ -59,9 +60,11 @@ def _said(figures: dict[str, Any]) -> str:
     best = (max if higher else min)(figures["alone"].values())
     ahead = figures["federated"] - best if higher else best - figures["federated"]
     word = "better" if ahead > 0 else "no better"
+    without = "" if figures["epsilon"] is None else " without privacy"
     said = (
         f"{len(figures['alone'])} sites trained {figures['parameters']:,} parameters together in "
-        f"{figures['rounds']} rounds. Their model is {word} than the best that one of them makes alone."
+        f"{figures['rounds']} rounds. Their model is {word} than the best that one of them makes alone"
+        f"{without}."
     )
     if figures["tfidf"] is not None and figures["tfidf"] > figures["federated"]:
         said += " Counting words, with all rows in one place, does better: the base is small."

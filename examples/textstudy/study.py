@@ -174,6 +174,8 @@ def _document(
     ):
         if value is not None:
             document[table][field] = value
+    if document["aggregation"]["bits"] == 32:  # it has room for every value; the ranges are those of 8 bits
+        document["aggregation"].pop("ranges", None)
     training = document["training"]
     training["average_last"] = min(training.get("average_last", 0), training["rounds"] // 2)
     return document
