@@ -1,8 +1,8 @@
 """What a study of texts is compared with, on public rows: no party of a real one holds them all.
 
 "Centralised" has all rows in one place, and in a batch as many of them as the sites have together; "alone"
-has one site's. Both take the plan's rounds, local steps and server steps, as a study of one site would. TF-IDF
-with logistic regression, all rows in one place, is what a classifier has to beat.
+has one site's. Both take the plan's rounds, local steps and server steps, as a study of one site would.
+TF-IDF with logistic regression, all rows in one place, is what a classifier has to beat.
 """
 
 from __future__ import annotations
