@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,9 @@ _SHOWN: Final = ("[TOOL_CALLS]", "[ARGS]", "<tool_call>", "</tool_call>")
 """Special tokens that are text to this service: what finds tool calls reads them."""
 
 _LONGEST: Final = 200
+
+_ESCAPED: Final = re.compile(r"\\udb80\\+udc0[01]|\\U000f000[01]", re.IGNORECASE)
+"""A mark as JSON of ASCII alone, or Python's `repr`, writes it: it marks nothing any more."""
 
 
 class _Pieces:
@@ -70,7 +74,8 @@ class Words:
     ) -> list[int]:
         """Return the tokens of a conversation, with the opening of the assistant's turn.
 
-        A control token that a message or a tool spells is text: who quotes somebody writes no turns for him.
+        A control token that a message or a tool spells is text, in names of objects too: who quotes somebody
+        writes no turns for him. Where the template would undo that, such a message is refused.
 
         Raises:
             InputError: there is no chat template, or it refuses these messages.
@@ -80,13 +85,7 @@ class Words:
         if not self._tokenizer.chat_template:
             raise InputError("this model has no chat template", fix="Ask it for completions")
         try:
-            text = self._tokenizer.apply_chat_template(
-                [mark_control_tokens(dict(message), self._spelled) for message in messages],
-                tools=[mark_control_tokens(dict(tool), self._spelled) for tool in tools] or None,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            tokens: list[int] = encode_marked_chat(self._pieces, text)
+            tokens: list[int] = encode_marked_chat(self._pieces, self._rendered(messages, tools))
         except BaseException as error:  # a template is a program, and may fail in any way
             if not is_failure(error):
                 raise
@@ -95,6 +94,19 @@ class Words:
                 f"the model's chat template refuses these messages: {told}", fix="Check roles and contents"
             ) from None
         return tokens
+
+    def _rendered(
+        self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]]
+    ) -> str:
+        """Return what the template writes, marked; raises whatever it raises."""
+        given = [list(messages), list(tools)]
+        said, offered = marked = _marked(given, self._spelled)
+        text: str = self._tokenizer.apply_chat_template(
+            said, tools=offered or None, add_generation_prompt=True, tokenize=False
+        )
+        if marked != given and _ESCAPED.search(text):  # a text of such escapes alone is no harm
+            raise TemplateError("it escapes characters, and would write a spelled control token as one")
+        return text
 
     def text(self, text: str) -> list[int]:
         """Return the tokens of a text, with what the model begins and ends texts with; who sends one writes
@@ -119,6 +131,16 @@ class Words:
     def spelled(self, token: int) -> str:
         """Return one token as text."""
         return self.decode((token,))
+
+
+def _marked(value: Any, spelled: re.Pattern[str]) -> Any:
+    """Return what a client sent with its control tokens marked. transformers' own way leaves out names of
+    objects, and a template writes them with the rest."""
+    if isinstance(value, Mapping):
+        return {_marked(name, spelled): _marked(each, spelled) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_marked(each, spelled) for each in value]
+    return mark_control_tokens(value, spelled)
 
 
 def _only(messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]]) -> str:
