@@ -23,6 +23,7 @@ from tests.inference.adapters import CLASSES, text_schema
 from tests.inference.language.models import _save, make_tiny_model, make_tokenizer
 from tests.inference.language.released import language_plan, released, trained_vector
 from tests.runtime.workers.walls import needs_walls
+from tokenizers import Tokenizer, processors
 
 from cloister.cli.predict import predict
 from cloister.cli.predictfile import Asked, Format, predictor_inside
@@ -38,6 +39,7 @@ from cloister.inference.predictor import encoded
 from cloister.inference.service import loading
 from cloister.inference.service.boot import Adapter
 from cloister.inference.walled import predict_walled, rows_of
+from cloister.learning.language.texts import TextRows
 from cloister.learning.modelfiles.files import PlainFolder
 from cloister.learning.modelfiles.folder import check_language_model
 from cloister.learning.torch.language.pretrained import configuration, pretrained
@@ -287,6 +289,27 @@ def test_rows_that_cannot_be_answered_are_named(tiny: Path, tmp_path: Path) -> N
     cut = released(tiny, tmp_path, overlong="truncate")
     truncating = LanguagePredictor.of(cut, PlainFolder(tiny), most=2, scratch=tmp_path, device="cpu")
     assert truncating.predict(table(question=["zq" * 200], hint=[None])).num_rows == 1
+
+
+def test_a_prompt_that_is_cut_keeps_what_opens_every_row(tmp_path: Path, monkeypatch: Any) -> None:
+    base = make_tiny_model(tmp_path / "base")
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    tokenizer.save(str(base / "tokenizer.json"))
+    artifact = released(base, tmp_path, overlong="truncate")
+    predictor = LanguagePredictor.of(artifact, PlainFolder(base), most=2, scratch=tmp_path, device="cpu")
+    learner, asked = predictor._learner, list[list[int]]()
+    generate = learner.generate
+    monkeypatch.setattr(
+        learner, "generate", lambda p, each, most: asked.extend(each) or generate(p, each, most)
+    )
+    predictor.predict(table(question=["zq" * 200], hint=[None]))
+    prompt = learner.words.prompt("zq" * 200)
+    rows = TextRows(["zq" * 200], answers=["a"], columns=("question",), label_name="answer")
+    roomy = msgspec.structs.replace(artifact.card.language, context=66)  # for the answer, and its end
+    assert asked == [[1, *prompt[-63:]]] == [learner.words.encode(rows, roomy, "causal-lm").ids[:64].tolist()]
 
 
 def test_conversations_are_answered(tiny: Path, tmp_path: Path) -> None:

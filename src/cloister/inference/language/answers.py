@@ -6,7 +6,7 @@
 Rows are checked as a table's are: columns that the model reads must be there and hold text; what breaks the
 schema is named by line and column, or by how many rows do, never by value. A prompt is the plan's columns in
 their order, put as it was in training. One that is longer than the plan's context is refused, or cut as the
-plan cuts rows: from its left, a classifier's text from its end.
+plan cuts rows: from its left, behind what opens every row; a classifier's text from its end.
 
 Base and adapter stay apart, as in training. Base and adapter merged, as they are served for chats, answer the
 same but for the last digits of what they compute with.
@@ -135,7 +135,7 @@ class LanguagePredictor:
         language = self.artifact.card.language
         if len(prompt) <= language.context:
             return prompt
-        return prompt[-language.context :] if language.overlong == "truncate" else []
+        return self._learner.words.cut(prompt, language.context) if language.overlong == "truncate" else []
 
     def _check_room(self, longest: int) -> None:
         base: Any = self._learner.module.base

@@ -223,6 +223,29 @@ def test_a_truncated_conversation_keeps_its_first_answer(tmp_path: Path) -> None
     assert examples.lengths.tolist() == [64]
 
 
+def before_the_answer(words: Words, rows: TextRows, section: LanguageSection) -> tuple[list[int], int]:
+    """What training gives a model of one row before the answer, and how many tokens it learns."""
+    one = words.encode(rows, section, "causal-lm")
+    return one.ids[: int(one.counted.argmax())].tolist(), int(one.counts[0])
+
+
+@pytest.mark.parametrize("opening", [True, False])
+def test_a_prompt_is_cut_as_training_cuts_it(tmp_path: Path, opening: bool) -> None:
+    words = made.make_words(tmp_path / "base", made.LLAMA, opening=opening)
+    asked = "first " * 60 + "last"
+    talk = [{"role": "user", "content": asked}]
+    rows = {"pairs": pairs((asked, "Me.")), "chat": chats([("user", asked), ("assistant", "Me.")])}
+    prompts = {"pairs": words.prompt(asked), "chat": words.prompt(talk)}
+    for format, prompt in prompts.items():
+        _, learnt = before_the_answer(words, rows[format], plan(format=format, context=512))
+        section = plan(format=format, overlong="truncate", context=48 + learnt)
+        trained, _ = before_the_answer(words, rows[format], section)
+        assert words.cut(prompt, 48) == trained
+        assert len(trained) == 48 < len(prompt)
+        assert (trained[:1] == prompt[:1]) is opening
+        assert words.cut(prompt, len(prompt)) == prompt
+
+
 def test_forgiven_rows_have_no_tokens_and_nobody_is_told(words: Words, chatml: Words) -> None:
     section = plan(overlong="refuse")
     given = pairs(("Who?", "Me."), ("Who?", ""), ("", "Me."), ("why " * 90, "Me."))

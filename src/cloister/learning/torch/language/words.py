@@ -161,6 +161,14 @@ class Words:
         """Return what a model is given for each of n rows (`TextMap.prompts`); raises as `prompt`."""
         return self._begun(rows.prompts, format) if rows.chats is None else self._opened(rows.chats)
 
+    def cut(self, prompt: Sequence[int], context: int) -> list[int]:
+        """Return a prompt of at most `context` tokens, cut where `encode` cuts one: behind the opening."""
+        ids = np.asarray(prompt, dtype=np.int32)
+        opening = self._opening_of(ids)
+        row = Row(ids[:opening], ids[opening:], _NONE, np.zeros(0, np.bool_), _NONE)
+        kept: list[int] = row.fitted(context)[0].tolist()
+        return kept
+
     def _begun(self, texts: Sequence[str], format: TextFormat) -> list[list[int]]:
         behind = _LINE_END if format == "pairs" else ""
         found = self._tokens([text + behind for text in texts])
@@ -211,10 +219,15 @@ class Words:
             if not counted.any():
                 made.append(_EMPTY)
                 continue
-            opening = len(self._opening) if np.array_equal(ids[: len(self._opening)], self._opening) else 0
+            opening = self._opening_of(ids)
             begin = max(int(counted.argmax()), opening)
             made.append(Row(ids[:opening], ids[opening:begin], ids[begin:], counted[begin:], _NONE))
         return made
+
+    def _opening_of(self, ids: Ids) -> int:
+        """Return how many tokens of a row are the opening; a template need not write it."""
+        length = len(self._opening)
+        return length if np.array_equal(ids[:length], self._opening) else 0
 
     def _tokens(self, texts: Sequence[str], *, control: bool = False) -> list[Ids | None]:
         """Return the tokens of texts, in which control tokens are spelled or, with `control`, meant; None for
