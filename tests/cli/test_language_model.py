@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -19,6 +21,7 @@ from tests.runtime.languageparties import base as small_base
 from tests.runtime.languageparties import parties, plan_for
 from tests.runtime.workers.walls import needs_walls
 
+from cloister import governance
 from cloister.cli.main import run
 from cloister.crypto import Identity, ScryptCost, open_bytes
 from cloister.enclave.policy import ENCLAVE_POLICY, EnclavePolicy
@@ -148,6 +151,25 @@ def test_an_export_loads_in_peft(world: World, tmp_path: Path, capsys: pytest.Ca
     for name, tensor in artifact.tensors.items():
         assert (state[name.replace(".weight", ".default.weight")].numpy() == tensor).all()
     assert run(["model", "export", str(world.root / "answers"), "--out", str(out)]) == 2
+
+
+def test_the_card_that_is_exported_is_the_one_that_was_verified(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = tmp_path / "release"
+    shutil.copytree(world.root / "answers", release)
+    verify = governance.verify_release
+
+    def verified(*given: Any, **named: Any) -> Any:
+        verdict = verify(*given, **named)
+        (release / "MODEL_CARD.md").write_bytes(b"It is never wrong.\n")
+        return verdict
+
+    monkeypatch.setattr(governance, "verify_release", verified)
+    assert run(["model", "export", str(release), "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_bytes()
+    assert card == (world.root / "answers" / "MODEL_CARD.md").read_bytes()
+    assert (release / "MODEL_CARD.md").read_bytes() != card
 
 
 def test_what_was_sealed_to_a_reader_is_exported_for_no_other_user(world: World, tmp_path: Path) -> None:

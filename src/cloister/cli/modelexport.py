@@ -4,7 +4,7 @@
    opened in memory.
 2. An adapter becomes what `peft` loads; a model that was trained as a whole, or one that tells classes, needs
    its base (`--base`) and is checked against it.
-3. The folder appears complete or not at all, with the release's MODEL_CARD.md.
+3. The folder appears complete or not at all, with the release's MODEL_CARD.md as it was verified.
 
 What is written is in the clear, for this user alone (mode 0600): the release may be sealed to others' eyes.
 Nothing that is done with it later is seen by anybody here.
@@ -40,13 +40,14 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a released language model as files that peft or transformers loads, in the clear."""
-    from cloister.files import new_directory, read_bytes, write_atomic
+    from cloister.files import new_directory, write_atomic
     from cloister.governance.folder import MODEL_CARD
     from cloister.inference import AdapterArtifact
     from cloister.inference.export import ADAPTER_MODEL, exported
     from cloister.learning.modelfiles.files import PlainFolder
 
-    artifact = released_model(release, trust).artifact
+    released = released_model(release, trust)
+    artifact = released.artifact
     if not isinstance(artifact, AdapterArtifact):
         raise InputError(
             "the release is no language model's",
@@ -55,9 +56,8 @@ def export(
         )
     with contextlib.nullcontext() if base is None else contextlib.closing(PlainFolder(base)) as folder:
         files = exported(artifact, folder)
-    card = read_bytes(release / MODEL_CARD, limit=4 << 20, what="model card")
     with new_directory(out, mode=0o700) as part:
-        for name, content in {**files, MODEL_CARD: card}.items():
+        for name, content in {**files, MODEL_CARD: released.files[MODEL_CARD]}.items():
             (part / name).parent.mkdir(exist_ok=True)
             write_atomic(part / name, content, mode=0o600)
     reader = "peft" if ADAPTER_MODEL in files else "transformers"

@@ -6,7 +6,7 @@ What was sealed to this home is opened in memory and never written.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -30,11 +30,13 @@ class Released(NamedTuple):
         artifact: the model.
         data: the bytes of its file.
         certificate: the certificate's digest, hexadecimal; None where nothing was verified.
+        files: path in the release -> content, as it was verified: the folder may be another one by now.
     """
 
     artifact: Artifact
     data: bytes
     certificate: str | None
+    files: Mapping[str, bytes]
 
 
 def released_model(folder: Path, trust: list[Path] | None, *, unverified: bool = False) -> Released:
@@ -72,7 +74,7 @@ def released_model(folder: Path, trust: list[Path] | None, *, unverified: bool =
         files = dict(verdict.files)
         certificate = verdict.certificate.digest.hex() if verdict.certificate else None
     data = files[MODEL] if reader is None else open_bytes(files[SEALED_MODEL], reader)
-    return Released(artifact_from_bytes(data), data, certificate)
+    return Released(artifact_from_bytes(data), data, certificate, files)
 
 
 def released_table(folder: Path, trust: list[Path] | None, *, unverified: bool = False) -> ModelArtifact:
