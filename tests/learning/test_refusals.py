@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tests.learning.plans import make_plan, plan_text
 
@@ -86,3 +87,41 @@ def test_a_unit_column_may_take_local_steps_and_an_adaptive_clip() -> None:
 def test_a_plan_without_the_table_keeps_its_digest() -> None:
     expected = "70e3a901908a0fb3ed1dbf2eb891fca2d22fd1b8cdf3cd02685fc40df0e59c85"
     assert make_plan().digest.hex() == expected
+
+
+TEXTS = {
+    "data.features": "[]",
+    "model.kind": '"causal-lm"',
+    "training.rounds": "9",
+}
+
+
+@pytest.mark.parametrize(("last", "exact"), [(2, True), (3, False), (8, False)])
+def test_a_mean_of_alternating_adapters_is_released_where_it_is_the_mean_of_the_models(
+    last: int, exact: bool
+) -> None:
+    rng = np.random.default_rng(1)
+    a, b, tail = rng.normal(size=(2, 5)), rng.normal(size=(4, 2)), []
+    for number in range(9):  # as rounds do: B in even ones, A in odd ones
+        a, b = (a, b + rng.normal(size=b.shape)) if number % 2 == 0 else (a + rng.normal(size=a.shape), b)
+        tail.append((a, b))
+    means = [np.mean([each[n] for each in tail[-last:]], axis=0) for n in range(2)]
+    assert np.allclose(means[1] @ means[0], np.mean([b @ a for a, b in tail[-last:]], axis=0)) is exact
+    text = plan_text(TEXTS | {"training.average_last": str(last)}, extra=language("lora-alternating"))
+    if exact:
+        parse_plan(text)
+    else:
+        with pytest.raises(PlanError, match="mean of those rounds' models") as refused:
+            parse_plan(text)
+        assert 'or method = "lora"' in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_other_methods_are_averaged_over_any_number_of_rounds(method: str) -> None:
+    plan = make_plan(TEXTS | {"training.average_last": "9"}, extra=language(method))
+    assert plan.training.average_last == 9
+
+
+def language(method: str) -> str:
+    rank = 0 if method == "full" else 4
+    return f'[language]\nbase = "{"8" * 64}"\ntokenizer = "{"9" * 64}"\nmethod = "{method}"\nrank = {rank}\n'

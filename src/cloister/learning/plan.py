@@ -24,7 +24,7 @@ from cloister.errors import InputError, PlanError
 from cloister.files import read_bytes
 from cloister.learning.language.layout import Tensor, Window
 from cloister.learning.ranges import check_between, check_distinct
-from cloister.learning.refusals import check_aggregation, check_language, refuse_unsound
+from cloister.learning.refusals import check_aggregation, check_averaging, check_language, refuse_unsound
 from cloister.learning.sections import (
     AggregationSection,
     DataSection,
@@ -77,6 +77,7 @@ class Plan(Section, frozen=True, kw_only=True):
         )
         check_between(self.attempts, 1, MAX_ATTEMPTS, "[training] rounds with [study] spare_rounds")
         check_language(self.data, self.model, self.language, private=self.privacy is not None)
+        check_averaging(self.training, self.language)
         check_aggregation(self.aggregation, self.language, self.privacy)
         if self.privacy is not None:
             refuse_unsound(self.privacy, self.data, self.model, self.training)

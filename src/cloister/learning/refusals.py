@@ -17,7 +17,7 @@ from cloister.learning.sections import (
     TrainingSection,
 )
 
-__all__ = ["check_aggregation", "check_delta", "check_language", "refuse_unsound"]
+__all__ = ["check_aggregation", "check_averaging", "check_delta", "check_language", "refuse_unsound"]
 
 
 def refuse_unsound(
@@ -184,6 +184,18 @@ def check_aggregation(
         "under distributed noise the clip bounds what a site sends, and no coordinate has a range",
         "[[aggregation.ranges]]",
         "Leave them out; see [privacy] clip",
+    )
+
+
+def check_averaging(training: TrainingSection, language: LanguageSection | None) -> None:
+    """Raise PlanError where the released mean of the last models would be the mean of none of them."""
+    # of two models one of A and B is the same in both, so that the mean of two is exact
+    _refuse(
+        language is not None and language.method == "lora-alternating" and training.average_last > 2,
+        f"average_last = {training.average_last}: means of A and of B over rounds that move both multiply to "
+        "another model than the mean of those rounds' models",
+        "[training] average_last",
+        'Write average_last = 0, or 2 at most, or method = "lora" in [language]',
     )
 
 
