@@ -47,7 +47,8 @@ class SiteRows:
 
     Attributes:
         rows: int64[n], their numbers in the examples of all.
-        units: int64[n], whose each row is, by any number; rows of one number are a unit's.
+        units: int64[n], whose each row is, by any number; rows of one number are a unit's. Another site's
+            numbers are others: a site clips what it has of somebody by itself.
     """
 
     rows: NDArray[np.int64]
@@ -56,6 +57,10 @@ class SiteRows:
 
 class _Silence:
     """No noise at all, in the place of noise."""
+
+    def sample(self, count: int, **_: Any) -> NDArray[np.int64]:
+        """Return int64[count], zeros."""
+        return np.zeros(count, dtype=np.int64)
 
     def add_into(self, target: NDArray[np.int64], **_: Any) -> None:
         """Leave it as it is."""
@@ -226,11 +231,16 @@ def _counted_shares(privacy: PrivacyTerms) -> int:
 
 
 def _dealt(sites: Sequence[SiteRows], shares: int) -> list[SiteRows]:
-    """Return rows of sites beyond the first `shares` put to those."""
+    """Return rows of sites beyond the first `shares` put to those; units stay what they were."""
     groups = [[site for at, site in enumerate(sites) if at % shares == share] for share in range(shares)]
-    return [
-        SiteRows(
-            np.concatenate([site.rows for site in group]), np.concatenate([site.units for site in group])
-        )
-        for group in groups
-    ]
+    return [_together(group) for group in groups]
+
+
+def _together(group: Sequence[SiteRows]) -> SiteRows:
+    """Return several sites' rows as one site's. Each numbers units from nought: they are renumbered."""
+    units, known = [], 0
+    for site in group:
+        names, numbers = np.unique(site.units, return_inverse=True)
+        units.append(numbers.astype(np.int64) + known)
+        known += len(names)
+    return SiteRows(np.concatenate([site.rows for site in group]), np.concatenate(units))
