@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.homes import be, make_homes, tampered
-from tests.runtime.languageparties import base, parties, plan_for
+from tests.cli.homes import CHEAP, PASSPHRASE, be, make_homes, tampered
+from tests.runtime.languageparties import base, parties, plan_for, schema, table
+from tests.runtime.parties import PURPOSE
 
 from cloister.cli import common
+from cloister.cli.audit import _own_rows, _Subject
 from cloister.cli.main import run
 from cloister.crypto import Identity
-from cloister.runtime import Study, save_study
+from cloister.runtime import Party, Study, save_study
+from cloister.vault import Vault
 
 NAMES = ("site0", "site1", "site2")
 SCHEMA = b"""
@@ -147,3 +150,25 @@ def test_too_few_canaries_are_told_the_bounds_of_texts(root: Path, capfd: pytest
     said = capfd.readouterr().err
     assert "5 canaries are not between 10 and 100000" in said
     assert "leave it out for 40" in said
+
+
+def test_own_rows_come_with_their_unit(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the column every row of a customer would be a customer."""
+    names = ("north", "south", "west")
+    identities = {name: Identity.generate(name) for name in names}
+    make_homes(tmp_path, identities)
+    be(monkeypatch, tmp_path, "north")
+    members = []
+    for name, identity in identities.items():
+        vault = Vault.unlock(tmp_path / name / "vault", identity, PASSPHRASE, cost=CHEAP)
+        rows = table("causal-lm", 6, 1, persons=True)
+        vault.add_table(rows, name="train", schema=schema("causal-lm", persons=True), purposes=[PURPOSE])
+        members.append(Party(identity, vault))
+    privacy = {"noise_multiplier": 1.0, "delta": 1e-4, "clip": 1.0, "rate": 0.5}
+    unit = {"unit": "person", "sites_per_unit": 1, "expected_units": 2}
+    own = schema("causal-lm", persons=True)
+    plan = plan_for(Identity.generate("hub"), members, "causal-lm", root / "base", privacy=privacy | unit)
+    known = _Subject(plan, own, dict.fromkeys(names, 6), lambda: None)
+    name, rows = _own_rows(tmp_path / "north", known)
+    assert name == "north"
+    assert rows.column("person").to_pylist() == ["p0"] * 3 + ["p1"] * 3

@@ -259,6 +259,7 @@ def _study(name: str, homes: list[Path]) -> _Subject:
 
 def _own_rows(home: Path, known: _Subject) -> tuple[str, pa.Table]:
     """Return a member's name and its rows, opened for the study's purpose."""
+    from cloister.runtime.worker import columns_of
     from cloister.vault import Vault
 
     identity = common.load_identity(home)
@@ -272,7 +273,7 @@ def _own_rows(home: Path, known: _Subject) -> tuple[str, pa.Table]:
             fix="Give the home with the rows that the study was trained on",
         )
     with vault.open(entry.dataset, purpose=known.plan.study.purpose) as dataset:
-        return identity.name, dataset.table([*known.plan.data.features, known.plan.data.label])
+        return identity.name, dataset.table(columns_of(known.plan))
 
 
 def _entry(plan: Plan, identity: PublicIdentity) -> Any:

@@ -1,7 +1,8 @@
 """Rows of a rehearsed study: what is planted, beside rows that nobody wrote or that an owner gave, as tokens.
 
 Each secret is at one site, with all its copies, behind the site's other rows; its rows are one unit. A site
-has about as many rows as it is said to have.
+has about as many rows as it is said to have. An owner's rows become tokens and units as its site makes them
+for the study; of synthetic ones each is a unit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from cloister.learning import Plan
 from cloister.learning.attacks.languagelistener import encoded
 from cloister.learning.attacks.languagerows import synthetic_texts
 from cloister.learning.attacks.languagesecrets import Plant, text_rows
+from cloister.learning.language.texts import TextMap
+from cloister.runtime.languagerows import tokenised
 from cloister.runtime.languageworker import plan_texts
 from cloister.vault import Schema
 
@@ -41,9 +44,14 @@ def planted_rows(
     """Return the rows of all sites as tokens, which are whose, and how many were not planted.
 
     Each secret is at one site, with all its copies; a site has about as many rows as it is said to have.
+
+    Raises:
+        InputError: a secret does not fit into the plan's context, or rows that are given have no unit.
+        SchemaError: rows that are given do not fit the plan.
     """
-    language, texts = plan_texts(plan, schema)
-    cut = msgspec.structs.replace(language, overlong="truncate")
+    _, texts = plan_texts(plan, schema)
+    # those that the coin left out are asked for too, which would end the audit after its trainings
+    encoded(learner, text_rows([each.secret for each in plant.canaries], learner.language.format))
     random = StreamRandom.system()
     parts: list[Examples] = []
     sites: list[SiteRows] = []
@@ -53,28 +61,43 @@ def planted_rows(
         told = [each.secret for each in here for _ in range(each.copies)]
         whose = [owner for owner, each in enumerate(here) for _ in range(each.copies)]
         table = None if tables is None else tables.get(name)
-        others = (
-            synthetic_texts(
-                max(1, count - len(told)),
-                language.format,
-                learner.classes,
-                random,
-                most_words=language.context // 12,
-            )
+        others, units = (
+            _synthetic(learner, max(1, count - len(told)), random)
             if table is None
-            else texts.rows(table)
+            else _given(plan, texts, learner, table, name)
         )
-        rows = [learner.words.encode(others, cut, learner.kind, site=name)]
+        parts.append(others)
         if told:
-            rows.append(encoded(learner, text_rows(told, language.format)))
-        own = len(rows[0])
+            parts.append(encoded(learner, text_rows(told, learner.language.format)))
+        own = len(others)
         background += own
-        parts += rows
         total = own + len(told)
-        units = np.array([*range(own), *(own + owner for owner in whose)], dtype=np.int64)
-        sites.append(SiteRows(np.arange(at, at + total), units))
+        planted = np.array([own + owner for owner in whose], dtype=np.int64)
+        sites.append(SiteRows(np.arange(at, at + total), np.concatenate([units, planted])))
         at += total
     return _together(parts), sites, background
+
+
+def _synthetic(
+    learner: LanguageLearner, count: int, random: StreamRandom
+) -> tuple[Examples, NDArray[np.int64]]:
+    """Return rows that nobody wrote, and whose unit each is: its own."""
+    language = learner.language
+    cut = msgspec.structs.replace(language, overlong="truncate")
+    made = synthetic_texts(count, language.format, learner.classes, random, most_words=language.context // 12)
+    examples = learner.words.encode(made, cut, learner.kind)
+    return examples, np.arange(len(examples))
+
+
+def _given(
+    plan: Plan, texts: TextMap, learner: LanguageLearner, table: pa.Table, site: str
+) -> tuple[Examples, NDArray[np.int64]]:
+    """Return an owner's rows, and whose unit each is, by numbers below that of the rows."""
+    found = tokenised(plan, texts, learner, rows=lambda: table, evaluation=None, site=site)
+    units = np.arange(len(found.train))
+    for number, rows in enumerate(found.units):
+        units[rows] = number
+    return found.train, units
 
 
 def _together(parts: Sequence[Examples]) -> Examples:
