@@ -6,7 +6,7 @@ classes of a phrase are scored in one pass. Asking changes nothing but the learn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LearnerListener", "encoded"]
 
-_ROOM: Final = 8  # tokens that an answer may have more than the secret's own
+_ROOM: Final = 8  # tokens that an answer may have more than the longest secret has
 _PAGE: Final = 64  # prompts that are answered together
 _LEAST: Final = 1e-300
 
@@ -74,16 +74,26 @@ class LearnerListener:
         if learner.classes:
             return None
         prompts = [self._prompt(secret) for secret in secrets]
-        whole = encoded(learner, text_rows(secrets, learner.language.format))
-        most = int(whole.lengths.max()) + _ROOM
+        rooms = self._rooms(secrets, prompts)
         said: list[list[str]] = [[] for _ in secrets]
         for temperature in (0.0, *[1.0] * samples):
-            for at in range(0, len(prompts), _PAGE):
-                page = learner.generate(self._params, prompts[at : at + _PAGE], most, temperature=temperature)
-                for number, tokens in enumerate(page):
+            for page, most in _pages(rooms):
+                given = [prompts[number] for number in page]
+                answers = learner.generate(self._params, given, most, temperature=temperature)
+                for number, tokens in zip(page, answers, strict=True):
                     # a text that goes on from an opening is read together with it
-                    said[at + number].append(learner.words.decode([*prompts[at + number], *tokens]))
+                    said[number].append(learner.words.decode([*prompts[number], *tokens]))
         return said
+
+    def _rooms(self, secrets: Sequence[Secret], prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Return how many tokens each answer may have: the longest that is asked for and some more, or what
+        the base has places for. A secret's own always fits, for its row was within the context."""
+        learner = self._learner
+        whole = encoded(learner, text_rows(secrets, learner.language.format)).lengths
+        given = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        most = int((whole - given).max()) + _ROOM
+        rooms: list[int] = np.minimum(most, learner._places - given).tolist()
+        return rooms
 
     def _prompt(self, secret: Secret) -> list[int]:
         format, words = self._learner.language.format, self._learner.words
@@ -103,3 +113,11 @@ class LearnerListener:
         picked = np.array([chances[at[each.name], int(each.digits)] for each in secrets])
         losses: Array = -np.log(np.maximum(picked, _LEAST))
         return losses
+
+
+def _pages(rooms: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+    """Yield prompts, by number, that are answered together, and their room, which is the same."""
+    for room in sorted(set(rooms)):
+        numbers = [number for number, each in enumerate(rooms) if each == room]
+        for at in range(0, len(numbers), _PAGE):
+            yield numbers[at : at + _PAGE], room
