@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tests.governance.languagereleases import make_language_world
 from tests.governance.releases import World, failure, forge, make_world
 from tests.inference.language.models import make_tiny_model
@@ -17,7 +18,7 @@ from tests.inference.language.released import trained_vector
 from cloister.crypto import canonical_bytes, sha256
 from cloister.errors import InputError, IntegrityError, VerificationError
 from cloister.governance import Released, in_words
-from cloister.governance.audit import MEMORISED, AuditReport, LanguageFindings, asked, judge
+from cloister.governance.audit import MEMORISED, AuditReport, LanguageFindings, asked, judge, numbers_digest
 from cloister.governance.certificate import AskedSecrets, Privacy, decode_statement
 from cloister.governance.folder import MODEL, MODEL_CARD
 from cloister.governance.modelcard import model_card
@@ -136,8 +137,37 @@ def audit_at_chance(world: World, source: str = "rehearsed") -> AuditReport:
         conditions=(),
         seconds=1.0,
         created="2026-03-01T12:00:00Z",
-        language=LanguageFindings(plan.language.base, "causal-lm", source, 100, (run,)),  # type: ignore[arg-type]
+        language=LanguageFindings(
+            plan.language.base,
+            "causal-lm",
+            source,  # type: ignore[arg-type]
+            100,
+            (run,),
+            numbers_digest(world.study.parameters) if source == "planted" else msgspec.UNSET,
+        ),
     )
+
+
+@pytest.mark.parametrize("model", [msgspec.UNSET, "0" * 64])
+def test_an_audit_that_asked_another_model_of_the_plan_is_not_this_ones(
+    base: Path, tmp_path: Path, model: Any
+) -> None:
+    """A plan may be run twice; what the first one's model forgot, the second's may remember."""
+    world = make_language_world(tmp_path, base)
+    report = audit_at_chance(world, "planted")
+    other = replace(report, language=replace(report.language, model=model))
+    with pytest.raises(VerificationError, match="another model"):
+        world.release(base=base, audit=other)
+
+
+def test_a_report_that_was_rewritten_contradicts_itself(base: Path, tmp_path: Path) -> None:
+    world = make_language_world(tmp_path, base)
+    report = audit_at_chance(world)
+    (run,) = report.language.runs  # type: ignore[union-attr]
+    runs = (replace(run, verdict="memorised"),)
+    told = replace(report, language=replace(report.language, runs=runs))
+    with pytest.raises(VerificationError, match="both"):
+        world.release(base=base, audit=told)
 
 
 @pytest.mark.parametrize("source", ["rehearsed", "planted"])

@@ -23,6 +23,7 @@ from cloister.governance.audit import (
     LanguageFindings,
     audited,
     judge,
+    numbers_digest,
     read_report,
 )
 from cloister.governance.auditlanguage import Planting, ask_model
@@ -176,7 +177,9 @@ def test_a_finished_model_is_asked_for_its_owners_list(folder: Path, tmp_path: P
     parts = zip(facts.tensors, np.split(start, ends[:-1]), strict=True)
     released = {tensor.name: part.reshape(tensor.shape) for tensor, part in parts}
     options = {"created": CREATED, "rows": rows, "others": 20}
-    assert ask_model(plan, own, folder, released, plant, **options).language
+    found = ask_model(plan, own, folder, released, plant, **options).language
+    assert isinstance(found, LanguageFindings)
+    assert found.model == report.language.model == numbers_digest(start), "the same model, whole or by tensor"
     with pytest.raises(IntegrityError, match="does not fit this base"):
         ask_model(plan, own, folder, dict(list(released.items())[1:]), plant, **options)
     phrases = make_plant(copies=(1,), each=1, coins=0, classes=3)

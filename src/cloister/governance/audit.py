@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from cloister.crypto import canonical_bytes, sha256
 from cloister.errors import InputError, VerificationError
@@ -36,6 +38,7 @@ __all__ = [
     "asked",
     "audited",
     "judge",
+    "numbers_digest",
     "read_report",
 ]
 
@@ -83,6 +86,7 @@ class LanguageFindings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             its owner had planted.
         rows: rows that were not planted; 0 of a finished model.
         runs: what each model has kept; the verdict speaks of the first.
+        model: of a finished model, SHA-256 of its numbers as `numbers_digest` has it, hex.
     """
 
     base: str
@@ -90,6 +94,7 @@ class LanguageFindings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Literal["rehearsed", "planted"]
     rows: int
     runs: Annotated[tuple[Remembered, ...], msgspec.Meta(min_length=1)]
+    model: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | msgspec.UnsetType = msgspec.UNSET
 
 
 class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -200,16 +205,27 @@ def asked(report: AuditReport) -> AskedSecrets | None:
     None where something is, for other models, and where no secret was planted for certain.
 
     Raises:
-        VerificationError, InputError: as `audited`.
+        VerificationError, InputError: as `audited`; or the report contradicts itself.
     """
     found = report.language
     if audited(report) is not None or not isinstance(found, LanguageFindings):
         return None
+    if found.runs[0].verdict == MEMORISED:  # nobody has signed the report
+        raise VerificationError(
+            "the audit says both that the model remembers secrets and that it does not",
+            where=f"study {report.study}",
+            fix="Run `cloister audit` again, and leave its report as it is",
+        )
     secrets = len(found.runs[0].exposures)
     if not secrets:
         return None
     digest = sha256(canonical_bytes(report)).hex()
     return AskedSecrets(found.source, secrets, report.confidence, digest)
+
+
+def numbers_digest(parameters: NDArray[np.floating]) -> str:
+    """Return SHA-256 of a language model's trained numbers as float32, little-endian, in their order; hex."""
+    return sha256(np.ascontiguousarray(parameters, "<f4").tobytes()).hex()
 
 
 def judge(

@@ -30,7 +30,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cloister.errors import InputError
-from cloister.governance.audit import AuditReport, LanguageFindings
+from cloister.governance.audit import AuditReport, LanguageFindings, numbers_digest
 from cloister.governance.languagereport import language_report
 from cloister.governance.languagestage import Progress, checks_of, opened
 from cloister.governance.languagestudy import LanguageStudy
@@ -189,7 +189,7 @@ def ask_model(
         found = stage.ask(
             others, "the model", trained, plant, terms, confidence, _share(tell, "asking", 0, 1)
         )
-    findings = LanguageFindings(stage.base, stage.kind, "planted", 0, (found,))
+    findings = LanguageFindings(stage.base, stage.kind, "planted", 0, (found,), numbers_digest(trained))
     return language_report(plan, terms, plant, findings, (), confidence, "synthetic", began, created)
 
 

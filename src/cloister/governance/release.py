@@ -35,7 +35,7 @@ from cloister import __version__
 from cloister.crypto import Identity, PublicIdentity, VerifyKey, keyring, seal_bytes, sha256
 from cloister.errors import CloisterError, InputError, VerificationError
 from cloister.files import new_directory, write_atomic
-from cloister.governance.audit import AuditReport, asked, audited
+from cloister.governance.audit import AuditReport, LanguageFindings, asked, audited, numbers_digest
 from cloister.governance.certificate import (
     ABSENT,
     Aggregation,
@@ -214,7 +214,20 @@ def _audited(study: TrainedStudy, audit: AuditReport | None) -> Audited | None:
             where=f"study {audit.study}",
             fix="Run `cloister audit` on this study",
         )
+    if _asked_another(audit.language, study):
+        raise VerificationError(
+            "the audit asked another model of this plan",
+            where=f"study {audit.study}",
+            fix="Run `cloister audit --planted` on this study",
+        )
     return audited(audit)
+
+
+def _asked_another(found: LanguageFindings | UnsetType, study: TrainedStudy) -> bool:
+    """Tell whether an audit asked a finished model that is not this study's: a plan may be run twice."""
+    if not isinstance(found, LanguageFindings) or found.source != "planted":
+        return False
+    return found.model != numbers_digest(study.parameters)
 
 
 def _files(

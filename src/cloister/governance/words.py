@@ -57,9 +57,9 @@ _ENGLISH: Final = {
     "asked rehearsed": "An attack that ran the training anew found nothing: the secrets that it had "
     "planted ({secrets}) were not told from others ({sure:g} confidence). No guarantee is claimed, and none "
     "follows from that: other rows may be remembered.",
-    "asked planted": "An attack on the model found nothing: the secrets that had been planted "
-    "among its rows ({secrets}) were not told from others ({sure:g} confidence). No guarantee is claimed, "
-    "and none follows from that: other rows may be remembered.",
+    "asked planted": "An attack on the model found nothing: the secrets that its signer says were "
+    "planted among its rows ({secrets}) were not told from others ({sure:g} confidence). No guarantee is "
+    "claimed, and none follows from that: other rows may be remembered.",
     "privacy": "No differential privacy was applied: nothing bounds what sums and model may reveal about a "
     "single row. Give the model only to readers who may be trusted with that.",
     "enclave": "No hardware evidence was collected: the study was not hardware-protected. This is a signed "
@@ -108,8 +108,9 @@ _CHINESE: Final = {
     "unaudited": "尚未针对该声明运行攻击测试。",
     "asked rehearsed": "攻击测试重新运行训练，没有发现问题：植入的 {secrets} 个秘密无法与其他秘密区分"
     "（置信度 {sure:g}）。本研究没有声明任何保证，这一结果也不构成保证：其他数据行仍可能被记住。",
-    "asked planted": "对模型的攻击测试没有发现问题：植入数据行中的 {secrets} 个秘密无法与其他秘密区分"
-    "（置信度 {sure:g}）。本研究没有声明任何保证，这一结果也不构成保证：其他数据行仍可能被记住。",
+    "asked planted": "对模型的攻击测试没有发现问题：签署者声明植入数据行中的 {secrets} 个秘密"
+    "无法与其他秘密区分（置信度 {sure:g}）。本研究没有声明任何保证，这一结果也不构成保证："
+    "其他数据行仍可能被记住。",
     "privacy": "没有采用差分隐私：求和结果与模型可能透露多少单行数据的信息，没有上限保证。"
     "模型只应交给在这一点上可以信任的读者。",
     "enclave": "没有硬件证据：本研究没有硬件保护。本证书是各方陈述的签名记录，不能证明各方确实照此执行。",
