@@ -30,6 +30,7 @@ class Net:
         transport_of: makes a party's transport, by name.
         journals: makes a site's journal, by name.
         at_end: is called where a site keeps what its study left, by name.
+        at_leaving: is called where a site closes what it opened, by name.
         attesting: what each party shows of itself, by name, where the plan asks for evidence.
         events: what the hub reported.
         sites: machines by name, the newest.
@@ -42,6 +43,7 @@ class Net:
     transport_of: Callable[[str], Transport]
     journals: Callable[[str], KeepsSite] = lambda name: NoJournal()
     at_end: Callable[[str], None] = lambda name: None
+    at_leaving: Callable[[str], None] = lambda name: None
     verdict: Callable[[str], Decision] = lambda name: Decision("accept", ())
     attesting: Mapping[str, Attesting] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
@@ -89,6 +91,7 @@ class Net:
             decide=lambda invitation: self.verdict(name),
             open_site=open_site,
             on_end=lambda invitation, site: self.at_end(name),
+            on_left=lambda invitation, site: self.at_leaving(name),
             on_event=lambda study, event: self.site_events.setdefault(name, []).append(event),
             attesting_of=(lambda invitation, site: self.attesting[name]) if name in self.attesting else None,
         )

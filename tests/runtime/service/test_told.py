@@ -40,6 +40,7 @@ CAUSES = [
     PolicyRefused("epsilon 0.7321 of canary is left", where="/home/canary"),
     ProtocolError("the worker ended before its work was done (signal 9, 7321 kB canary)"),
     ProtocolError("7321 canary", peer="worker"),
+    unexpected(TypeError("7321 canary")),
 ]
 
 
@@ -138,6 +139,7 @@ def test_a_fault_of_our_own_ends_the_session_and_its_words_stay(
         r"this site met an error it did not expect \(TypeError at \w+\.py:\d+\)\. Report it\.", said
     )
     assert not any(part in said + reasons[0] for part in ("7321", "canary"))
+    assert reasons == ["takes no part: it met an error of its own"]  # and nobody looks for it in their rows
 
 
 def test_no_memory_is_said_as_such() -> None:

@@ -2,8 +2,9 @@
 policy lets it.
 
 Each study is a session of its own: a machine, a link, and a thread for what takes long, so that a site that
-trains still answers for the others. A session ends with its study, with a refusal, or when the hub breaks the
-protocol; the service goes on.
+trains still answers for the others. A session ends with its study, with a refusal, when the hub breaks the
+protocol, or for an error of our own; the service goes on. However one ends, all is done that
+leaving takes, as far as it can be, and the owner reads why.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -23,7 +25,7 @@ from cloister.runtime.events import Connected, Ended, Event, Refused, Resumed, R
 from cloister.runtime.invite import Invitation, is_greeting, make_decline, make_knock, read_invite
 from cloister.runtime.link import peek
 from cloister.runtime.messages import MAX_REASON, Farewell, Leave, Message
-from cloister.runtime.service.told import told_of, unexpected
+from cloister.runtime.service.told import for_owner, told_of
 from cloister.runtime.site import Site
 from cloister.runtime.sitepolicy import Decision
 from cloister.types import Transport
@@ -164,12 +166,15 @@ class SiteService:
             if (gone := session.site.trust(trusted)) is not None:
                 await self._end(session, f"{gone} is trusted no more")
                 return
-        refused = session.end.refused
         try:
-            opened, messages = session.end.receive(datagram, time.monotonic())
-        except CloisterError as error:
-            await self._fail(session, error)
-            return
+            self._hear(session, datagram)
+        except Exception as error:  # noqa: BLE001  # the other studies go on, whatever it is
+            await self._fail(session, for_owner(error))
+
+    def _hear(self, session: _Session, datagram: Buffer) -> None:
+        """Take what came in a session."""
+        refused = session.end.refused
+        opened, messages = session.end.receive(datagram, time.monotonic())
         self._tell_of_evidence(session)
         if session.end.refused == refused:
             session.heard = time.monotonic()
@@ -193,8 +198,8 @@ class SiteService:
             return
         try:
             session.end.tick(time.monotonic())
-        except CloisterError as error:
-            await self._fail(session, error)
+        except Exception as error:  # noqa: BLE001  # the other studies go on, whatever it is
+            await self._fail(session, for_owner(error))
 
     def _tell_of_evidence(self, session: _Session) -> None:
         """Say what was accepted, and begin to make what is due."""
@@ -211,8 +216,14 @@ class SiteService:
             reason = f"this site's own evidence could not be made: {error}"
             await self._end(session, reason, told="it has no evidence to show")
             return
-        if not session.over and session.end.show(question, evidence):
-            self._opened(session)
+        except Exception as error:  # noqa: BLE001  # hub and owner are not to wait for ever
+            await self._fail(session, for_owner(error))
+            return
+        try:
+            if not session.over and session.end.show(question, evidence):
+                self._opened(session)
+        except Exception as error:  # noqa: BLE001  # likewise
+            await self._fail(session, for_owner(error))
 
     def _attesting(self, invitation: Invitation, site: Site) -> Attesting | None:
         if site.reattest_seconds is None or self._attesting_of is None:
@@ -244,9 +255,10 @@ class SiteService:
                     await self._decline(invitation, PolicyRefused("; ".join(decision.reasons)))
                 return
             site = await asyncio.to_thread(self._open_site, invitation)
-        except CloisterError as error:  # the next invitation is looked at anew: it may be mended by then
-            self._say_once(invitation, str(error))
-            await self._decline(invitation, error)
+        except Exception as error:  # noqa: BLE001  # looked at anew next time: it may be mended by then
+            known = for_owner(error)
+            self._say_once(invitation, str(known))
+            await self._decline(invitation, known)
             return
         await self._begin(invitation, site)
 
@@ -262,10 +274,10 @@ class SiteService:
             self._on_event(invitation.plan.study.name, Refused(invitation.hub.name, reason))
 
     async def _begin(self, invitation: Invitation, site: Site) -> None:
-        if not site.obey(invitation.term):
-            self._do_not_begin(invitation, site, "another process of this hub has acted since")
-            return
         try:
+            if not site.obey(invitation.term):
+                self._do_not_begin(invitation, site, "another process of this hub has acted since")
+                return
             attesting = await asyncio.to_thread(self._attesting, invitation, site)  # a TPM may have to start
             end = SiteEnd(
                 site,
@@ -275,9 +287,10 @@ class SiteService:
                 least_term=invitation.term,
                 attesting=attesting,
             )
-        except CloisterError as error:
-            self._do_not_begin(invitation, site, str(error))
-            await self._decline(invitation, error)
+        except Exception as error:  # noqa: BLE001  # what was opened is closed, whatever it is
+            known = for_owner(error)
+            self._do_not_begin(invitation, site, str(known))
+            await self._decline(invitation, known)
             return
         session = self._sessions[invitation.plan.digest] = _Session(invitation, site, end)
         session.task = asyncio.create_task(self._work(session))
@@ -286,35 +299,35 @@ class SiteService:
         end.open(time.monotonic())
 
     def _do_not_begin(self, invitation: Invitation, site: Site, reason: str) -> None:
-        site.leave()
-        self._on_left(invitation, site)
-        self._say_once(invitation, reason)
+        errors: list[CloisterError] = []
+        with _noting(errors):
+            site.leave()
+        with _noting(errors):
+            self._on_left(invitation, site)
+        self._say_once(invitation, " ".join([reason, *map(str, errors)]))
 
     async def _work(self, session: _Session) -> None:
         """Answer what the hub says, one message after another."""
-        site = session.site
-        while not session.over:
-            message = await session.inbox.get()
-            link = session.end.link
-            asked_in = link.session
-            try:
-                replies = [site.join()] if message is None else await self._handled(session, message)
-            except CloisterError as error:
-                await self._fail(session, error)
-                return
-            except Exception as error:  # noqa: BLE001  # a fault of ours: hub and owner are not to wait for ever
-                await self._fail(session, unexpected(error))
-                return
-            if session.over:  # meanwhile: nothing leaves any more
-                return
-            for event in site.events():
-                self._on_event(site.study, self._timed(session, event))
-            if link.ready and link.session == asked_in:  # else it is asked again in the new session
-                session.end.answer(replies)
-                await self._flush(session)
-            if site.finished or site.stopped is not None:
-                await self._end(session, site.stopped, tell=False)
-                return
+        try:
+            while not session.over:
+                await self._answer(session, await session.inbox.get())
+        except Exception as error:  # noqa: BLE001  # nobody awaits this: hub and owner would wait for ever
+            await self._fail(session, for_owner(error))
+
+    async def _answer(self, session: _Session, message: Message | None) -> None:
+        """Answer a message; None is a session that opened, in which the site may say where it is."""
+        site, link = session.site, session.end.link
+        asked_in = link.session
+        replies = [site.join()] if message is None else await self._handled(session, message)
+        if session.over:  # meanwhile: nothing leaves any more
+            return
+        for event in site.events():
+            self._on_event(site.study, self._timed(session, event))
+        if link.ready and link.session == asked_in:  # else it is asked again in the new session
+            session.end.answer(replies)
+            await self._flush(session)
+        if site.finished or site.stopped is not None:
+            await self._end(session, site.stopped, tell=False)
 
     @staticmethod
     async def _handled(session: _Session, message: Message) -> list[Message]:
@@ -346,28 +359,39 @@ class SiteService:
     async def _end(
         self, session: _Session, reason: str | None, *, tell: bool = True, told: str | None = None
     ) -> None:
-        """End a session; the hub is told why (or `told`), unless it knows."""
+        """End a session; the hub is told why (or `told`), unless it knows. What fails on the way keeps
+        nothing else from being done; the owner reads of it where there is no other reason."""
         if session.over:
             return
         session.over = True
-        name, invitation = session.site.study, session.invitation
+        name, invitation, errors = session.site.study, session.invitation, list[CloisterError]()
         _note(self._over, invitation.plan.digest, invitation.instance)
-        if tell and reason is not None and session.end.link.ready:
-            told = REFUSED if session.end.distrusts else told or reason
+        with _noting(errors):
+            await self._last_word(session, (told or reason) if tell else None)
+        # what the study left is kept before its secrets are erased, and before the hub may go: a kill between
+        # two of these loses nothing
+        with _noting(errors):
+            self._on_end(invitation, session.site)
+            if session.site.finished:  # and kept: until then the hub is needed
+                await self._farewell(session)
+        self._sessions.pop(invitation.plan.digest, None)
+        with _noting(errors):
+            await asyncio.to_thread(session.site.leave)
+        with _noting(errors):
+            self._on_left(invitation, session.site)
+        reason = _first(reason, errors)
+        with _noting(errors):
+            self._on_event(name, Ended(session.site.rounds) if reason is None else Stopped(reason))
+        self.ended[name] = _first(reason, errors)
+
+    async def _last_word(self, session: _Session, told: str | None) -> None:
+        """Send what is still to be sent, and that this site leaves, where the hub is to be told why."""
+        if told is not None and session.end.link.ready:
+            told = REFUSED if session.end.distrusts else told
             session.end.answer([Leave(told[:MAX_REASON])])
         await self._flush(session)
         await asyncio.sleep(_LAST_WORD_SECONDS)  # that the hub's last word has come is said a little later
         await self._flush(session)
-        # what the study left is kept before its secrets are erased, and before the hub may go: a kill between
-        # two of these loses nothing
-        self._on_end(invitation, session.site)
-        if session.site.finished:
-            await self._farewell(session)
-        self._sessions.pop(invitation.plan.digest, None)
-        await asyncio.to_thread(session.site.leave)
-        self._on_left(invitation, session.site)
-        self._on_event(name, Ended(session.site.rounds) if reason is None else Stopped(reason))
-        self.ended[name] = reason
 
     async def _farewell(self, session: _Session) -> None:
         """Tell the hub that this site needs it no more, for a moment at most: it may have gone."""
@@ -377,6 +401,20 @@ class SiteService:
         while link.ready and link.outgoing and time.monotonic() < until:
             await self._flush(session)
             await asyncio.sleep(_LAST_WORD_SECONDS / 5)
+
+
+@contextmanager
+def _noting(errors: list[CloisterError]) -> Iterator[None]:
+    """Note what goes wrong within, as the owner reads it, and go on. A cancellation passes."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # whatever it is: what follows must be done
+        errors.append(for_owner(error))
+
+
+def _first(reason: str | None, errors: Sequence[CloisterError]) -> str | None:
+    """Return why a session ended: the reason, or else the first error that was met in ending it."""
+    return str(errors[0]) if reason is None and errors else reason
 
 
 def _told(invitation: Invitation, error: CloisterError) -> str:

@@ -17,11 +17,12 @@ from typing import Final
 from cloister.errors import CloisterError, PolicyRefused, ProtocolError, StorageError
 from cloister.text import type_and_place
 
-__all__ = ["LEAVES", "told_of", "unexpected"]
+__all__ = ["LEAVES", "for_owner", "told_of", "unexpected"]
 
 LEAVES: Final = "it takes no further part, and keeps the reason to itself"
 _REFUSES: Final = "its owner's policy or budget refuses"
 _FULL: Final = "its memory or its disk is not enough"
+_OURS: Final = "it met an error of its own"
 _BROKEN: Final = "its rows, its files or its worker do not fit the plan"
 
 
@@ -31,6 +32,11 @@ def unexpected(error: Exception) -> CloisterError:
         return StorageError("there is not enough memory", fix="Free some, or take a larger machine")
     what = f"this site met an error it did not expect ({type_and_place(error)})"
     return CloisterError(what, fix="Report it")
+
+
+def for_owner(error: Exception) -> CloisterError:
+    """Return what the owner reads of any error: one that was raised on purpose as it is."""
+    return error if isinstance(error, CloisterError) else unexpected(error)
 
 
 def told_of(error: CloisterError, *, private: bool, parties: Collection[str]) -> str:
@@ -47,4 +53,6 @@ def told_of(error: CloisterError, *, private: bool, parties: Collection[str]) ->
         return LEAVES
     if isinstance(error, PolicyRefused):
         return _REFUSES
+    if type(error) is CloisterError:  # as `unexpected` makes it; every cause that was foreseen has a type
+        return _OURS
     return _FULL if isinstance(error, StorageError) else _BROKEN
