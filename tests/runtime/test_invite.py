@@ -6,7 +6,14 @@ import pytest
 from tests.runtime.invitations import hub, people, plan_of
 
 from cloister.errors import CloisterError, ProtocolError
-from cloister.runtime.invite import Invitation, is_greeting, make_decline, make_knock, read_decline
+from cloister.runtime.invite import (
+    Invitation,
+    is_decline,
+    is_greeting,
+    make_decline,
+    make_knock,
+    read_decline,
+)
 
 _INSTANCE = bytes(range(16))
 _REASON = "its owner's policy or budget refuses"
@@ -31,7 +38,14 @@ def test_the_hub_reads_who_declines_and_why() -> None:
 
 def test_one_of_before_says_nothing() -> None:
     assert read(decline(), instance=bytes(16)) is None
-    assert read(make_knock(people()["north"], "hub", bytes(16))) is None
+    assert is_decline(decline())
+
+
+def test_a_knock_is_no_decline() -> None:
+    knock = make_knock(people()["north"], "hub", bytes(16))
+    assert not is_decline(knock)
+    with pytest.raises(ProtocolError, match="something else than a decline"):
+        read(knock)
 
 
 def test_one_of_another_study_or_by_a_stranger_is_refused() -> None:

@@ -497,6 +497,35 @@ def test_a_site_that_left_may_come_back(tmp_path: Path) -> None:
     ended_alike(world, ALL)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("phase", ["announce", "upload"])
+def test_a_refusal_of_all_for_a_moment_does_not_end_what_has_begun(
+    tmp_path: Path, phase: str, restarted: bool
+) -> None:
+    """The power was cut: what every site needs is not up yet when it is invited again."""
+    world = build(tmp_path)
+    world.start()
+    world.run(until=lambda: world.hub._phase == phase)
+    if restarted:
+        world.restart_hub()
+    for name in ALL:
+        world.events += world.hub_end._take(world.hub.decline(name, "its files do not fit"))
+    assert world.hub.stopped is None
+    world.hub_end._take(world.hub.look_around())
+    assert world.hub.stopped is None
+    for name in ALL:
+        world.arrive(name)
+    world.run()
+    ended_alike(world, ALL)
+
+
+def test_a_refusal_of_all_before_anything_began_ends_the_study(tmp_path: Path) -> None:
+    world = build(tmp_path)
+    for name in ALL:
+        world.events += world.hub_end._take(world.hub.decline(name, "no"))
+    assert world.hub.stopped == f"every site refuses; {'; '.join(f'{name}: no' for name in ALL)}"
+
+
 def test_a_stopped_study_says_so_to_who_comes(tmp_path: Path) -> None:
     world = build(tmp_path, (20, 20, 20))
     world.start()

@@ -134,19 +134,28 @@ class MemberHub(HubState[Terms]):
         """Hear from a site that is not here that it begins nothing as things are. It is invited again: what
         it refuses may be mended while others are waited for."""
         self._step = Step()
-        if peer in self._sites and peer not in self._excluded and self._declined.get(peer) != reason:
+        if peer not in self._sites or peer in self._excluded:
+            return self._step
+        if self._declined.get(peer) != reason:
             self._declined[peer] = reason
             self._note(Refused(peer, f"takes no part: {reason}"))
-            self._stop_if_deserted()
+        self._stop_if_deserted()
+        return self._step
+
+    def look_around(self) -> Step:
+        """End where nobody is left to wait for: the last may have been shut out since others refused."""
+        self._step = Step()
+        self._stop_if_deserted()
         return self._step
 
     def _stop_if_deserted(self) -> bool:
         """End where every site refuses or is shut out, and nobody is left to wait for."""
-        refusals = self._declined | self._left
-        if (
-            self._phase in ("done", "stopped", "finished")
-            or self._sites.keys() - self._excluded - refusals.keys()
-        ):
+        # a decline ends nothing that has begun: sites that start anew together may refuse for a moment, until
+        # what they need is there; who says `Leave` means it
+        begun = self._next_epoch > 0
+        refusals = self._left if begun else self._declined | self._left
+        awaited = self._sites.keys() - self._excluded - refusals.keys()
+        if self._phase in ("done", "stopped", "finished") or awaited:
             return False
         named = (f"{name}: {refusals.get(name, 'is shut out')}" for name in self._sites)
         self._stop(f"every site refuses; {'; '.join(named)}")

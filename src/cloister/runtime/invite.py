@@ -27,6 +27,7 @@ from cloister.runtime.messages import MAX_REASON
 __all__ = [
     "Invitation",
     "Knock",
+    "is_decline",
     "is_greeting",
     "make_decline",
     "make_invite",
@@ -183,6 +184,11 @@ def _declined(study: bytes, hub: PublicIdentity, site: PublicIdentity, instance:
     return _LABEL + b"/decline" + parties + instance
 
 
+def is_decline(greeting: Buffer) -> bool:
+    """Tell a decline from a knock or an invite. Raises ProtocolError where it is no greeting."""
+    return isinstance(_decode(greeting), _Decline)
+
+
 def make_decline(identity: Identity, invitation: Invitation, reason: str) -> bytes:
     """Return the datagram with which a site says that it begins nothing, and why, for the hub alone."""
     bound = _declined(invitation.plan.digest, invitation.hub, identity.public, invitation.instance)
@@ -195,7 +201,8 @@ def make_decline(identity: Identity, invitation: Invitation, reason: str) -> byt
 def read_decline(
     datagram: Buffer, identity: Identity, sites: Mapping[str, PublicIdentity], study: bytes, instance: bytes
 ) -> tuple[str, str] | None:
-    """Return who declines and why; None where it is no decline, or one of another instance or study.
+    """Return who declines and why; None where that was said to another instance: to one before this hub was
+    started anew, most often.
 
     Args:
         datagram: from the network.
@@ -205,10 +212,12 @@ def read_decline(
         instance: of this hub's process.
 
     Raises:
-        ProtocolError, IntegrityError: it is no greeting, or not by one of `sites`, or does not open.
+        ProtocolError, IntegrityError: it is no decline, or not by one of `sites`, or does not open.
     """
     decline = _decode(datagram)
-    if not isinstance(decline, _Decline) or decline.instance != instance:
+    if not isinstance(decline, _Decline):
+        raise ProtocolError("sent something else than a decline")
+    if decline.instance != instance:
         return None
     site = sites.get(decline.site)
     if site is None:

@@ -15,7 +15,7 @@ from cloister.runtime.attestation import Attesting
 from cloister.runtime.ends import HubEnd
 from cloister.runtime.events import Event, Refused
 from cloister.runtime.hub import Hub
-from cloister.runtime.invite import is_greeting, make_invite, read_decline, read_knock
+from cloister.runtime.invite import is_decline, is_greeting, make_invite, read_decline, read_knock
 
 __all__ = ["INVITE_SECONDS", "InvitingEnd"]
 
@@ -79,9 +79,8 @@ class InvitingEnd(HubEnd):
         if not is_greeting(datagram):
             return events + super().receive(datagram, now)
         try:
-            declined = read_decline(datagram, self._identity, self._sites, self._plan.digest, self._instance)
-            if declined is not None:
-                return events + self._decline(*declined)
+            if is_decline(datagram):
+                return events + self._hear_decline(datagram)
             site = read_knock(datagram, self._identity.name, self._sites)
         except CloisterError as error:
             return [*events, Refused("unknown", str(error))]
@@ -91,15 +90,19 @@ class InvitingEnd(HubEnd):
             self._invite(site, now)
         return events
 
-    def _decline(self, site: str, reason: str) -> list[Event]:
+    def _hear_decline(self, datagram: Buffer) -> list[Event]:
         """Hear that a site begins nothing; one that has a session says so there."""
+        declined = read_decline(datagram, self._identity, self._sites, self._plan.digest, self._instance)
+        if declined is None:  # it answers what this hub said before it was started anew
+            return []
+        site, reason = declined
         if self.connected(site) or self.barred(site):
             return []
         return self._take(self.machine.decline(site, reason))
 
     def tick(self, now: float) -> list[Event]:
-        """Let time pass: who is not there is invited again."""
-        events = self._shut_out(now) + super().tick(now)
+        """Let time pass: who is not there is invited again, unless nobody is left to wait for."""
+        events = self._shut_out(now) + super().tick(now) + self._take(self.machine.look_around())
         for name in self._sites:
             absent = not self.connected(name) and not self.barred(name)
             if absent and now - self._invited[name] > INVITE_SECONDS:
