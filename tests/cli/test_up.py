@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from cloister.cli.up import _Words
+from cloister.cli.up import _Running, _Words
 
 
 def test_a_refusal_is_shown_once_and_in_the_sites_own_words(
@@ -32,3 +35,36 @@ def test_a_refusal_is_shown_once_and_in_the_sites_own_words(
         "north: study: Stopped: 12 rows are too long (text).",
         "the study stopped",
     ]
+
+
+def python(code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def test_where_the_hub_fails_sites_may_leave_and_their_last_words_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = _Running(tmp_path / "secret", "tls://127.0.0.1:1", tmp_path)
+    log = tmp_path / "north.log"
+    log.touch()
+    running._words = [_Words(log, "north")]
+    leaves = f"import time; time.sleep(1); open({str(log)!r}, 'w').write('study: Stopped: the hub failed.')"
+    acting = python("raise SystemExit(3)")
+    running._processes = [python(leaves), acting]
+    assert running.wait(acting) == 3
+    running.stop()
+    assert [process.returncode for process in running._processes] == [0, 3]
+    assert capsys.readouterr().err == "north: study: Stopped: the hub failed.\n"
+
+
+def test_a_site_that_waits_on_is_not_waited_for_long_where_the_hub_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloister.cli.up._LEAVE_SECONDS", 0.2)
+    running = _Running(tmp_path / "secret", "tls://127.0.0.1:1", tmp_path)
+    acting = python("raise SystemExit(3)")
+    running._processes = [python("import time; time.sleep(60)"), acting]
+    begun = time.monotonic()
+    assert running.wait(acting) == 3
+    running.stop()
+    assert time.monotonic() - begun < 10

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cloister.learning import Plan
 
 _STOP_SECONDS = 15.0
+_LEAVE_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
 _DECLINED = ": takes no part: "
 
@@ -96,8 +97,6 @@ def up(
             common.home(), ["hub", str(plan), *network, "--schema", schema, *extra, *shown], hub=True
         )
         code = running.wait(acting)
-        if code == 0:  # sites that refused wait for a better invitation
-            running.finish()
     if code != 0:
         raise typer.Exit(code)
 
@@ -209,18 +208,24 @@ class _Running:
         return words
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Return the exit code of the hub; meanwhile say what it says, and what sites refuse."""
+        """Return the exit code of the hub, once sites had time to end; meanwhile say what it says, and what
+        sites refuse."""
         while process.poll() is None:
             time.sleep(_LOOK_SECONDS)
-            for words in self._words:
-                words.tell()
-        for words in self._words:
-            words.tell(ended=True)
+            self._tell()
+        self._tell()
+        # a site that refused does not end: it waits for a better invitation
+        self._finish(_STOP_SECONDS if process.returncode == 0 else _LEAVE_SECONDS)
+        self._tell(ended=True)
         return process.returncode
 
-    def finish(self) -> None:
-        """Let the sites end by themselves."""
-        until = time.monotonic() + _STOP_SECONDS
+    def _tell(self, *, ended: bool = False) -> None:
+        for words in self._words:
+            words.tell(ended=ended)
+
+    def _finish(self, seconds: float) -> None:
+        """Let the sites end by themselves, within so many seconds for all of them together."""
+        until = time.monotonic() + seconds
         for process in self._processes:
             try:
                 process.wait(max(0.0, until - time.monotonic()))
