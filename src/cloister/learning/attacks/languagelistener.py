@@ -92,7 +92,7 @@ class LearnerListener:
         whole = encoded(learner, text_rows(secrets, learner.language.format)).lengths
         given = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         most = int((whole - given).max()) + _ROOM
-        rooms: list[int] = np.minimum(most, learner._places - given).tolist()
+        rooms: list[int] = np.minimum(most, learner.places - given).tolist()
         return rooms
 
     def _prompt(self, secret: Secret) -> list[int]:

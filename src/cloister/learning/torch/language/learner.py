@@ -109,9 +109,9 @@ class LanguageLearner(LanguageParameters):
         """
         if self.classes:
             raise InputError("a classifier generates nothing", fix="Use predict")
-        if max(map(len, prompts), default=0) + most > self._places:
+        if max(map(len, prompts), default=0) + most > self.places:
             raise InputError(
-                f"a prompt and {most} tokens are more than the {self._places} the base was made for",
+                f"a prompt and {most} tokens are more than the {self.places} the base was made for",
                 fix="Shorten the prompt, or ask for fewer",
             )
         self.load(params)

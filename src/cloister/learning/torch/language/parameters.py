@@ -58,6 +58,7 @@ class LanguageParameters:
 
     Attributes:
         words: the base's tokenizer.
+        places: the most tokens that the base was made for.
         module: base and head; in evaluation mode.
         layers: of the base that have adapters, by name.
         windows: what rounds move, in turn.
@@ -86,7 +87,7 @@ class LanguageParameters:
     ) -> None:
         opened = open_base(section, language, files, scratch)
         self.section, self.language, self._weights = section, language, weights
-        self.words, self._ends, self._places = opened.words, opened.ends, opened.places
+        self.words, self._ends, self.places = opened.words, opened.ends, opened.places
         place = device_of(device)
         with self._memory():
             first = place if spread is None else torch.device("cpu")
