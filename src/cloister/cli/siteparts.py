@@ -234,9 +234,9 @@ class SiteParts:
 
     def on_left(self, invitation: Invitation, site: Site) -> None:
         """Close the journal of a study; of one that is kept, all but its promises are removed."""
-        journal = self._journals.pop(invitation.plan.digest)
-        if site.concluded is not None:
-            journal.forget()
+        journal, folder = self._journals.pop(invitation.plan.digest), common.home() / "studies" / site.study
+        if site.concluded is not None and (site.study_key is None or folder.exists()):
+            journal.forget()  # where keeping it failed, the site comes back and gets it again
         journal.close()
 
     @staticmethod

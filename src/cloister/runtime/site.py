@@ -381,8 +381,11 @@ class Site(SumSite[EpochTerms]):
 
     def leave(self) -> bytes | None:
         """Leave as every site does, and end the worker."""
-        self._worker.close()
-        return super().leave()
+        try:
+            self._worker.close()
+        finally:
+            debit = super().leave()
+        return debit
 
     def _conclude(self, message: Concluded) -> None:
         if self.rounds < self._plan.training.rounds:

@@ -240,8 +240,11 @@ class SumSite(ABC, Generic[Terms]):
 
     def leave(self) -> bytes | None:
         """End taking part: secrets are erased, what was not begun is given back; return the signed debit."""
-        self._end_epoch()
-        return self._closing.close()
+        try:
+            self._end_epoch()
+        finally:
+            debit = self._closing.close()
+        return debit
 
     def _handle(self, message: Message) -> list[Message]:
         match message:
@@ -365,9 +368,11 @@ class SumSite(ABC, Generic[Terms]):
 
     def _end_epoch(self) -> None:
         if self._epoch is not None and self._epoch.secure_sum is not None:
-            self._before_epoch_ends()
-            self._epoch.secure_sum.end()
-            self._epoch.ready = False
+            try:
+                self._before_epoch_ends()
+            finally:  # secrets go, whatever a full disk says
+                self._epoch.secure_sum.end()
+                self._epoch.ready = False
             self._journal.end_epoch()
 
     def _before_epoch_ends(self) -> None:

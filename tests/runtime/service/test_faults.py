@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +103,26 @@ def of_site1(error: Exception) -> Callable[[str], None]:
 
 
 # --- at the end -----------------------------------------------------------------------------------
+
+
+def test_a_full_disk_at_an_epochs_end_keeps_neither_secrets_nor_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, left = net(tmp_path), list[Site]()
+    leave = Site.leave
+
+    def closing(self: Site) -> bytes | None:
+        budget = self._closing
+        self._closing = SimpleNamespace(close=lambda: (left.append(self), budget.close())[1])
+        return leave(self)
+
+    monkeypatch.setattr(Site, "leave", closing)
+    fails(monkeypatch, Site, "_before_epoch_ends", FULL)
+    run_sites(world)
+    (site,) = [each for each in left if each.name == "site1"]
+    assert site._epoch is not None
+    assert site._epoch.secure_sum is not None
+    assert site._epoch.secure_sum._secrets is None
 
 
 def test_what_cannot_be_kept_at_the_end_is_said_and_the_site_leaves(
